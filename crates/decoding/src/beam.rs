@@ -1,0 +1,261 @@
+//! Drafting: beams from the draft's joint distribution, depth by depth.
+
+use crate::{Distribution, JointLogProbs, TokenId, TokenTree};
+
+/// How the beams of the next depth are chosen among all (beam, token) pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expansion {
+    /// The pairs of the largest joint log-probability; ties by lower (beam, token). Temperature 0.
+    Top,
+    /// Pairs drawn in proportion to their joint probability.
+    Sampled {
+        /// Whether a pair may be drawn more than once. The paper's code does so by default; without, beams differ and the tree
+        /// is wider.
+        replacement: bool,
+    },
+}
+
+/// A finished draft.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DraftTree {
+    /// Every beam that was ever alive.
+    pub tree: TokenTree,
+    /// `Q` of every node.
+    pub joint: JointLogProbs,
+}
+
+/// Beam search that leaves the model to its caller: ask for the [`frontier`](Self::frontier), compute its
+/// distributions, [`advance`](Self::advance); once per depth.
+#[derive(Clone, Debug)]
+pub struct BeamSearch {
+    width: usize,
+    expansion: Expansion,
+    tree: TokenTree,
+    joint: Vec<f64>,
+    /// Distinct nodes of the current depth whose distributions are wanted; `None` is the root.
+    frontier: Vec<Option<usize>>,
+    /// The live beams, each an index into `frontier`. With replacement, two beams may share a node.
+    beams: Vec<usize>,
+}
+
+struct Candidate {
+    beam: usize,
+    token: TokenId,
+    joint: f64,
+}
+
+impl BeamSearch {
+    /// A search of `width` beams from the root.
+    pub fn new(width: usize, expansion: Expansion) -> Self {
+        Self {
+            width,
+            expansion,
+            tree: TokenTree::default(),
+            joint: Vec::new(),
+            frontier: vec![None],
+            beams: vec![0],
+        }
+    }
+
+    /// The nodes whose distributions [`Self::advance`] needs next, in that order; `None` is the root.
+    pub fn frontier(&self) -> &[Option<usize>] {
+        &self.frontier
+    }
+
+    /// The tree so far.
+    pub fn tree(&self) -> &TokenTree {
+        &self.tree
+    }
+
+    /// Grows the beams by one depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are the draws of this depth.
+    ///
+    /// With fewer possible pairs than beams, there are fewer beams afterwards.
+    ///
+    /// # Panics
+    /// If `distributions` is not as long as the frontier.
+    pub fn advance(&mut self, distributions: &[Distribution], uniforms: impl Iterator<Item = f64>) {
+        assert_eq!(distributions.len(), self.frontier.len(), "one distribution per frontier node");
+        let mut candidates = Vec::new();
+        for (beam, &at) in self.beams.iter().enumerate() {
+            let before = self.frontier[at].map_or(0.0, |node| self.joint[node]);
+            candidates.extend(distributions[at].iter().map(|(token, lp)| Candidate {
+                beam,
+                token,
+                joint: before + lp,
+            }));
+        }
+        let chosen = match self.expansion {
+            Expansion::Top => top(&candidates, self.width),
+            Expansion::Sampled { replacement } => draw(&candidates, self.width, replacement, uniforms),
+        };
+        let (mut frontier, mut beams) = (Vec::new(), Vec::new());
+        for candidate in chosen.into_iter().map(|i| &candidates[i]) {
+            let parent = self.frontier[self.beams[candidate.beam]];
+            let (node, new) = self.tree.insert(parent, candidate.token);
+            if new {
+                self.joint.push(candidate.joint);
+            }
+            let known = frontier.iter().position(|&n| n == Some(node));
+            beams.push(known.unwrap_or(frontier.len()));
+            if known.is_none() {
+                frontier.push(Some(node));
+            }
+        }
+        (self.frontier, self.beams) = (frontier, beams);
+    }
+
+    /// The union of all beams.
+    pub fn finish(self) -> DraftTree {
+        DraftTree { tree: self.tree, joint: JointLogProbs::from_sums(self.joint) }
+    }
+}
+
+/// The `width` candidates of the largest joint log-probability, best first. Candidates come in (beam, token) order.
+fn top(candidates: &[Candidate], width: usize) -> Vec<usize> {
+    let rank = |&a: &usize, &b: &usize| candidates[b].joint.total_cmp(&candidates[a].joint).then(a.cmp(&b));
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    if width < order.len() {
+        order.select_nth_unstable_by(width, rank);
+        order.truncate(width);
+    }
+    order.sort_unstable_by(rank);
+    order
+}
+
+/// `width` candidates drawn in proportion to exp(joint), in the order drawn.
+fn draw(
+    candidates: &[Candidate],
+    width: usize,
+    replacement: bool,
+    uniforms: impl Iterator<Item = f64>,
+) -> Vec<usize> {
+    let max = candidates.iter().map(|c| c.joint).fold(f64::NEG_INFINITY, f64::max);
+    let mut weights: Vec<f64> = candidates.iter().map(|c| (c.joint - max).exp()).collect();
+    let mut drawn = Vec::with_capacity(width);
+    for uniform in uniforms.take(width) {
+        // Summed anew each time: subtracting what was taken would leave rounding errors as large as small weights.
+        let total: f64 = weights.iter().sum();
+        if total <= 0.0 {
+            break;
+        }
+        let mut left = uniform * total;
+        let mut last = None;
+        for (i, &weight) in weights.iter().enumerate().filter(|&(_, &w)| w > 0.0) {
+            last = Some(i);
+            left -= weight;
+            if left < 0.0 {
+                break;
+            }
+        }
+        let Some(i) = last else { break };
+        drawn.push(i);
+        if !replacement {
+            weights[i] = 0.0;
+        }
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Draws, Purpose, Sampling};
+
+    fn distribution(probs: &[f64]) -> Distribution {
+        let logits: Vec<f32> = probs.iter().map(|p| p.ln() as f32).collect();
+        Sampling::new(1.0, 0, 0.0).unwrap().warp(&logits).unwrap()
+    }
+
+    #[test]
+    fn top_beams_drawn_by_hand() {
+        // root: A .6, B .4;  after A: A .5, B .5;  after B: A .9, B .1
+        let mut s = BeamSearch::new(2, Expansion::Top);
+        s.advance(&[distribution(&[0.6, 0.4])], std::iter::empty());
+        assert_eq!(s.frontier(), [Some(0), Some(1)]);
+        s.advance(&[distribution(&[0.5, 0.5]), distribution(&[0.9, 0.1])], std::iter::empty());
+        let draft = s.finish();
+        // BA .36, then AA .30 before AB .30
+        assert_eq!(draft.tree.tokens(), [0, 1, 0, 0].map(TokenId));
+        assert_eq!(draft.tree.parents(), [None, None, Some(1), Some(0)]);
+        assert!((draft.joint.get(2) - 0.36f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn fewer_possible_pairs_than_beams_give_fewer_beams() {
+        for expansion in [Expansion::Top, Expansion::Sampled { replacement: false }] {
+            let mut s = BeamSearch::new(4, expansion);
+            s.advance(&[distribution(&[0.7, 0.0, 0.3])], [0.5; 4].into_iter());
+            assert_eq!(s.tree().len(), 2);
+        }
+    }
+
+    #[test]
+    fn with_replacement_equal_beams_share_a_node_and_keep_their_weight() {
+        let mut s = BeamSearch::new(3, Expansion::Sampled { replacement: true });
+        s.advance(&[distribution(&[0.5, 0.5])], [0.1, 0.2, 0.9].into_iter());
+        assert_eq!(s.frontier().len(), 2);
+        // Two of three beams sit on token 0, so it owns two thirds of the next depth's mass.
+        s.advance(&[distribution(&[1.0]), distribution(&[1.0])], [0.6, 0.65, 0.7].into_iter());
+        assert_eq!(s.finish().tree.parents()[2..], [Some(0), Some(1)]);
+    }
+
+    /// Pairs must be drawn from the joint distribution: first draws of depth 2, compared with it by chi-square.
+    #[test]
+    fn draws_follow_the_joint_distribution() {
+        let (root, after) = ([0.5, 0.3, 0.2], [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]);
+        let mut counts = [[0u32; 2]; 3];
+        let runs = 20_000;
+        for seed in 0..runs {
+            // Width 3 without replacement keeps all three beams alive.
+            let mut s = BeamSearch::new(3, Expansion::Sampled { replacement: false });
+            let d = Draws::new(seed);
+            s.advance(&[distribution(&root)], d.uniforms(0, Purpose::DraftBeams));
+            let next: Vec<_> = s
+                .frontier()
+                .iter()
+                .map(|n| distribution(&after[s.tree().tokens()[n.unwrap()].0 as usize]))
+                .collect();
+            s.advance(&next, d.uniforms(1, Purpose::DraftBeams));
+            let tree = s.finish().tree;
+            let first = tree.level(2).next().unwrap();
+            let parent = tree.tokens()[tree.parents()[first].unwrap()].0 as usize;
+            counts[parent][tree.tokens()[first].0 as usize] += 1;
+        }
+        let mut chi2 = 0.0;
+        for (a, row) in counts.iter().enumerate() {
+            for (b, &n) in row.iter().enumerate() {
+                let expected = runs as f64 * root[a] * after[a][b];
+                chi2 += (f64::from(n) - expected).powi(2) / expected;
+            }
+        }
+        assert!(chi2 < 20.5, "chi-square {chi2} at 5 degrees of freedom (p < 0.001)");
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_holds_every_beam(
+            seed in any::<u64>(), width in 1usize..6, depth in 1usize..5, replacement in any::<bool>(),
+            probs in proptest::collection::vec(0.01f64..1.0, 4),
+        ) {
+            let mut s = BeamSearch::new(width, Expansion::Sampled { replacement });
+            let mut alive = Vec::new();
+            for d in 0..depth {
+                let q = distribution(&probs);
+                let all = vec![q; s.frontier().len()];
+                s.advance(&all, Draws::new(seed).uniforms(d, Purpose::DraftBeams));
+                alive.extend(s.frontier().iter().flatten().map(|&n| {
+                    s.tree().path(n).into_iter().map(|n| s.tree().tokens()[n]).collect::<Vec<_>>()
+                }));
+            }
+            let draft = s.finish();
+            for beam in alive {
+                let end = beam.iter().try_fold(None, |at, &t| draft.tree.child(at, t).map(Some));
+                prop_assert!(end.is_some(), "{beam:?} is not in the tree");
+            }
+            prop_assert_eq!(draft.tree.max_depth(), depth);
+            prop_assert!(draft.tree.len() <= width * depth);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The rules of multi-candidate multi-token assisted decoding (MMTAD), and nothing else.
+//!
+//! Everything here is pure: no IO, no clock, no async, no tensors. Randomness is an argument ([`Draws`]), so every
+//! rule can be replayed, and tests take microseconds.
+//!
+//! Source of the rules: "Optimized Multi-Token Joint Decoding With Auxiliary Model for LLM Inference" (ICLR 2025).
+//!
+//! Notation, used throughout: the **root** is the last committed token; a **node** is a proposed token under it;
+//! `p` and `q` are the warped target and draft distributions; `P` and `Q` the joint log-probabilities of the path from
+//! the root to a node, natural log; `γ` the draft depth, `B` the beam width, `τ` the acceptance threshold.
+//!
+//! ```
+//! use tandem_decoding::{TokenId, TokenTree, TreeLimits};
+//!
+//! //         root
+//! //        /    \
+//! //     7 (0)  9 (1)
+//! //       |
+//! //     4 (2)
+//! let tree = TokenTree::new(
+//!     [7, 9, 4].map(TokenId).to_vec(),
+//!     vec![None, None, Some(0)],
+//!     TreeLimits::default(),
+//! )?;
+//! assert_eq!(tree.path(2), [0, 2]);
+//! assert_eq!(tree.depth(2), 2);
+//! # Ok::<(), tandem_decoding::InvalidTree>(())
+//! ```
+
+mod acceptance;
+mod beam;
+mod draws;
+mod joint;
+mod mask;
+mod method;
+mod token;
+mod tree;
+mod warp;
+
+pub use acceptance::{Accepted, Threshold, best_beam_levels, exact_match, mmtad};
+pub use beam::{BeamSearch, DraftTree, Expansion};
+pub use draws::{Draws, Purpose};
+pub use joint::{InvalidJoint, JointLogProbs};
+pub use mask::AncestorMask;
+pub use method::{Decoding, InvalidDecoding, MAX_BEAM_WIDTH, MAX_DRAFT_TOKENS, Method, UnknownMethod};
+pub use token::TokenId;
+pub use tree::{InvalidTree, TokenTree, TreeLimits};
+pub use warp::{Distribution, InvalidLogits, InvalidSampling, MAX_TEMPERATURE, Sampling};

@@ -1,0 +1,220 @@
+//! The rules against numbers from the authors' own implementation; `crates/testkit/golden/README.md` describes them.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tandem_decoding::{
+    InvalidLogits, JointLogProbs, Sampling, Threshold, TokenId, TokenTree, TreeLimits, best_beam_levels,
+    mmtad,
+};
+
+#[derive(Deserialize)]
+struct File<C> {
+    cases: Vec<C>,
+}
+
+fn cases<C: DeserializeOwned>(name: &str) -> Vec<C> {
+    let path = format!("{}/../testkit/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).expect(&path);
+    serde_json::from_str::<File<C>>(&text).expect(&path).cases
+}
+
+/// Numbers as the golden files write them: `null` is -inf; "nan" and "inf" are strings.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(from = "Option<Written>")]
+struct Num(f64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(f64),
+    Name(String),
+}
+
+impl From<Option<Written>> for Num {
+    fn from(written: Option<Written>) -> Self {
+        Self(match written {
+            None => f64::NEG_INFINITY,
+            Some(Written::Number(x)) => x,
+            Some(Written::Name(name)) => name.parse().expect("nan or inf"),
+        })
+    }
+}
+
+fn floats(nums: &[Num]) -> Vec<f64> {
+    nums.iter().map(|n| n.0).collect()
+}
+
+#[derive(Deserialize)]
+struct Warp {
+    tag: String,
+    logits: Vec<Num>,
+    temperature: f64,
+    top_k: usize,
+    top_p: f64,
+    probs: Option<Vec<Num>>,
+    n_kept: Option<usize>,
+    top_p_boundary_margin: Option<Num>,
+    order_dependent: Option<bool>,
+}
+
+#[test]
+fn norm_logits() {
+    let mut compared = 0;
+    for (i, case) in cases::<Warp>("tiny/norm_logits.json").into_iter().enumerate() {
+        let logits: Vec<f32> = case.logits.iter().map(|n| n.0 as f32).collect();
+        let sampling = Sampling::new(case.temperature, case.top_k, case.top_p).unwrap();
+        let warped = sampling.warp(&logits);
+        if case.tag == "all_minus_inf" {
+            // The reference returns NaN or raises; a typed error is ours.
+            assert_eq!(warped, Err(InvalidLogits::NothingPossible));
+            continue;
+        }
+        let warped = warped.unwrap();
+        // The reference's top_p = 1 drops tokens by rounding, and a cut within rounding may go either way.
+        let off_there = case.tag == "top_p_one_f32_rounding";
+        let near_the_cut = case.top_p_boundary_margin.is_some_and(|m| m.0 < 1e-6);
+        if off_there || near_the_cut {
+            continue;
+        }
+        let mut expected = floats(case.probs.as_deref().unwrap());
+        let mut ours: Vec<f64> =
+            (0..logits.len()).map(|t| warped.log_prob(TokenId(t as u32)).exp()).collect();
+        if case.order_dependent == Some(true) {
+            expected.sort_by(f64::total_cmp);
+            ours.sort_by(f64::total_cmp);
+        }
+        for (t, (a, b)) in ours.iter().zip(&expected).enumerate() {
+            assert!((a - b).abs() < 2e-6, "case {i} ({}), token {t}: {a} instead of {b}", case.tag);
+        }
+        assert_eq!(Some(warped.iter().len()), case.n_kept, "case {i} ({})", case.tag);
+        compared += 1;
+    }
+    assert!(compared > 120, "only {compared} cases were compared");
+}
+
+#[derive(Deserialize)]
+struct Chain {
+    tag: String,
+    draft_logp: Vec<Num>,
+    target_logp: Vec<Num>,
+    accept_len: BTreeMap<String, usize>,
+}
+
+fn chain(len: usize) -> TokenTree {
+    let parents = (0..len).map(|i| i.checked_sub(1)).collect();
+    TokenTree::new(vec![TokenId(0); len], parents, TreeLimits::default()).unwrap()
+}
+
+fn accepted_len(
+    tree: &TokenTree,
+    target: &JointLogProbs,
+    levels: &[f64],
+    tau: f64,
+) -> (usize, Option<usize>) {
+    let node = mmtad(tree, target, levels, Threshold::new(tau).unwrap());
+    (node.map_or(0, |n| tree.depth(n)), node)
+}
+
+#[test]
+fn accept_mtad() {
+    for case in cases::<Chain>("tiny/accept_mtad.json") {
+        let tree = chain(case.draft_logp.len());
+        let draft = JointLogProbs::from_steps(&tree, &floats(&case.draft_logp)).unwrap();
+        let target = JointLogProbs::from_steps(&tree, &floats(&case.target_logp)).unwrap();
+        let levels = best_beam_levels(&tree, &draft);
+        for (tau, expected) in &case.accept_len {
+            let (len, _) = accepted_len(&tree, &target, &levels, tau.parse().unwrap());
+            assert_eq!(len, *expected, "{} at tau {tau}", case.tag);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Levels {
+    tag: String,
+    beam_width: usize,
+    tokens: Vec<Vec<u32>>,
+    parents: Vec<i64>,
+    target_joint_logp: Vec<Vec<Num>>,
+    verify_thres: Vec<Num>,
+    results: BTreeMap<String, LevelsResult>,
+}
+
+#[derive(Deserialize)]
+struct LevelsResult {
+    accept_len: usize,
+    node: i64,
+}
+
+fn tree(parents: &[i64], tokens: impl Fn(usize) -> u32) -> TokenTree {
+    let parents: Vec<Option<usize>> = parents.iter().map(|&p| usize::try_from(p).ok()).collect();
+    let tokens = (0..parents.len()).map(|i| TokenId(tokens(i))).collect();
+    TokenTree::new(tokens, parents, TreeLimits::default()).unwrap()
+}
+
+/// The reference's trees may hold equal siblings (drawn with replacement), which are one node for us. Given
+/// distinct tokens they are the same tree for the rule, which never reads tokens.
+fn reference_tree(parents: &[i64]) -> TokenTree {
+    tree(parents, |i| i as u32)
+}
+
+fn check_levels(file: &str) {
+    for (i, case) in cases::<Levels>(file).into_iter().enumerate() {
+        assert!(case.tokens.iter().all(|level| level.len() == case.beam_width));
+        let tree = reference_tree(&case.parents);
+        let joint = floats(&case.target_joint_logp.concat());
+        let target = JointLogProbs::new(&tree, joint).unwrap();
+        let levels = floats(&case.verify_thres);
+        for (tau, expected) in &case.results {
+            let (len, node) = accepted_len(&tree, &target, &levels, tau.parse().unwrap());
+            assert_eq!(len, expected.accept_len, "case {i} ({}) at tau {tau}", case.tag);
+            assert_eq!(node, usize::try_from(expected.node).ok(), "case {i} ({}) at tau {tau}", case.tag);
+        }
+    }
+}
+
+#[test]
+fn accept_mmtad_v1() {
+    check_levels("tiny/accept_mmtad_v1.json");
+}
+
+#[test]
+fn accept_mmtad_v2() {
+    check_levels("tiny/accept_mmtad_v2.json");
+}
+
+#[derive(Deserialize)]
+struct Real {
+    rule: String,
+    tau: f64,
+    parents: Vec<i64>,
+    draft_logp: Option<Vec<Num>>,
+    target_logp: Option<Vec<Num>>,
+    target_joint_logp: Option<Vec<Vec<Num>>>,
+    verify_thres: Option<Vec<Num>>,
+    accept_len: usize,
+    accepted_node: i64,
+}
+
+/// The rule alone; the engine's tests compute the likelihoods with the models.
+#[test]
+fn verify_real() {
+    for file in ["tiny/verify_real.json", "demo/verify_real.json"] {
+        for (i, case) in cases::<Real>(file).into_iter().enumerate() {
+            let tree = reference_tree(&case.parents);
+            let (target, levels) = if case.rule == "mtad" {
+                let draft = JointLogProbs::from_steps(&tree, &floats(&case.draft_logp.unwrap())).unwrap();
+                let target = JointLogProbs::from_steps(&tree, &floats(&case.target_logp.unwrap())).unwrap();
+                (target, best_beam_levels(&tree, &draft))
+            } else {
+                let joint = floats(&case.target_joint_logp.unwrap().concat());
+                (JointLogProbs::new(&tree, joint).unwrap(), floats(&case.verify_thres.unwrap()))
+            };
+            let (len, node) = accepted_len(&tree, &target, &levels, case.tau);
+            assert_eq!(len, case.accept_len, "{file} case {i}");
+            assert_eq!(node, usize::try_from(case.accepted_node).ok(), "{file} case {i}");
+        }
+    }
+}

@@ -98,7 +98,9 @@ fn norm_logits() {
         for (t, (a, b)) in ours.iter().zip(&expected).enumerate() {
             assert!((a - b).abs() < 2e-6, "case {i} ({}), token {t}: {a} instead of {b}", case.tag);
         }
-        assert_eq!(Some(warped.iter().len()), case.n_kept, "case {i} ({})", case.tag);
+        // The reference counts f32 probabilities above 0: at a low temperature some underflow there.
+        let n_kept = warped.iter().filter(|(_, lp)| lp.exp() as f32 > 0.0).count();
+        assert_eq!(Some(n_kept), case.n_kept, "case {i} ({})", case.tag);
         compared += 1;
     }
     assert!(compared > 120, "only {compared} cases were compared");

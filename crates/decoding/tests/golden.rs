@@ -103,7 +103,7 @@ fn norm_logits() {
         assert_eq!(Some(n_kept), case.n_kept, "case {i} ({})", case.tag);
         compared += 1;
     }
-    assert!(compared > 120, "only {compared} cases were compared");
+    assert!(compared >= 110, "only {compared} cases were compared");
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,322 @@
+//! `y = x · Wᵀ` for few rows of `x`, with `W` packed once.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use half::{bf16, f16};
+
+use super::isa::{Isa, Level, for_each_isa, level};
+
+/// Outputs per panel: two AVX-512 vectors, four AVX2 ones.
+const PANEL: usize = 32;
+/// Multiply-adds from which a second thread is worth waking.
+const PARALLEL_WORK: usize = 150_000;
+
+/// The weight of a linear layer, `[out, in]`, packed for [`CustomOp1`]: `x: [.., rows, in]` f32 to `[.., rows, out]` f32.
+///
+/// Packed into panels of 32 outputs, within a panel by input: a pass streams each panel once, whatever the number of
+/// rows. The weights keep their dtype and are widened in registers.
+pub struct PackedLinear {
+    inputs: usize,
+    outputs: usize,
+    panels: Panels,
+    level: Level,
+}
+
+enum Panels {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+/// A dtype that weights are stored in.
+pub(crate) trait Weight: Copy + Default + Send + Sync {
+    /// # Safety
+    /// As [`Isa::load`].
+    unsafe fn load<I: Isa>(p: *const Self) -> I::V;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const Self) -> I::V {
+        // SAFETY: the caller's contract.
+        unsafe { I::load(p) }
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const Self) -> I::V {
+        // SAFETY: the caller's contract.
+        unsafe { I::load_f16(p) }
+    }
+}
+
+impl Weight for bf16 {
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const Self) -> I::V {
+        // SAFETY: the caller's contract.
+        unsafe { I::load_bf16(p) }
+    }
+}
+
+impl PackedLinear {
+    /// Packs `weight: [out, in]`, f32, f16 or bf16, on the CPU.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::for_level(weight, level())
+    }
+
+    fn for_level(weight: &Tensor, level: Level) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        let flat = weight.flatten_all()?;
+        let panels = match weight.dtype() {
+            DType::F32 => Panels::F32(pack(&flat.to_vec1()?, inputs)),
+            DType::F16 => Panels::F16(pack(&flat.to_vec1()?, inputs)),
+            DType::BF16 => Panels::BF16(pack(&flat.to_vec1()?, inputs)),
+            other => candle_core::bail!("a linear layer of dtype {other:?}: only f32, f16 and bf16 can be packed"),
+        };
+        Ok(Self { inputs, outputs, panels, level })
+    }
+
+    /// `x: [rows, in]` to `y: [rows, out]`, both row-major.
+    fn run(&self, x: &[f32], y: &mut [f32]) {
+        match &self.panels {
+            Panels::F32(w) => run_f32(&self.job(w, x, y)),
+            Panels::F16(w) => run_f16(&self.job(w, x, y)),
+            Panels::BF16(w) => run_bf16(&self.job(w, x, y)),
+        }
+    }
+
+    fn job<'a, W>(&self, weights: &'a [W], x: &'a [f32], y: &'a mut [f32]) -> Job<'a, W> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        Job { x, inputs, outputs, weights, y: y.as_mut_ptr(), level: self.level }
+    }
+}
+
+impl CustomOp1 for PackedLinear {
+    fn name(&self) -> &'static str {
+        "packed-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = super::rows::contiguous(x, layout, "packed-linear")?;
+        let mut dims = layout.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == self.inputs => *last = self.outputs,
+            _ => candle_core::bail!("a linear layer of {} inputs got {:?}", self.inputs, layout.dims()),
+        }
+        let mut y = vec![0f32; x.len() / self.inputs.max(1) * self.outputs];
+        self.run(x, &mut y);
+        Ok((CpuStorage::F32(y), Shape::from(dims)))
+    }
+}
+
+/// `[out, in]` to `[panel][in][PANEL]`, zeros where the last panel is not full.
+fn pack<W: Weight>(weight: &[W], inputs: usize) -> Vec<W> {
+    if inputs == 0 {
+        return Vec::new();
+    }
+    let outputs = weight.len() / inputs;
+    let mut packed = vec![W::default(); outputs.div_ceil(PANEL) * PANEL * inputs];
+    for (out, row) in weight.chunks_exact(inputs).enumerate() {
+        let panel = &mut packed[out / PANEL * PANEL * inputs..];
+        for (k, &w) in row.iter().enumerate() {
+            panel[k * PANEL + out % PANEL] = w;
+        }
+    }
+    packed
+}
+
+struct Job<'a, W> {
+    x: &'a [f32],
+    inputs: usize,
+    outputs: usize,
+    weights: &'a [W],
+    y: *mut f32,
+    level: Level,
+}
+
+// SAFETY: threads read `x` and `weights` and write disjoint columns of `y`, one range of panels each.
+unsafe impl<W: Sync> Sync for Job<'_, W> {}
+
+impl<W: Weight> Job<'_, W> {
+    /// Runs `panels`, split over the threads of the pool that this thread belongs to.
+    fn run(&self, panels: Range<usize>, run: fn(Level, &Self, Range<usize>)) {
+        let rows = self.x.len() / self.inputs.max(1);
+        let threads = rayon::current_num_threads();
+        // A row costs memory traffic first; more rows add arithmetic.
+        let work = self.inputs * self.outputs * rows.div_ceil(4).max(1);
+        let pieces = if work < PARALLEL_WORK { 1 } else { threads };
+        self.split(panels, pieces, run);
+    }
+
+    fn split(&self, panels: Range<usize>, pieces: usize, run: fn(Level, &Self, Range<usize>)) {
+        if pieces <= 1 || panels.len() <= 1 {
+            return run(self.level, self, panels);
+        }
+        let left = pieces / 2;
+        let middle = panels.start + panels.len() * left / pieces;
+        rayon::join(
+            || self.split(panels.start..middle, left, run),
+            || self.split(middle..panels.end, pieces - left, run),
+        );
+    }
+}
+
+macro_rules! for_weight {
+    ($name:ident, $panels:ident, $w:ty) => {
+        fn $name(job: &Job<'_, $w>) {
+            job.run(0..job.outputs.div_ceil(PANEL), |level, job, range| $panels(level, job, range));
+        }
+        for_each_isa! { fn $panels(job: &Job<'_, $w>, range: Range<usize>) = panels }
+    };
+}
+
+for_weight!(run_f32, panels_f32, f32);
+for_weight!(run_f16, panels_f16, f16);
+for_weight!(run_bf16, panels_bf16, bf16);
+
+/// All rows of the panels in `range`.
+///
+/// # Safety
+/// The machine has `I`; nobody else writes these columns of `y`.
+#[inline(always)]
+unsafe fn panels<I: Isa>(job: &Job<'_, impl Weight>, range: Range<usize>) {
+    let rows = job.x.len() / job.inputs.max(1);
+    // Accumulators: most of the registers (32 of AVX-512, 16 of AVX2), the rest for weights and x.
+    let most_rows = if I::LANES == 16 { 12 } else { 3 };
+    if rows == 1 {
+        // Several panels at once, because one row's two or four sums could not hide the latency of a multiply-add.
+        let (fours, rest) = (range.len() / 4 * 4, range.start + range.len() / 4 * 4);
+        for first in (range.start..range.start + fours).step_by(4) {
+            // SAFETY: the caller's contract.
+            unsafe { tile::<I, _, 1, 4>(job, 0, first) };
+        }
+        for first in rest..range.end {
+            // SAFETY: the caller's contract.
+            unsafe { tile::<I, _, 1, 1>(job, 0, first) };
+        }
+        return;
+    }
+    let blocks = rows.div_ceil(most_rows);
+    for panel in range {
+        let mut row = 0;
+        for block in 0..blocks {
+            // Even blocks: 17 rows are 9 + 8, not 12 + 5.
+            let size = (rows - row).div_ceil(blocks - block);
+            // SAFETY: the caller's contract.
+            unsafe {
+                match size {
+                    1 => tile::<I, _, 1, 1>(job, row, panel),
+                    2 => tile::<I, _, 2, 1>(job, row, panel),
+                    3 => tile::<I, _, 3, 1>(job, row, panel),
+                    4 => tile::<I, _, 4, 1>(job, row, panel),
+                    5 => tile::<I, _, 5, 1>(job, row, panel),
+                    6 => tile::<I, _, 6, 1>(job, row, panel),
+                    7 => tile::<I, _, 7, 1>(job, row, panel),
+                    8 => tile::<I, _, 8, 1>(job, row, panel),
+                    9 => tile::<I, _, 9, 1>(job, row, panel),
+                    10 => tile::<I, _, 10, 1>(job, row, panel),
+                    11 => tile::<I, _, 11, 1>(job, row, panel),
+                    _ => tile::<I, _, 12, 1>(job, row, panel),
+                }
+            }
+            row += size;
+        }
+    }
+}
+
+/// `R` rows by `P` panels. Each sum runs over the inputs in order, in one accumulator, whatever `R` and `P`: that is what
+/// makes results independent of the number of rows.
+///
+/// # Safety
+/// The machine has `I`; rows and panels are in range; nobody else writes these columns of `y`.
+#[inline(always)]
+unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(job: &Job<'_, W>, row: usize, panel: usize) {
+    let (inputs, vectors) = (job.inputs, PANEL / I::LANES);
+    // SAFETY: rows row..row + R and panels panel..panel + P exist; a panel holds `inputs` times PANEL weights; columns
+    // beyond `outputs` are not written.
+    unsafe {
+        let x = job.x.as_ptr().add(row * inputs);
+        let w = job.weights.as_ptr().add(panel * PANEL * inputs);
+        let mut sums = [[[I::splat(0.0); 4]; P]; R];
+        for k in 0..inputs {
+            for p in 0..P {
+                for v in 0..vectors {
+                    let weights = W::load::<I>(w.add((p * inputs + k) * PANEL + v * I::LANES));
+                    for r in 0..R {
+                        let x = I::splat(*x.add(r * inputs + k));
+                        sums[r][p][v] = I::mul_add(weights, x, sums[r][p][v]);
+                    }
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (p, sums) in sums.iter().enumerate() {
+                let column = (panel + p) * PANEL;
+                let y = job.y.add((row + r) * job.outputs + column);
+                if column + PANEL <= job.outputs {
+                    for (v, &sum) in sums.iter().take(vectors).enumerate() {
+                        I::store(y.add(v * I::LANES), sum);
+                    }
+                } else {
+                    let mut last = [0f32; PANEL];
+                    for (v, &sum) in sums.iter().take(vectors).enumerate() {
+                        I::store(last.as_mut_ptr().add(v * I::LANES), sum);
+                    }
+                    std::ptr::copy_nonoverlapping(last.as_ptr(), y, job.outputs - column);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::super::isa::all_levels;
+    use super::*;
+
+    fn random(shape: (usize, usize)) -> Tensor {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    /// Every level, dtype and odd size against candle's own matmul.
+    #[test]
+    fn equals_candles_matmul() {
+        for level in all_levels() {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                for (rows, inputs, outputs) in [(1, 5, 3), (1, 64, 200), (2, 33, 32), (5, 64, 65), (17, 96, 130), (33, 7, 31)] {
+                    let w = random((outputs, inputs)).to_dtype(dtype).unwrap();
+                    let x = random((rows, inputs));
+                    let ours = x.apply_op1_no_bwd(&PackedLinear::for_level(&w, level).unwrap()).unwrap();
+                    let w = w.to_dtype(DType::F32).unwrap();
+                    let theirs = x.matmul(&w.t().unwrap()).unwrap();
+                    let diff = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+                    let diff = diff.to_scalar::<f32>().unwrap();
+                    assert!(diff < 2e-5, "{level:?} {dtype:?} {rows}x{inputs}x{outputs}: {diff}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours() {
+        for level in all_levels() {
+            let layer = PackedLinear::for_level(&random((150, 64)), level).unwrap();
+            let x = random((29, 64));
+            let all = x.apply_op1_no_bwd(&layer).unwrap().to_vec2::<f32>().unwrap();
+            for (row, together) in all.iter().enumerate() {
+                let alone = x.narrow(0, row, 1).unwrap().apply_op1_no_bwd(&layer).unwrap();
+                assert_eq!(&alone.to_vec2::<f32>().unwrap()[0], together, "{level:?}, row {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_width_is_an_error() {
+        let layer = PackedLinear::new(&random((4, 8))).unwrap();
+        assert!(random((1, 9)).apply_op1_no_bwd(&layer).is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! Row-wise kernels: normalisation, rotary embedding, gating.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, InplaceOp1, Layout, Result, Shape};
+
+use super::isa::{Isa, for_each_isa, level};
+
+/// The values of a contiguous f32 operand.
+pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
+        None => candle_core::bail!("{op} needs contiguous operands"),
+    }
+}
+
+/// The values of a contiguous f32 operand, to be changed in place.
+pub(crate) fn contiguous_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, op: &str) -> Result<&'a mut [f32]> {
+    let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
+        candle_core::bail!("{op} needs a contiguous f32 operand");
+    };
+    Ok(&mut values[from..to])
+}
+
+/// `e^x`, at most 2 units in the last place off between -87 and 88, clamped outside.
+///
+/// Without branches or calls, so that loops over it vectorise. Range reduction and polynomial: Cephes `expf`.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    /// Adding it rounds to an integer and leaves that in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let mut y = 1.987_569_1e-4f32;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        y = y * r + c;
+    }
+    let power = (shifted.to_bits() as i32 - ROUND.to_bits() as i32 + 127) << 23;
+    (y * r * r + r + 1.0) * f32::from_bits(power as u32)
+}
+
+/// RMS normalisation of `x: [.., n]` with `weight: [n]`, both f32.
+pub(crate) struct RmsNorm {
+    pub(crate) eps: f32,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (contiguous(x, xl, self.name())?, contiguous(w, wl, self.name())?);
+        if w.is_empty() || xl.dims().last() != Some(&w.len()) {
+            candle_core::bail!("rms-norm over {} values got {:?}", w.len(), xl.dims());
+        }
+        let mut y = vec![0f32; x.len()];
+        rms_norm(level(), x, w, self.eps, &mut y);
+        Ok((CpuStorage::F32(y), xl.shape().clone()))
+    }
+}
+
+for_each_isa! { fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) = rms_norm_rows }
+
+/// # Safety
+/// The machine has `I`.
+#[inline(always)]
+unsafe fn rms_norm_rows<I: Isa>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+    for (x, y) in x.chunks_exact(w.len()).zip(y.chunks_exact_mut(w.len())) {
+        // Sixteen partial sums, so that the loop vectorises.
+        let mut sums = [0f32; 16];
+        let chunks = x.chunks_exact(16);
+        let rest: f32 = chunks.remainder().iter().map(|x| x * x).sum();
+        for chunk in chunks {
+            for (s, x) in sums.iter_mut().zip(chunk) {
+                *s += x * x;
+            }
+        }
+        let mean = (sums.iter().sum::<f32>() + rest) / w.len() as f32;
+        let scale = 1.0 / (mean + eps).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+            *y = x * scale * w;
+        }
+    }
+}
+
+/// Gated activation: `[rows, 2n]`, gate and up side by side, to `silu(gate) * up: [rows, n]`.
+pub(crate) struct SiluMul;
+
+impl CustomOp1 for SiluMul {
+    fn name(&self) -> &'static str {
+        "silu-mul"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(x, layout, self.name())?;
+        let (rows, width) = layout.shape().dims2()?;
+        let mut y = vec![0f32; rows * (width / 2)];
+        silu_mul(level(), x, width / 2, &mut y);
+        Ok((CpuStorage::F32(y), Shape::from((rows, width / 2))))
+    }
+}
+
+for_each_isa! { fn silu_mul(x: &[f32], n: usize, y: &mut [f32]) = silu_mul_rows }
+
+/// # Safety
+/// The machine has `I`.
+#[inline(always)]
+unsafe fn silu_mul_rows<I: Isa>(x: &[f32], n: usize, y: &mut [f32]) {
+    for (x, y) in x.chunks_exact((2 * n).max(1)).zip(y.chunks_exact_mut(n.max(1))) {
+        let (gate, up) = x.split_at(n);
+        for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+            *y = g / (1.0 + exp(-g)) * u;
+        }
+    }
+}
+
+/// Rotary embedding in place on the first `heads` heads of `[rows, width]`; the halves of a head are the pairs (the HF
+/// layout of Llama).
+pub(crate) struct Rope<'a> {
+    /// `[rows, head_dim / 2]`, by the position of each row.
+    pub(crate) cos: &'a [f32],
+    pub(crate) sin: &'a [f32],
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+impl InplaceOp1 for Rope<'_> {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (rows, width) = layout.shape().dims2()?;
+        let half = self.head_dim / 2;
+        if width < self.heads * self.head_dim || self.cos.len() != rows * half || self.sin.len() != rows * half {
+            candle_core::bail!("rope: {} heads of {} do not fit rows of {width}", self.heads, self.head_dim);
+        }
+        let x = contiguous_mut(x, layout, self.name())?;
+        rope(level(), x, width, self);
+        Ok(())
+    }
+}
+
+for_each_isa! { fn rope(x: &mut [f32], width: usize, rope: &Rope<'_>) = rope_rows }
+
+/// # Safety
+/// The machine has `I`.
+#[inline(always)]
+unsafe fn rope_rows<I: Isa>(x: &mut [f32], width: usize, rope: &Rope<'_>) {
+    let half = rope.head_dim / 2;
+    let angles = rope.cos.chunks_exact(half).zip(rope.sin.chunks_exact(half));
+    for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
+        for head in row.chunks_exact_mut(rope.head_dim).take(rope.heads) {
+            let (a, b) = head.split_at_mut(half);
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, Device, Tensor};
+
+    use super::*;
+
+    fn random(shape: (usize, usize)) -> Tensor {
+        Tensor::randn(0f32, 2.0, shape, &Device::Cpu).unwrap()
+    }
+
+    fn assert_close(ours: &Tensor, theirs: &Tensor) {
+        let diff = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(diff < 1e-5, "differs by {diff}");
+    }
+
+    #[test]
+    fn exp_is_the_exponential() {
+        for i in -8600..8700 {
+            let x = i as f32 / 100.0;
+            let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours / exact - 1.0).abs() < 3e-7, "exp({x}) = {ours}, exactly {exact}");
+        }
+        assert_eq!((exp(0.0), exp(f32::NEG_INFINITY) < 1e-37), (1.0, true));
+    }
+
+    #[test]
+    fn rms_norm_equals_candles() {
+        for n in [8, 33, 384] {
+            let (x, w) = (random((5, n)), random((1, n)).flatten_all().unwrap());
+            let ours = x.apply_op2_no_bwd(&w, &RmsNorm { eps: 1e-5 }).unwrap();
+            assert_close(&ours, &candle_nn::ops::rms_norm(&x, &w, 1e-5).unwrap());
+        }
+    }
+
+    #[test]
+    fn silu_mul_equals_candles() {
+        let x = random((7, 66));
+        let (gate, up) = (x.narrow(1, 0, 33).unwrap(), x.narrow(1, 33, 33).unwrap());
+        let theirs = (gate.silu().unwrap() * up).unwrap();
+        assert_close(&x.apply_op1_no_bwd(&SiluMul).unwrap(), &theirs);
+    }
+
+    #[test]
+    fn rope_equals_candles_and_leaves_values_alone() {
+        let (rows, heads, dim) = (5, 3, 8);
+        // Three heads to rotate, one (a value head) to leave.
+        let x = random((rows, (heads + 1) * dim));
+        let angle = random((rows, dim / 2));
+        let (cos, sin) = (angle.cos().unwrap(), angle.sin().unwrap());
+        let rotated = x.narrow(1, 0, heads * dim).unwrap().reshape((1, rows, heads, dim)).unwrap();
+        let rotated = rotated.transpose(1, 2).unwrap().contiguous().unwrap();
+        let rotated = candle_nn::rotary_emb::rope(&rotated, &cos, &sin).unwrap();
+        let rotated = rotated.transpose(1, 2).unwrap().reshape((rows, heads * dim)).unwrap();
+        let theirs = Tensor::cat(&[rotated, x.narrow(1, heads * dim, dim).unwrap()], D::Minus1).unwrap();
+        let (cos, sin) = (cos.flatten_all().unwrap(), sin.flatten_all().unwrap());
+        let (cos, sin) = (cos.to_vec1().unwrap(), sin.to_vec1().unwrap());
+        x.inplace_op1(&Rope { cos: &cos, sin: &sin, heads, head_dim: dim }).unwrap();
+        assert_close(&x, &theirs);
+    }
+}

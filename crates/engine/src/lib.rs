@@ -1,1 +1,32 @@
+//! The models: loading, the tree-masked decoder, its KV cache, and the thread that owns them.
+//!
+//! The flow of a pass: a service sends a [`Pass`] (tokens, positions, ancestor mask, rows whose logits it wants)
+//! through its [`Cache`] handle to the [`ModelThread`], which packs what waits into one forward of its [`Backend`] and replies with
+//! [`Logits`]. The engine knows nothing of protobuf, sampling or acceptance.
+
+mod backend;
+mod budget;
+mod config;
 mod cpu;
+mod device;
+mod error;
+mod kv_cache;
+mod linear;
+mod llama;
+mod model_thread;
+mod ops;
+mod source;
+mod tokenizer;
+mod weights;
+
+pub use backend::{Backend, Keep, Logits, Pass, Segment};
+pub use budget::{KvBudget, Reservation};
+pub use config::{ModelConfig, RopeScaling};
+pub use cpu::{PackedLinear, instruction_set};
+pub use device::{DeviceChoice, Kernels, WeightDtype};
+pub use error::{EngineError, LoadError};
+pub use llama::Llama;
+pub use model_thread::{Cache, ModelThread};
+pub use source::{ModelFiles, ModelSource};
+pub use tokenizer::Vocabulary;
+pub use weights::{LoadOptions, ModelSpec, Progress};

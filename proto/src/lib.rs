@@ -1,1 +1,25 @@
+//! The wire types of the three services, their conversion to the domain types of `tandem-decoding`, and the one table that
+//! maps faults to gRPC codes.
+//!
+//! Wire types stop here: beyond the conversions nobody meets an `Option` field or an unchecked number.
 
+mod convert;
+mod fault;
+
+pub use convert::{GenerateParams, Input, OpenSession, ProposeShape, SessionRef, method_from_wire, method_to_wire};
+pub use fault::{Fault, Reason};
+
+/// Generated from `tandem/v1/*.proto`; see `tests/generated.rs`.
+#[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
+pub mod v1 {
+    include!("gen/tandem.v1.rs");
+}
+
+/// All messages and services, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/tandem.v1.bin");
+
+/// Largest message that a service reads: a prompt of some hundred thousand tokens fits.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// Chunks that a tokenizer is sent in.
+pub const TOKENIZER_CHUNK_BYTES: usize = 1 << 20;

@@ -17,6 +17,7 @@ mod model_thread;
 mod ops;
 mod source;
 mod tokenizer;
+mod tree_cache;
 mod weights;
 
 pub use backend::{Backend, Keep, Logits, Pass, Segment};
@@ -29,4 +30,5 @@ pub use llama::Llama;
 pub use model_thread::{Cache, ModelThread};
 pub use source::{ModelFiles, ModelSource};
 pub use tokenizer::Vocabulary;
+pub use tree_cache::{InvalidCommit, TreeCache};
 pub use weights::{LoadOptions, ModelSpec, Progress};

@@ -1,0 +1,58 @@
+//! Time of a forward pass over 1 to 33 rows behind a prefix of 200, our kernels beside candle's.
+//!
+//! `cargo bench -p tandem-engine`
+
+use std::hint::black_box;
+use std::path::PathBuf;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use tandem_decoding::{AncestorMask, TokenId, TokenTree};
+use tandem_engine::{Backend, Keep, Kernels, Llama, LoadOptions, ModelSource, Pass, Segment};
+
+const PREFIX: usize = 200;
+
+fn passes(c: &mut Criterion) {
+    for model in ["target", "draft"] {
+        let mut group = c.benchmark_group(model);
+        for kernels in [Kernels::Packed, Kernels::Candle] {
+            let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo").join(model);
+            let options = LoadOptions { kernels, ..LoadOptions::default() };
+            let llama = Llama::load(&ModelSource::Directory(dir), &options).unwrap();
+            let mut cache = llama.new_cache();
+            let prompt = Pass::causal(0, (0..PREFIX).map(|i| TokenId(i as u32)).collect());
+            llama.forward(&mut [Segment { cache: &mut cache, pass: &prompt }]).unwrap();
+            for rows in [1, 2, 5, 9, 17, 33] {
+                let pass = Pass {
+                    prefix: PREFIX,
+                    tokens: (0..rows).map(|i| TokenId(100 + i as u32)).collect(),
+                    positions: vec![PREFIX; rows],
+                    mask: AncestorMask::chain_then_tree(rows, &TokenTree::default()),
+                    logits: (0..rows).collect(),
+                };
+                group.bench_function(BenchmarkId::new(format!("{kernels:?}"), rows), |b| {
+                    b.iter(|| {
+                        let logits = llama.forward(&mut [Segment { cache: &mut cache, pass: &pass }]);
+                        llama.keep(&mut cache, &Keep { prefix: PREFIX, rows: Vec::new() }).unwrap();
+                        black_box(logits.unwrap())
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+fn in_pool(c: &mut Criterion) {
+    // As the model thread does: this thread is a member of the pool.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build().unwrap();
+    passes(c);
+    drop(pool);
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(30).warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
+    targets = in_pool
+}
+criterion_main!(benches);

@@ -1,0 +1,57 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+/// Where and for how many a service serves.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Address to listen on; port 0 lets the system choose one
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+
+    /// Sessions held at once; more are refused with RESOURCE_EXHAUSTED
+    #[arg(long, env = "MAX_SESSIONS", default_value_t = 64, value_name = "N")]
+    pub max_sessions: usize,
+
+    /// Seconds without a step after which a session vanishes
+    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    pub session_lease_seconds: u64,
+
+    /// Seconds that a shutdown waits for running requests
+    #[arg(long, env = "SHUTDOWN_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
+    pub shutdown_grace_seconds: u64,
+}
+
+impl ServeArgs {
+    /// The lease as a duration.
+    pub fn session_lease(&self) -> Duration {
+        Duration::from_secs(self.session_lease_seconds.max(1))
+    }
+
+    /// The grace as a duration.
+    pub fn shutdown_grace(&self) -> Duration {
+        Duration::from_secs(self.shutdown_grace_seconds)
+    }
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// What to log: error, warn, info, debug or trace, also by module (info,tandem_engine=debug)
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+
+    /// How to log
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}

@@ -1,8 +1,8 @@
 //! Wire to domain, checked, and back.
 
 use tandem_decoding::{
-    Accepted, Decoding, JointLogProbs, MAX_BEAM_WIDTH, MAX_DRAFT_TOKENS, Method, Sampling, TokenId, TokenTree,
-    TreeLimits,
+    Accepted, Decoding, JointLogProbs, MAX_BEAM_WIDTH, MAX_DRAFT_TOKENS, Method, Sampling, TokenId,
+    TokenTree, TreeLimits,
 };
 
 use crate::{Fault, v1};

@@ -6,7 +6,9 @@
 mod convert;
 mod fault;
 
-pub use convert::{GenerateParams, Input, OpenSession, ProposeShape, SessionRef, method_from_wire, method_to_wire};
+pub use convert::{
+    GenerateParams, Input, OpenSession, ProposeShape, SessionRef, method_from_wire, method_to_wire,
+};
 pub use fault::{Fault, Reason};
 
 /// Generated from `tandem/v1/*.proto`; see `tests/generated.rs`.

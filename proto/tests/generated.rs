@@ -21,17 +21,15 @@ fn committed_code_is_current() {
         .unwrap()
         .file_descriptor_set();
     let fresh = tempfile::tempdir().unwrap();
-    tonic_prost_build::configure()
-        .out_dir(fresh.path())
-        .compile_fds(descriptors.clone())
-        .unwrap();
+    tonic_prost_build::configure().out_dir(fresh.path()).compile_fds(descriptors.clone()).unwrap();
     // Reflection needs no comments.
     let mut bare = descriptors;
     bare.file.iter_mut().for_each(|f| f.source_code_info = None);
     fs::write(fresh.path().join("tandem.v1.bin"), bare.encode_to_vec()).unwrap();
 
     for name in FILES {
-        let (fresh, committed) = (fs::read(fresh.path().join(name)).unwrap(), root.join("src/gen").join(name));
+        let (fresh, committed) =
+            (fs::read(fresh.path().join(name)).unwrap(), root.join("src/gen").join(name));
         if std::env::var_os("REGENERATE").is_some() {
             fs::write(&committed, &fresh).unwrap();
         }

@@ -60,16 +60,19 @@ pub fn mmtad(
     (1..=tree.max_depth()).rev().find_map(|depth| {
         tree.level(depth)
             .filter(|&node| threshold.passes(target.get(node), levels[depth - 1]))
-            // Reversed, because max_by keeps the last of equals.
-            .rev_max_by(|&a, &b| target.get(a).total_cmp(&target.get(b)))
+            .first_max_by(|&a, &b| target.get(a).total_cmp(&target.get(b)))
     })
 }
 
-/// Reference levels of MMTAD: `Q` of the best beam's ancestor at each depth. The best beam is the node of the
-/// largest `Q` at the last depth (of equal ones, the lowest index).
+/// The best beam: the node of the largest `Q` at the last depth (of equal ones, the lowest index); `None` for an empty
+/// tree.
+pub fn best_beam(tree: &TokenTree, draft: &JointLogProbs) -> Option<usize> {
+    tree.level(tree.max_depth()).first_max_by(|&a, &b| draft.get(a).total_cmp(&draft.get(b)))
+}
+
+/// Reference levels of MMTAD: `Q` of the best beam's ancestor at each depth.
 pub fn best_beam_levels(tree: &TokenTree, draft: &JointLogProbs) -> Vec<f64> {
-    tree.level(tree.max_depth())
-        .rev_max_by(|&a, &b| draft.get(a).total_cmp(&draft.get(b)))
+    best_beam(tree, draft)
         .map_or_else(Vec::new, |leaf| tree.path(leaf).into_iter().map(|n| draft.get(n)).collect())
 }
 
@@ -90,8 +93,8 @@ pub fn exact_match(tree: &TokenTree, drawn: &[TokenId]) -> Accepted {
 }
 
 trait FirstMax: Iterator + Sized {
-    /// The first of the largest.
-    fn rev_max_by(
+    /// The first of the largest; `max_by` takes the last.
+    fn first_max_by(
         self,
         mut compare: impl FnMut(&Self::Item, &Self::Item) -> std::cmp::Ordering,
     ) -> Option<Self::Item> {

@@ -37,7 +37,7 @@ mod token;
 mod tree;
 mod warp;
 
-pub use acceptance::{Accepted, Threshold, best_beam_levels, exact_match, mmtad};
+pub use acceptance::{Accepted, Threshold, best_beam, best_beam_levels, exact_match, mmtad};
 pub use beam::{BeamSearch, DraftTree, Expansion};
 pub use draws::{Draws, Purpose};
 pub use joint::{InvalidJoint, JointLogProbs};

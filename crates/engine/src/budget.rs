@@ -68,10 +68,7 @@ mod tests {
     fn a_budget_gives_and_takes_back() {
         let budget = KvBudget::new(10);
         let a = budget.reserve(7).unwrap();
-        assert_eq!(
-            budget.reserve(4).unwrap_err(),
-            EngineError::BudgetFull { needed: 4, free: 3, total: 10 }
-        );
+        assert_eq!(budget.reserve(4).unwrap_err(), EngineError::BudgetFull { needed: 4, free: 3, total: 10 });
         assert_eq!((budget.used(), a.tokens()), (7, 7));
         drop(a);
         assert_eq!(budget.used(), 0);

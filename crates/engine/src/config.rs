@@ -95,7 +95,11 @@ impl ModelConfig {
                 Some("llama3") => {}
                 // candle's type asks for all fields of llama3, which "default" does not have.
                 Some("default") => json["rope_scaling"] = serde_json::Value::Null,
-                _ => return Err(unsupported(format!("rope_scaling {scaling} is not supported: only llama3 is"))),
+                _ => {
+                    return Err(unsupported(format!(
+                        "rope_scaling {scaling} is not supported: only llama3 is"
+                    )));
+                }
             }
         }
         let llama: LlamaConfig = from_value(config, json)?;

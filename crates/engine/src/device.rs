@@ -23,7 +23,9 @@ impl DeviceChoice {
         let Self::Cuda(index) = self else { return Ok(Device::Cpu) };
         let unavailable = |reason: String| LoadError::Device { device: self.to_string(), reason };
         if !cfg!(feature = "cuda") {
-            return Err(unavailable("this binary was built without CUDA; build it with --features cuda".into()));
+            return Err(unavailable(
+                "this binary was built without CUDA; build it with --features cuda".into(),
+            ));
         }
         // Where libcuda is missing, opening a device panics instead of returning an error.
         match std::panic::catch_unwind(|| Device::new_cuda(index)) {

@@ -17,7 +17,9 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
-    #[error("cannot fetch {file} of {id} from the model hub; with no network, give a local directory instead")]
+    #[error(
+        "cannot fetch {file} of {id} from the model hub; with no network, give a local directory instead"
+    )]
     Hub {
         id: String,
         file: String,
@@ -58,7 +60,9 @@ pub enum EngineError {
     ContextFull { position: usize, limit: usize },
     #[error("token {token} is outside the vocabulary of {vocab} tokens")]
     TokenOutOfRange { token: TokenId, vocab: usize },
-    #[error("the KV cache holds {total} tokens and {free} are free, but {needed} are needed: try again later or ask for fewer")]
+    #[error(
+        "the KV cache holds {total} tokens and {free} are free, but {needed} are needed: try again later or ask for fewer"
+    )]
     BudgetFull { needed: usize, free: usize, total: usize },
     #[error("the pass is inconsistent: {0}")]
     InvalidPass(String),

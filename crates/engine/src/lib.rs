@@ -4,6 +4,7 @@
 //! through its [`Cache`] handle to the [`ModelThread`], which packs what waits into one forward of its [`Backend`] and replies with
 //! [`Logits`]. The engine knows nothing of protobuf, sampling or acceptance.
 
+mod args;
 mod backend;
 mod budget;
 mod config;
@@ -20,6 +21,7 @@ mod tokenizer;
 mod tree_cache;
 mod weights;
 
+pub use args::ModelArgs;
 pub use backend::{Backend, Keep, Logits, Pass, Segment};
 pub use budget::{KvBudget, Reservation};
 pub use config::{ModelConfig, RopeScaling};

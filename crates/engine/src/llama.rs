@@ -103,8 +103,7 @@ impl Llama {
         let embedding = matrix(EMBEDDING, c.vocab, c.hidden)?;
         let layers = (0..c.layers).map(layer).collect::<std::result::Result<_, _>>()?;
         let norm = vector("model.norm.weight")?;
-        let head =
-            if c.tied { embedding.clone() } else { matrix("lm_head.weight", c.vocab, c.hidden)? };
+        let head = if c.tied { embedding.clone() } else { matrix("lm_head.weight", c.vocab, c.hidden)? };
         Ok(Self {
             spec: spec(&c, stored),
             kernels,

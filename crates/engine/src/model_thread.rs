@@ -70,7 +70,8 @@ impl ModelThread {
             .spawn(move || {
                 // This thread is a member of the pool, so that a kernel hands half of its work to a neighbour instead of
                 // waiting for two.
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).use_current_thread().build();
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).use_current_thread().build();
                 let (backend, spec) = match build() {
                     Ok(built) => built,
                     Err(error) => return drop(ready.send(Err(error))),

@@ -60,12 +60,17 @@ impl RotaryTable {
             .map(|i| 1.0 / config.rope_theta.powf(2.0 * i as f32 / config.head_dim as f32))
             .map(|f| config.rope_scaling.map_or(f, |s| scaled(f, s)))
             .collect();
-        let angles =
-            || (0..config.context).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        let angles = || (0..config.context).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
         Self { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect(), half }
     }
 
-    pub(crate) fn rows(&self, positions: &[usize], kernels: Kernels, dtype: DType, device: &Device) -> Result<Angles> {
+    pub(crate) fn rows(
+        &self,
+        positions: &[usize],
+        kernels: Kernels,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Angles> {
         let pick = |table: &[f32]| -> Vec<f32> {
             positions.iter().flat_map(|&p| &table[p * self.half..(p + 1) * self.half]).copied().collect()
         };
@@ -73,9 +78,8 @@ impl RotaryTable {
         let tensors = match kernels {
             Kernels::Packed => None,
             Kernels::Candle => {
-                let tensor = |v: &[f32]| {
-                    Tensor::from_slice(v, (positions.len(), self.half), device)?.to_dtype(dtype)
-                };
+                let tensor =
+                    |v: &[f32]| Tensor::from_slice(v, (positions.len(), self.half), device)?.to_dtype(dtype);
                 Some((tensor(&cos)?, tensor(&sin)?))
             }
         };
@@ -114,7 +118,8 @@ impl Sight {
 /// Rotates queries and keys of `qkv`, in place where it can.
 pub(crate) fn rope(qkv: Tensor, angles: &Angles, h: Heads) -> Result<Tensor> {
     let Some((cos, sin)) = &angles.tensors else {
-        let op = Rope { cos: &angles.cos, sin: &angles.sin, heads: h.heads + h.kv_heads, head_dim: h.head_dim };
+        let op =
+            Rope { cos: &angles.cos, sin: &angles.sin, heads: h.heads + h.kv_heads, head_dim: h.head_dim };
         qkv.inplace_op1(&op)?;
         return Ok(qkv);
     };

@@ -57,7 +57,9 @@ impl ModelSource {
             return Ok(Self::RandomWeights(path.to_owned()));
         }
         let word = |s: &str| {
-            !s.is_empty() && !s.starts_with('.') && s.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
+            !s.is_empty()
+                && !s.starts_with('.')
+                && s.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
         };
         match name.split_once('/') {
             Some((org, model)) if word(org) && word(model) => {

@@ -21,8 +21,7 @@ pub struct Vocabulary {
 impl Vocabulary {
     /// Reads `tokenizer.json` for a model with `rows` embeddings.
     pub fn read(path: &Path, rows: usize) -> Result<Self, LoadError> {
-        let json =
-            std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let json = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
         let tokenizer = Tokenizer::from_bytes(&json)
             .map_err(|e| LoadError::Tokenizer { path: path.to_owned(), reason: e.to_string() })?;
         let mut tokens: Vec<(u32, String)> =

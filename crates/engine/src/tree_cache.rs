@@ -106,8 +106,7 @@ impl TreeCache {
         let chain = self.pending.len();
         let computed = self.rows.iter().flatten().count();
         let after_chain = self.base + chain;
-        self.tree = tree.clone();
-        self.rows.resize(tree.len(), None);
+        self.plant(tree);
         for (i, &node) in nodes.iter().enumerate() {
             self.rows[node] = Some(after_chain + computed + i);
         }
@@ -129,6 +128,13 @@ impl TreeCache {
         self.base = after_chain;
         self.pending.clear();
         Ok(logits)
+    }
+
+    /// Makes `tree` the tree that the next commit is about: the last one, maybe with nodes that are proposed but not
+    /// computed.
+    pub fn plant(&mut self, tree: &TokenTree) {
+        self.tree = tree.clone();
+        self.rows.resize(tree.len(), None);
     }
 
     /// Replaces the tree by its path down to `leaf`, whose nodes are then numbered from 0.

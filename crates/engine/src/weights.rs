@@ -65,7 +65,11 @@ enum From {
 }
 
 impl Weights {
-    pub(crate) fn open(files: &ModelFiles, device: &Device, options: &LoadOptions) -> Result<Self, LoadError> {
+    pub(crate) fn open(
+        files: &ModelFiles,
+        device: &Device,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
         let mut total = 0;
         for path in &files.weights {
             let read = |source| LoadError::Read { path: path.clone(), source };

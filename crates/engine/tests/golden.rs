@@ -19,7 +19,8 @@ fn root() -> PathBuf {
 fn load(pair: &str, model: &str, kernels: Kernels) -> Llama {
     let options = LoadOptions { kernels, ..LoadOptions::default() };
     if pair == "demo" {
-        return Llama::load(&ModelSource::Directory(root().join("models/demo").join(model)), &options).unwrap();
+        return Llama::load(&ModelSource::Directory(root().join("models/demo").join(model)), &options)
+            .unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
     copy_with_tokenizer(&root().join("crates/testkit/golden/models/tiny").join(model), dir.path());

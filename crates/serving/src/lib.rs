@@ -9,7 +9,7 @@ mod steps;
 mod telemetry;
 
 pub use args::{LogArgs, LogFormat, ServeArgs};
-pub use server::{Limits, ServeError, Server, bind, until_signal};
+pub use server::{ServeError, Serving, bind, until_signal};
 pub use sessions::{Admission, SessionError, SessionTable};
 pub use steps::{OutOfOrder, StepLog, Turn};
 pub use telemetry::init_logging;

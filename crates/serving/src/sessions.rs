@@ -42,7 +42,9 @@ pub enum SessionError {
     Full { limit: usize },
     #[error("session {id} is not here: it was closed, or its lease expired")]
     Unknown { id: u64 },
-    #[error("the handle is of incarnation {handle:x}, this worker is {worker:x}: it was restarted, open a new session")]
+    #[error(
+        "the handle is of incarnation {handle:x}, this worker is {worker:x}: it was restarted, open a new session"
+    )]
     StaleIncarnation { handle: u64, worker: u64 },
 }
 
@@ -122,7 +124,8 @@ impl<S> SessionTable<S> {
         let now = Instant::now();
         let expired: Vec<Held<S>> = {
             let mut state = self.lock();
-            let ids: Vec<u64> = state.sessions.iter().filter(|(_, h)| h.expires <= now).map(|(&id, _)| id).collect();
+            let ids: Vec<u64> =
+                state.sessions.iter().filter(|(_, h)| h.expires <= now).map(|(&id, _)| id).collect();
             ids.iter().filter_map(|id| state.sessions.remove(id)).collect()
         };
         expired.len()

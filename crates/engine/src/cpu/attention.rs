@@ -96,7 +96,11 @@ impl CustomOp3 for Attend<'_> {
             || !self.heads.is_multiple_of(kv_heads)
             || vl.dims() != kl.dims()
         {
-            candle_core::bail!("tree-attention: {rows} rows of {} heads over a cache of {:?}", self.heads, kl.dims());
+            candle_core::bail!(
+                "tree-attention: {rows} rows of {} heads over a cache of {:?}",
+                self.heads,
+                kl.dims()
+            );
         }
         let work = seen.sum::<usize>() * self.heads * dim * 2;
         let mut y = vec![0f32; rows * self.heads * dim];

@@ -73,7 +73,9 @@ impl PackedLinear {
             DType::F32 => Panels::F32(pack(&flat.to_vec1()?, inputs)),
             DType::F16 => Panels::F16(pack(&flat.to_vec1()?, inputs)),
             DType::BF16 => Panels::BF16(pack(&flat.to_vec1()?, inputs)),
-            other => candle_core::bail!("a linear layer of dtype {other:?}: only f32, f16 and bf16 can be packed"),
+            other => {
+                candle_core::bail!("a linear layer of dtype {other:?}: only f32, f16 and bf16 can be packed")
+            }
         };
         Ok(Self { inputs, outputs, panels, level })
     }
@@ -232,7 +234,11 @@ unsafe fn panels<I: Isa>(job: &Job<'_, impl Weight>, range: Range<usize>) {
 /// # Safety
 /// The machine has `I`; rows and panels are in range; nobody else writes these columns of `y`.
 #[inline(always)]
-unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(job: &Job<'_, W>, row: usize, panel: usize) {
+unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
+    job: &Job<'_, W>,
+    row: usize,
+    panel: usize,
+) {
     let (inputs, vectors) = (job.inputs, PANEL / I::LANES);
     // SAFETY: rows row..row + R and panels panel..panel + P exist; a panel holds `inputs` times PANEL weights; columns
     // beyond `outputs` are not written.
@@ -287,7 +293,9 @@ mod tests {
     fn equals_candles_matmul() {
         for level in all_levels() {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
-                for (rows, inputs, outputs) in [(1, 5, 3), (1, 64, 200), (2, 33, 32), (5, 64, 65), (17, 96, 130), (33, 7, 31)] {
+                for (rows, inputs, outputs) in
+                    [(1, 5, 3), (1, 64, 200), (2, 33, 32), (5, 64, 65), (17, 96, 130), (33, 7, 31)]
+                {
                     let w = random((outputs, inputs)).to_dtype(dtype).unwrap();
                     let x = random((rows, inputs));
                     let ours = x.apply_op1_no_bwd(&PackedLinear::for_level(&w, level).unwrap()).unwrap();

@@ -13,7 +13,11 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str)
 }
 
 /// The values of a contiguous f32 operand, to be changed in place.
-pub(crate) fn contiguous_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, op: &str) -> Result<&'a mut [f32]> {
+pub(crate) fn contiguous_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+    op: &str,
+) -> Result<&'a mut [f32]> {
     let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
         candle_core::bail!("{op} needs a contiguous f32 operand");
     };
@@ -49,7 +53,13 @@ impl CustomOp2 for RmsNorm {
         "rms-norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (contiguous(x, xl, self.name())?, contiguous(w, wl, self.name())?);
         if w.is_empty() || xl.dims().last() != Some(&w.len()) {
             candle_core::bail!("rms-norm over {} values got {:?}", w.len(), xl.dims());
@@ -133,7 +143,10 @@ impl InplaceOp1 for Rope<'_> {
     fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let (rows, width) = layout.shape().dims2()?;
         let half = self.head_dim / 2;
-        if width < self.heads * self.head_dim || self.cos.len() != rows * half || self.sin.len() != rows * half {
+        if width < self.heads * self.head_dim
+            || self.cos.len() != rows * half
+            || self.sin.len() != rows * half
+        {
             candle_core::bail!("rope: {} heads of {} do not fit rows of {width}", self.heads, self.head_dim);
         }
         let x = contiguous_mut(x, layout, self.name())?;

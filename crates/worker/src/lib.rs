@@ -1,0 +1,12 @@
+//! What the draft and the target service share: a model on its thread, sessions under leases, and steps that commit the
+//! step before. What differs, the work of a step, is a [`Job`].
+
+mod args;
+mod fault;
+mod session;
+mod worker;
+
+pub use args::{RunError, WorkerArgs, run_worker};
+pub use fault::engine_fault;
+pub use session::{Job, SessionState, StepRequest};
+pub use worker::Worker;

@@ -1,0 +1,114 @@
+//! A model and the sessions on it.
+
+use std::sync::Arc;
+
+use tandem_engine::{ModelThread, TreeCache};
+use tandem_proto::{Fault, OpenSession, SessionRef, v1};
+use tandem_serving::SessionTable;
+use tokio::sync::Mutex;
+use tracing::Instrument;
+
+use crate::fault::{engine_fault, session_fault};
+use crate::session::{Ends, Session};
+use crate::{Job, StepRequest};
+
+/// A worker whose steps reply `R`. Clones share it.
+#[derive(Clone)]
+pub struct Worker<R> {
+    model: ModelThread,
+    sessions: SessionTable<Mutex<Session<R>>>,
+}
+
+impl<R: Clone + Send + 'static> Worker<R> {
+    /// Sessions of `sessions`'s limits on `model`. A task ends those whose lease expires.
+    pub fn new(model: ModelThread, lease: std::time::Duration, max_sessions: usize) -> Self {
+        let sessions = SessionTable::new(lease, max_sessions);
+        tokio::spawn(sessions.clone().expire_forever());
+        Self { model, sessions }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &ModelThread {
+        &self.model
+    }
+
+    /// Sessions held or being opened.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// What the model is, on the wire.
+    pub fn info(&self) -> v1::ModelInfo {
+        let spec = self.model.spec();
+        v1::ModelInfo {
+            model_id: spec.id.clone(),
+            vocab_size: u32::try_from(spec.vocab_size).unwrap_or(u32::MAX),
+            vocab_hash: spec.vocabulary.as_ref().map(|v| v.hash.clone()).unwrap_or_default(),
+            context_length: u32::try_from(spec.context_length).unwrap_or(u32::MAX),
+            eos_token_ids: spec.eos.iter().map(|t| t.0).collect(),
+            parameters: spec.parameters,
+            dtype: spec.dtype.as_str().to_owned(),
+            device: spec.device.to_string(),
+            incarnation: self.sessions.incarnation(),
+            kv_cache_tokens: self.model.budget().total() as u64,
+        }
+    }
+
+    /// Admits a session, prefills it, and hands it over.
+    pub async fn open(&self, request: v1::OpenSessionRequest) -> Result<v1::OpenSessionResponse, Fault> {
+        let open = OpenSession::try_from(request)?;
+        let spec = self.model.spec();
+        if open.prompt.len() >= spec.context_length {
+            let message = format!(
+                "the prompt has {} tokens, but the context of {} has {} and needs one for the answer: shorten the prompt",
+                open.prompt.len(),
+                spec.id,
+                spec.context_length
+            );
+            return Err(Fault::invalid("prompt_tokens", message));
+        }
+        let place = self.sessions.admit().map_err(session_fault)?;
+        let cache = TreeCache::open(&self.model, &open.prompt, open.max_new_tokens, open.max_tree_nodes)
+            .await
+            .map_err(|e| engine_fault(e, "prompt_tokens"))?;
+        let id = place.fill(Mutex::new(Session::new(&open, cache)));
+        let incarnation = self.sessions.incarnation();
+        let handle = SessionRef { incarnation, id, committed: open.prompt.len() };
+        let lease_ms = u32::try_from(self.sessions.lease().as_millis()).unwrap_or(u32::MAX);
+        Ok(v1::OpenSessionResponse { handle: Some(handle.into()), lease_ms })
+    }
+
+    /// Runs a step. Once begun it runs to its end even if the caller goes away, so that a repeated step finds its
+    /// reply.
+    pub async fn step<J: Job<Reply = R>>(&self, request: StepRequest, job: J) -> Result<R, Fault> {
+        let SessionRef { incarnation, id, .. } = request.session;
+        let session = self.sessions.get(incarnation, id).map_err(session_fault)?;
+        let worker = self.clone();
+        let step = async move {
+            let result = session.lock().await.step(&request, job, worker.model.spec()).await;
+            result.map_err(|(fault, ends)| {
+                if ends == Ends::Session {
+                    worker.sessions.remove(incarnation, id);
+                }
+                fault
+            })
+        };
+        let done = tokio::spawn(step.in_current_span()).await;
+        done.unwrap_or_else(|e| Err(Fault::Bug(format!("the step broke off: {e}"))))
+    }
+
+    /// Frees a session. One that is gone already is fine.
+    pub fn close(&self, request: v1::CloseSessionRequest) -> Result<v1::CloseSessionResponse, Fault> {
+        let session = SessionRef::try_from(request.handle)?;
+        self.sessions.remove(session.incarnation, session.id);
+        Ok(v1::CloseSessionResponse {})
+    }
+
+    /// The tokenizer, whole.
+    pub fn tokenizer(&self) -> Result<Arc<[u8]>, Fault> {
+        let vocabulary = self.model.spec().vocabulary.as_ref();
+        vocabulary.map(|v| v.json.clone()).ok_or_else(|| {
+            Fault::invalid("model", "random weights have no tokenizer: they are for timing alone")
+        })
+    }
+}

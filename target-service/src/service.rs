@@ -1,0 +1,93 @@
+//! The gRPC face.
+
+use std::pin::Pin;
+
+use tandem_engine::ModelThread;
+use tandem_proto::v1::target_server::{Target, TargetServer};
+use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, TOKENIZER_CHUNK_BYTES, v1};
+use tandem_serving::ServeArgs;
+use tandem_worker::{RunError, StepRequest, Worker, run_worker};
+use tokio::net::TcpListener;
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Response, Status};
+
+use crate::score::Score;
+
+/// Implements `tandem.v1.Target` on a model.
+pub struct TargetService {
+    worker: Worker<v1::ScoreTreeResponse>,
+}
+
+impl TargetService {
+    /// The service on `worker`.
+    pub fn new(worker: Worker<v1::ScoreTreeResponse>) -> Self {
+        Self { worker }
+    }
+}
+
+#[tonic::async_trait]
+impl Target for TargetService {
+    type GetTokenizerStream = Pin<Box<dyn Stream<Item = Result<v1::GetTokenizerResponse, Status>> + Send>>;
+
+    async fn get_model_info(
+        &self,
+        _: Request<v1::GetModelInfoRequest>,
+    ) -> Result<Response<v1::ModelInfo>, Status> {
+        Ok(Response::new(self.worker.info()))
+    }
+
+    async fn get_tokenizer(
+        &self,
+        _: Request<v1::GetTokenizerRequest>,
+    ) -> Result<Response<Self::GetTokenizerStream>, Status> {
+        let json = self.worker.tokenizer()?;
+        let chunks: Vec<_> = json
+            .chunks(TOKENIZER_CHUNK_BYTES)
+            .map(|chunk| Ok(v1::GetTokenizerResponse { chunk: chunk.to_vec() }))
+            .collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        Ok(Response::new(self.worker.open(request.into_inner()).await?))
+    }
+
+    async fn score_tree(
+        &self,
+        request: Request<v1::ScoreTreeRequest>,
+    ) -> Result<Response<v1::ScoreTreeResponse>, Status> {
+        let mut request = request.into_inner();
+        let step = StepRequest {
+            session: SessionRef::try_from(request.handle)?,
+            step: request.step,
+            commit: request.commit.take().map(Into::into),
+        };
+        Ok(Response::new(self.worker.step(step, Score(request.take_tree()?)).await?))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<v1::CloseSessionRequest>,
+    ) -> Result<Response<v1::CloseSessionResponse>, Status> {
+        Ok(Response::new(self.worker.close(request.into_inner())?))
+    }
+}
+
+/// Serves scores of `model` on `listener` until `shutdown`.
+pub async fn run(
+    model: ModelThread,
+    serve: &ServeArgs,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let worker = Worker::new(model.clone(), serve.session_lease(), serve.max_sessions);
+    let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service);
+    run_worker("tandem.v1.Target", routes, &model, serve, (listener, shutdown)).await
+}

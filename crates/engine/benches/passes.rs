@@ -12,6 +12,8 @@ use tandem_engine::{Backend, Keep, Kernels, Llama, LoadOptions, ModelSource, Pas
 const PREFIX: usize = 200;
 
 fn passes(c: &mut Criterion) {
+    // As the model thread does.
+    Llama::use_threads(std::thread::available_parallelism().map_or(1, |n| n.get()));
     for model in ["target", "draft"] {
         let mut group = c.benchmark_group(model);
         for kernels in [Kernels::Packed, Kernels::Candle] {
@@ -42,17 +44,9 @@ fn passes(c: &mut Criterion) {
     }
 }
 
-fn in_pool(c: &mut Criterion) {
-    // As the model thread does: this thread is a member of the pool.
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build().unwrap();
-    passes(c);
-    drop(pool);
-}
-
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).warm_up_time(std::time::Duration::from_millis(500)).measurement_time(std::time::Duration::from_secs(2));
-    targets = in_pool
+    targets = passes
 }
 criterion_main!(benches);

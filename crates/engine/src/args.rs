@@ -52,7 +52,8 @@ impl ModelArgs {
         let (device, dtype) = (self.device, self.dtype);
         let threads =
             self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        ModelThread::start(threads, KvBudget::new(self.kv_cache_tokens), move || {
+        ModelThread::start(KvBudget::new(self.kv_cache_tokens), move || {
+            Llama::use_threads(threads);
             let options = LoadOptions { device, dtype, kernels: Kernels::Packed, progress };
             let llama = Llama::load(&source, &options)?;
             let spec = llama.spec().clone();

@@ -12,10 +12,13 @@ mod attention;
 mod isa;
 mod linear;
 mod rows;
+mod team;
 
 pub(crate) use attention::{AppendKv, Attend, Visible};
 pub use linear::PackedLinear;
-pub(crate) use rows::{RmsNorm, Rope, SiluMul};
+pub(crate) use rows::{AddAssign, RmsNorm, Rope, SiluMul};
+
+pub(crate) use team::{assemble as assemble_team, awake as team_awake};
 
 /// The instruction set that the kernels use on this machine.
 pub fn instruction_set() -> &'static str {

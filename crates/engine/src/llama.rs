@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::cpu;
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
 use crate::ops::{self, Heads, RotaryTable, Sight};
@@ -118,6 +119,11 @@ impl Llama {
         })
     }
 
+    /// Lets this thread's passes use `threads` processors, with our kernels. candle's own use rayon's pool.
+    pub fn use_threads(threads: usize) {
+        cpu::assemble_team(threads.max(1));
+    }
+
     /// What is known of it.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
@@ -139,10 +145,10 @@ impl Llama {
             let normed = ops::rms_norm(self.kernels, &x, &layer.attention_norm, self.config.rms_eps as f32)?;
             let qkv = ops::rope(layer.qkv.forward(&normed)?, &angles, self.heads())?;
             let attended = self.attend(i, &qkv, batch, &sights)?;
-            x = (x + layer.output.forward(&attended)?)?;
+            x = ops::add(self.kernels, x, &layer.output.forward(&attended)?)?;
             let normed = ops::rms_norm(self.kernels, &x, &layer.mlp_norm, self.config.rms_eps as f32)?;
             let gated = ops::silu_mul(self.kernels, &layer.gate_up.forward(&normed)?)?;
-            x = (x + layer.down.forward(&gated)?)?;
+            x = ops::add(self.kernels, x, &layer.down.forward(&gated)?)?;
         }
         let mut wanted = Vec::new();
         let mut row = 0;
@@ -198,7 +204,7 @@ impl Backend for Llama {
     }
 
     fn forward(&self, batch: &mut [Segment<'_, KvCache>]) -> std::result::Result<Vec<Logits>, EngineError> {
-        let values = self.run(batch)?;
+        let values = cpu::team_awake(|| self.run(batch))?;
         let mut rest = values.as_slice();
         let mut all = Vec::with_capacity(batch.len());
         for segment in batch {

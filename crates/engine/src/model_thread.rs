@@ -57,9 +57,8 @@ pub struct Cache {
 }
 
 impl ModelThread {
-    /// Starts a thread with `threads` processors, builds the model on it, and waits until it is ready.
+    /// Starts a thread, builds the model on it, and waits until it is ready.
     pub async fn start<B: Backend>(
-        threads: usize,
         budget: KvBudget,
         build: impl FnOnce() -> Result<(B, ModelSpec), LoadError> + Send + 'static,
     ) -> Result<Self, LoadError> {
@@ -68,10 +67,6 @@ impl ModelThread {
         std::thread::Builder::new()
             .name("model".into())
             .spawn(move || {
-                // This thread is a member of the pool, so that a kernel hands half of its work to a neighbour instead of
-                // waiting for two.
-                let pool =
-                    rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).use_current_thread().build();
                 let (backend, spec) = match build() {
                     Ok(built) => built,
                     Err(error) => return drop(ready.send(Err(error))),
@@ -85,7 +80,6 @@ impl ModelThread {
                 if ready.send(Ok(shared.clone())).is_ok() {
                     serve(&backend, queue, &shared);
                 }
-                drop(pool);
             })
             .map_err(|_| LoadError::ThreadEnded)?;
         let shared = loaded.await.map_err(|_| LoadError::ThreadEnded)??;

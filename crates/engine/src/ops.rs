@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 use tandem_decoding::AncestorMask;
 
-use crate::cpu::{AppendKv, Attend, RmsNorm, Rope, SiluMul, Visible};
+use crate::cpu::{AddAssign, AppendKv, Attend, RmsNorm, Rope, SiluMul, Visible};
 use crate::kv_cache::KvCache;
 use crate::{Kernels, ModelConfig};
 
@@ -43,6 +43,17 @@ pub(crate) fn silu_mul(kernels: Kernels, x: &Tensor) -> Result<Tensor> {
     match kernels {
         Kernels::Packed => x.apply_op1_no_bwd(&SiluMul),
         Kernels::Candle => candle_nn::ops::swiglu(x),
+    }
+}
+
+/// `x + y`, in place where it can.
+pub(crate) fn add(kernels: Kernels, x: Tensor, y: &Tensor) -> Result<Tensor> {
+    match kernels {
+        Kernels::Packed => {
+            x.inplace_op2(y, &AddAssign)?;
+            Ok(x)
+        }
+        Kernels::Candle => x + y,
     }
 }
 

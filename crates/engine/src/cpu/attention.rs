@@ -5,11 +5,12 @@ use std::ops::Range;
 use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Layout, Result, Shape};
 use tandem_decoding::AncestorMask;
 
-use super::isa::{Isa, Level, for_each_isa, level};
+use super::isa::{Isa, for_each_isa, level};
 use super::rows::{contiguous, contiguous_mut, exp};
+use super::team;
 
-/// Multiply-adds from which a second thread is worth waking.
-const PARALLEL_WORK: usize = 150_000;
+/// Multiply-adds from which a second thread is worth its while.
+const PARALLEL_WORK: usize = 20_000;
 
 /// The cache rows that each row of a pass attends to, in ascending order.
 pub(crate) struct Visible {
@@ -27,11 +28,6 @@ impl Visible {
 
     fn len(&self, row: usize) -> usize {
         self.prefix + self.tail[row].len()
-    }
-
-    #[inline(always)]
-    fn get(&self, row: usize, i: usize) -> usize {
-        if i < self.prefix { i } else { self.prefix + self.tail[row][i - self.prefix] }
     }
 }
 
@@ -118,8 +114,9 @@ impl CustomOp3 for Attend<'_> {
             visible: self.visible,
             y: y.as_mut_ptr(),
         };
-        let pieces = if work < PARALLEL_WORK { 1 } else { rayon::current_num_threads() };
-        job.split(level(), 0..rows * kv_heads, pieces);
+        // Units are (key head, row) pairs, head by head, so that a head's keys stay in the cache of one core.
+        let level = level();
+        team::parallel(rows * kv_heads, work > PARALLEL_WORK, |units| attend(level, &job, units));
         Ok((CpuStorage::F32(y), Shape::from((rows, self.heads * dim))))
     }
 }
@@ -142,21 +139,6 @@ struct Job<'a> {
 // SAFETY: threads write disjoint (row, key head) blocks of `y` and only read the rest.
 unsafe impl Sync for Job<'_> {}
 
-impl Job<'_> {
-    /// Units are (key head, row) pairs, head by head, so that a head's keys stay in the cache of one core.
-    fn split(&self, level: Level, units: Range<usize>, pieces: usize) {
-        if pieces <= 1 || units.len() <= 1 {
-            return attend(level, self, units);
-        }
-        let left = pieces / 2;
-        let middle = units.start + units.len() * left / pieces;
-        rayon::join(
-            || self.split(level, units.start..middle, left),
-            || self.split(level, middle..units.end, pieces - left),
-        );
-    }
-}
-
 for_each_isa! { fn attend(job: &Job<'_>, units: Range<usize>) = attend_units }
 
 /// # Safety
@@ -166,40 +148,92 @@ unsafe fn attend_units<I: Isa>(job: &Job<'_>, units: Range<usize>) {
     let mut weights = Vec::new();
     for unit in units {
         let (kv_head, row) = (unit / job.rows, unit % job.rows);
-        let seen = job.visible.len(row);
+        let seen = Seen { prefix: job.visible.prefix, tail: &job.visible.tail[row], dim: job.dim };
         let cache = kv_head * job.capacity * job.dim;
         for head in kv_head * job.group..(kv_head + 1) * job.group {
             // SAFETY: shapes were checked by the op; rows and heads are in range.
             unsafe {
                 let q = job.q.as_ptr().add(row * job.width + head * job.dim);
-                let k = job.k.as_ptr().add(cache);
-                weights.clear();
-                weights.extend((0..seen).map(|i| {
-                    // Scores stand side by side whatever columns they come from, so that the sums below do not depend
-                    // on where in the cache a token's ancestors lie.
-                    job.scale * dot::<I>(q, k.add(job.visible.get(row, i) * job.dim), job.dim)
-                }));
+                weights.resize(seen.len(), 0f32);
+                scores::<I>(job, q, job.k.as_ptr().add(cache), &seen, &mut weights);
                 softmax(&mut weights);
-                let v = job.v.as_ptr().add(cache);
                 let y = job.y.add((row * job.heads + head) * job.dim);
-                weighted_sum::<I>(job, row, &weights, v, y);
+                weighted_sum::<I>(&seen, &weights, job.v.as_ptr().add(cache), y);
             }
         }
     }
 }
 
+/// The cache rows that one row sees.
+struct Seen<'a> {
+    prefix: usize,
+    tail: &'a [usize],
+    dim: usize,
+}
+
+impl Seen<'_> {
+    fn len(&self) -> usize {
+        self.prefix + self.tail.len()
+    }
+
+    /// Where the `i`-th of them starts.
+    #[inline(always)]
+    fn at(&self, i: usize) -> usize {
+        let row = if i < self.prefix { i } else { self.prefix + self.tail[i - self.prefix] };
+        row * self.dim
+    }
+}
+
+/// Scaled products of `q` with the keys. They stand side by side whatever rows the keys are in, so that what follows does
+/// not depend on where in the cache a token's ancestors lie.
+///
+/// Loops here and below are loops, not iterators with closures: a closure would be compiled without the instruction set.
+///
 /// # Safety
-/// The machine has `I`; `a` and `b` are valid for `n` values.
+/// The machine has `I`; `q` is valid for a head, `k` for the visible rows.
 #[inline(always)]
-unsafe fn dot<I: Isa>(a: *const f32, b: *const f32, n: usize) -> f32 {
+unsafe fn scores<I: Isa>(job: &Job<'_>, q: *const f32, k: *const f32, seen: &Seen<'_>, scores: &mut [f32]) {
+    let fours = scores.len() / 4 * 4;
     // SAFETY: the caller's contract.
     unsafe {
-        let mut sums = I::splat(0.0);
+        for i in (0..fours).step_by(4) {
+            let keys =
+                [k.add(seen.at(i)), k.add(seen.at(i + 1)), k.add(seen.at(i + 2)), k.add(seen.at(i + 3))];
+            let products = dots::<I, 4>(q, keys, job.dim);
+            for (score, product) in scores[i..i + 4].iter_mut().zip(products) {
+                *score = product * job.scale;
+            }
+        }
+        for i in fours..scores.len() {
+            scores[i] = dots::<I, 1>(q, [k.add(seen.at(i))], job.dim)[0] * job.scale;
+        }
+    }
+}
+
+/// `N` products at once, so that the latency of one hides behind the others.
+///
+/// # Safety
+/// The machine has `I`; `a` and all of `b` are valid for `n` values.
+#[inline(always)]
+unsafe fn dots<I: Isa, const N: usize>(a: *const f32, b: [*const f32; N], n: usize) -> [f32; N] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [I::splat(0.0); N];
         let whole = n / I::LANES * I::LANES;
         for i in (0..whole).step_by(I::LANES) {
-            sums = I::mul_add(I::load(a.add(i)), I::load(b.add(i)), sums);
+            let a = I::load(a.add(i));
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = I::mul_add(a, I::load(b.add(i)), *sum);
+            }
         }
-        (whole..n).fold(I::sum(sums), |sum, i| sum + *a.add(i) * *b.add(i))
+        let mut products = [0f32; N];
+        for ((product, sum), b) in products.iter_mut().zip(sums).zip(b) {
+            *product = I::sum(sum);
+            for i in whole..n {
+                *product += *a.add(i) * *b.add(i);
+            }
+        }
+        products
     }
 }
 
@@ -226,43 +260,55 @@ fn softmax(values: &mut [f32]) {
     }
 }
 
+/// The values of the visible rows, weighted.
+///
 /// # Safety
-/// The machine has `I`; `v` is valid for the visible rows, `y` for `job.dim` values.
+/// The machine has `I`; `v` is valid for the visible rows, `y` for a head.
 #[inline(always)]
-unsafe fn weighted_sum<I: Isa>(job: &Job<'_>, row: usize, weights: &[f32], v: *const f32, y: *mut f32) {
-    /// Accumulators per pass over the values: enough to hide the latency of a multiply-add.
-    const BLOCK: usize = 4;
+unsafe fn weighted_sum<I: Isa>(seen: &Seen<'_>, weights: &[f32], v: *const f32, y: *mut f32) {
+    let mut at = 0;
     // SAFETY: the caller's contract.
     unsafe {
-        let mut at = 0;
-        while at + BLOCK * I::LANES <= job.dim {
-            let mut sums = [I::splat(0.0); BLOCK];
-            for (i, &w) in weights.iter().enumerate() {
-                let v = v.add(job.visible.get(row, i) * job.dim + at);
-                let w = I::splat(w);
-                for (b, sum) in sums.iter_mut().enumerate() {
-                    *sum = I::mul_add(w, I::load(v.add(b * I::LANES)), *sum);
-                }
-            }
-            for (b, &sum) in sums.iter().enumerate() {
-                I::store(y.add(at + b * I::LANES), sum);
-            }
-            at += BLOCK * I::LANES;
+        while at + 4 * I::LANES <= seen.dim {
+            weighted_columns::<I, 4>(seen, weights, v.add(at), y.add(at));
+            at += 4 * I::LANES;
         }
-        while at + I::LANES <= job.dim {
-            let mut sum = I::splat(0.0);
-            for (i, &w) in weights.iter().enumerate() {
-                sum = I::mul_add(I::splat(w), I::load(v.add(job.visible.get(row, i) * job.dim + at)), sum);
-            }
-            I::store(y.add(at), sum);
+        while at + I::LANES <= seen.dim {
+            weighted_columns::<I, 1>(seen, weights, v.add(at), y.add(at));
             at += I::LANES;
         }
-        for at in at..job.dim {
-            let sum = weights
-                .iter()
-                .enumerate()
-                .fold(0.0, |sum, (i, &w)| sum + w * *v.add(job.visible.get(row, i) * job.dim + at));
+        for at in at..seen.dim {
+            let mut sum = 0.0;
+            for (i, &weight) in weights.iter().enumerate() {
+                sum += weight * *v.add(seen.at(i) + at);
+            }
             *y.add(at) = sum;
+        }
+    }
+}
+
+/// `N` vectors of columns.
+///
+/// # Safety
+/// As [`weighted_sum`].
+#[inline(always)]
+unsafe fn weighted_columns<I: Isa, const N: usize>(
+    seen: &Seen<'_>,
+    weights: &[f32],
+    v: *const f32,
+    y: *mut f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [I::splat(0.0); N];
+        for (i, &weight) in weights.iter().enumerate() {
+            let (weight, v) = (I::splat(weight), v.add(seen.at(i)));
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = I::mul_add(weight, I::load(v.add(n * I::LANES)), *sum);
+            }
+        }
+        for (n, sum) in sums.into_iter().enumerate() {
+            I::store(y.add(n * I::LANES), sum);
         }
     }
 }

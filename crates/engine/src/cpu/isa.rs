@@ -15,6 +15,18 @@ pub(crate) enum Level {
 }
 
 impl Level {
+    /// Rows that a tile of two AVX-512 or four AVX2 vectors may have: its sums take most of the registers (32 or 16), the rest
+    /// is for weights and inputs.
+    pub(crate) fn tile_rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 12,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 3,
+            Self::Portable => 3,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -1,16 +1,18 @@
 //! `y = x · Wᵀ` for few rows of `x`, with `W` packed once.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
 
 use super::isa::{Isa, Level, for_each_isa, level};
+use super::team;
 
 /// Outputs per panel: two AVX-512 vectors, four AVX2 ones.
 const PANEL: usize = 32;
-/// Multiply-adds from which a second thread is worth waking.
-const PARALLEL_WORK: usize = 150_000;
+/// Multiply-adds from which a second thread is worth its while.
+const PARALLEL_WORK: usize = 20_000;
 
 /// The weight of a linear layer, `[out, in]`, packed for [`CustomOp1`]: `x: [.., rows, in]` f32 to `[.., rows, out]` f32.
 ///
@@ -82,14 +84,15 @@ impl PackedLinear {
 
     /// `x: [rows, in]` to `y: [rows, out]`, both row-major.
     fn run(&self, x: &[f32], y: &mut [f32]) {
+        let x = PackedRows::new(x, self.inputs, self.level);
         match &self.panels {
-            Panels::F32(w) => run_f32(&self.job(w, x, y)),
-            Panels::F16(w) => run_f16(&self.job(w, x, y)),
-            Panels::BF16(w) => run_bf16(&self.job(w, x, y)),
+            Panels::F32(w) => run_f32(&self.job(w, &x, y)),
+            Panels::F16(w) => run_f16(&self.job(w, &x, y)),
+            Panels::BF16(w) => run_bf16(&self.job(w, &x, y)),
         }
     }
 
-    fn job<'a, W>(&self, weights: &'a [W], x: &'a [f32], y: &'a mut [f32]) -> Job<'a, W> {
+    fn job<'a, W>(&self, weights: &'a [W], x: &'a PackedRows<'a>, y: &'a mut [f32]) -> Job<'a, W> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         Job { x, inputs, outputs, weights, y: y.as_mut_ptr(), level: self.level }
     }
@@ -129,8 +132,52 @@ fn pack<W: Weight>(weight: &[W], inputs: usize) -> Vec<W> {
     packed
 }
 
+/// Inputs that a row of [`PackedRows`] has side by side.
+const STEP: usize = 4;
+
+/// The rows of `x` in blocks as high as a tile, within a block by groups of [`STEP`] inputs: a tile then reads one
+/// stream. Row by row they would be a dozen streams, whose distance is often a power of two, so that they evict one
+/// another from the L1 cache.
+struct PackedRows<'a> {
+    values: Cow<'a, [f32]>,
+    /// First row and rows of each block.
+    blocks: Vec<(usize, usize)>,
+    rows: usize,
+    /// Values per row: the inputs, padded with zeros to whole groups.
+    width: usize,
+}
+
+impl<'a> PackedRows<'a> {
+    fn new(x: &'a [f32], inputs: usize, level: Level) -> Self {
+        let (rows, width) = (x.len() / inputs.max(1), inputs.next_multiple_of(STEP));
+        // Even blocks: 17 rows are 9 + 8, not 12 + 5.
+        let count = rows.div_ceil(level.tile_rows());
+        let bounds = |block: usize| rows * block / count;
+        let blocks: Vec<_> = (0..count).map(|b| (bounds(b), bounds(b + 1) - bounds(b))).collect();
+        if rows == 1 && width == inputs {
+            return Self { values: x.into(), blocks, rows, width };
+        }
+        let mut values = Vec::with_capacity(rows * width);
+        for &(first, size) in &blocks {
+            let block = &x[first * inputs..(first + size) * inputs];
+            for k in (0..inputs).step_by(STEP) {
+                for row in block.chunks_exact(inputs) {
+                    match row[k..].first_chunk::<STEP>() {
+                        Some(group) => values.extend_from_slice(group),
+                        None => {
+                            values.extend_from_slice(&row[k..]);
+                            values.extend(std::iter::repeat_n(0.0, k + STEP - inputs));
+                        }
+                    }
+                }
+            }
+        }
+        Self { values: values.into(), blocks, rows, width }
+    }
+}
+
 struct Job<'a, W> {
-    x: &'a [f32],
+    x: &'a PackedRows<'a>,
     inputs: usize,
     outputs: usize,
     weights: &'a [W],
@@ -142,33 +189,20 @@ struct Job<'a, W> {
 unsafe impl<W: Sync> Sync for Job<'_, W> {}
 
 impl<W: Weight> Job<'_, W> {
-    /// Runs `panels`, split over the threads of the pool that this thread belongs to.
-    fn run(&self, panels: Range<usize>, run: fn(Level, &Self, Range<usize>)) {
-        let rows = self.x.len() / self.inputs.max(1);
-        let threads = rayon::current_num_threads();
+    /// Runs all panels, shared among the team.
+    fn run(&self, run: fn(Level, &Self, Range<usize>)) {
         // A row costs memory traffic first; more rows add arithmetic.
-        let work = self.inputs * self.outputs * rows.div_ceil(4).max(1);
-        let pieces = if work < PARALLEL_WORK { 1 } else { threads };
-        self.split(panels, pieces, run);
-    }
-
-    fn split(&self, panels: Range<usize>, pieces: usize, run: fn(Level, &Self, Range<usize>)) {
-        if pieces <= 1 || panels.len() <= 1 {
-            return run(self.level, self, panels);
-        }
-        let left = pieces / 2;
-        let middle = panels.start + panels.len() * left / pieces;
-        rayon::join(
-            || self.split(panels.start..middle, left, run),
-            || self.split(middle..panels.end, pieces - left, run),
-        );
+        let work = self.inputs * self.outputs * self.x.rows.div_ceil(4);
+        team::parallel(self.outputs.div_ceil(PANEL), work > PARALLEL_WORK, |range| {
+            run(self.level, self, range)
+        });
     }
 }
 
 macro_rules! for_weight {
     ($name:ident, $panels:ident, $w:ty) => {
         fn $name(job: &Job<'_, $w>) {
-            job.run(0..job.outputs.div_ceil(PANEL), |level, job, range| $panels(level, job, range));
+            job.run(|level, job, range| $panels(level, job, range));
         }
         for_each_isa! { fn $panels(job: &Job<'_, $w>, range: Range<usize>) = panels }
     };
@@ -184,28 +218,21 @@ for_weight!(run_bf16, panels_bf16, bf16);
 /// The machine has `I`; nobody else writes these columns of `y`.
 #[inline(always)]
 unsafe fn panels<I: Isa>(job: &Job<'_, impl Weight>, range: Range<usize>) {
-    let rows = job.x.len() / job.inputs.max(1);
-    // Accumulators: most of the registers (32 of AVX-512, 16 of AVX2), the rest for weights and x.
-    let most_rows = if I::LANES == 16 { 12 } else { 3 };
-    if rows == 1 {
+    if job.x.rows == 1 {
         // Several panels at once, because one row's two or four sums could not hide the latency of a multiply-add.
-        let (fours, rest) = (range.len() / 4 * 4, range.start + range.len() / 4 * 4);
-        for first in (range.start..range.start + fours).step_by(4) {
+        let fours = range.start + range.len() / 4 * 4;
+        for first in (range.start..fours).step_by(4) {
             // SAFETY: the caller's contract.
             unsafe { tile::<I, _, 1, 4>(job, 0, first) };
         }
-        for first in rest..range.end {
+        for first in fours..range.end {
             // SAFETY: the caller's contract.
             unsafe { tile::<I, _, 1, 1>(job, 0, first) };
         }
         return;
     }
-    let blocks = rows.div_ceil(most_rows);
     for panel in range {
-        let mut row = 0;
-        for block in 0..blocks {
-            // Even blocks: 17 rows are 9 + 8, not 12 + 5.
-            let size = (rows - row).div_ceil(blocks - block);
+        for &(row, size) in &job.x.blocks {
             // SAFETY: the caller's contract.
             unsafe {
                 match size {
@@ -223,7 +250,6 @@ unsafe fn panels<I: Isa>(job: &Job<'_, impl Weight>, range: Range<usize>) {
                     _ => tile::<I, _, 12, 1>(job, row, panel),
                 }
             }
-            row += size;
         }
     }
 }
@@ -232,7 +258,7 @@ unsafe fn panels<I: Isa>(job: &Job<'_, impl Weight>, range: Range<usize>) {
 /// makes results independent of the number of rows.
 ///
 /// # Safety
-/// The machine has `I`; rows and panels are in range; nobody else writes these columns of `y`.
+/// The machine has `I`; the block and the panels exist; nobody else writes these columns of `y`.
 #[inline(always)]
 unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
     job: &Job<'_, W>,
@@ -240,22 +266,20 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
     panel: usize,
 ) {
     let (inputs, vectors) = (job.inputs, PANEL / I::LANES);
-    // SAFETY: rows row..row + R and panels panel..panel + P exist; a panel holds `inputs` times PANEL weights; columns
-    // beyond `outputs` are not written.
+    // SAFETY: a block starts at its first row times the width, and holds R rows; a panel holds `inputs` times PANEL weights;
+    // columns beyond `outputs` are not written.
     unsafe {
-        let x = job.x.as_ptr().add(row * inputs);
+        let mut x = job.x.values.as_ptr().add(row * job.x.width);
         let w = job.weights.as_ptr().add(panel * PANEL * inputs);
         let mut sums = [[[I::splat(0.0); 4]; P]; R];
-        for k in 0..inputs {
-            for p in 0..P {
-                for v in 0..vectors {
-                    let weights = W::load::<I>(w.add((p * inputs + k) * PANEL + v * I::LANES));
-                    for r in 0..R {
-                        let x = I::splat(*x.add(r * inputs + k));
-                        sums[r][p][v] = I::mul_add(weights, x, sums[r][p][v]);
-                    }
-                }
+        for group in 0..inputs / STEP {
+            for k in 0..STEP {
+                step::<I, W, R, P>(x.add(k), w.add((group * STEP + k) * PANEL), inputs, &mut sums);
             }
+            x = x.add(R * STEP);
+        }
+        for k in 0..inputs % STEP {
+            step::<I, W, R, P>(x.add(k), w.add((inputs / STEP * STEP + k) * PANEL), inputs, &mut sums);
         }
         for (r, sums) in sums.iter().enumerate() {
             for (p, sums) in sums.iter().enumerate() {
@@ -272,6 +296,29 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
                     }
                     std::ptr::copy_nonoverlapping(last.as_ptr(), y, job.outputs - column);
                 }
+            }
+        }
+    }
+}
+
+/// One input of `R` rows times its weights in `P` panels.
+///
+/// # Safety
+/// As [`tile`]; `x` points to the input of the block's first row, `w` to its weights in the first panel.
+#[inline(always)]
+unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
+    x: *const f32,
+    w: *const W,
+    inputs: usize,
+    sums: &mut [[[I::V; 4]; P]; R],
+) {
+    for p in 0..P {
+        for v in 0..PANEL / I::LANES {
+            // SAFETY: the caller's contract.
+            let weights = unsafe { W::load::<I>(w.add(p * inputs * PANEL + v * I::LANES)) };
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                unsafe { sums[p][v] = I::mul_add(weights, I::splat(*x.add(r * STEP)), sums[p][v]) };
             }
         }
     }

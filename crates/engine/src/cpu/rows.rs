@@ -1,8 +1,9 @@
 //! Row-wise kernels: normalisation, rotary embedding, gating.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, InplaceOp1, Layout, Result, Shape};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, InplaceOp1, InplaceOp2, Layout, Result, Shape};
 
 use super::isa::{Isa, for_each_isa, level};
+use super::team;
 
 /// The values of a contiguous f32 operand.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
@@ -94,6 +95,26 @@ unsafe fn rms_norm_rows<I: Isa>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
     }
 }
 
+/// `x += y`, elementwise.
+pub(crate) struct AddAssign;
+
+impl InplaceOp2 for AddAssign {
+    fn name(&self) -> &'static str {
+        "add-assign"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<()> {
+        let (x, y) = (contiguous_mut(x, xl, self.name())?, contiguous(y, yl, self.name())?);
+        if x.len() != y.len() {
+            candle_core::bail!("add-assign of {:?} to {:?}", yl.dims(), xl.dims());
+        }
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += y;
+        }
+        Ok(())
+    }
+}
+
 /// Gated activation: `[rows, 2n]`, gate and up side by side, to `silu(gate) * up: [rows, n]`.
 pub(crate) struct SiluMul;
 
@@ -105,9 +126,30 @@ impl CustomOp1 for SiluMul {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(x, layout, self.name())?;
         let (rows, width) = layout.shape().dims2()?;
-        let mut y = vec![0f32; rows * (width / 2)];
-        silu_mul(level(), x, width / 2, &mut y);
-        Ok((CpuStorage::F32(y), Shape::from((rows, width / 2))))
+        let n = width / 2;
+        let mut y = vec![0f32; rows * n];
+        let out = Rows(y.as_mut_ptr());
+        team::parallel(rows, rows > 1, |range| {
+            // SAFETY: ranges of rows are disjoint and within `y`.
+            let y = unsafe { std::slice::from_raw_parts_mut(out.start(range.start * n), range.len() * n) };
+            silu_mul(level(), &x[range.start * width..range.end * width], n, y);
+        });
+        Ok((CpuStorage::F32(y), Shape::from((rows, n))))
+    }
+}
+
+/// Rows that several threads write, each its own.
+struct Rows(*mut f32);
+
+// SAFETY: threads write disjoint rows.
+unsafe impl Sync for Rows {}
+
+impl Rows {
+    /// # Safety
+    /// `at` is within the allocation.
+    unsafe fn start(&self, at: usize) -> *mut f32 {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.add(at) }
     }
 }
 

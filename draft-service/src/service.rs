@@ -3,8 +3,7 @@
 use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, v1};
-use tandem_serving::ServeArgs;
-use tandem_worker::{RunError, StepRequest, Worker, run_worker};
+use tandem_worker::{RunError, StepRequest, Worker, WorkerArgs, run_worker};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -64,13 +63,13 @@ impl Draft for DraftService {
 /// Serves drafts of `model` on `listener` until `shutdown`.
 pub async fn run(
     model: ModelThread,
-    serve: &ServeArgs,
+    args: &WorkerArgs,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let worker = Worker::new(model.clone(), serve.session_lease(), serve.max_sessions);
+    let worker = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
     let service = DraftServer::new(DraftService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    run_worker("tandem.v1.Draft", routes, &model, serve, (listener, shutdown)).await
+    run_worker("tandem.v1.Draft", routes, &model, args.serve.shutdown_grace(), (listener, shutdown)).await
 }

@@ -1,1 +1,24 @@
+//! The orchestrator: proposes on the draft, scores on the target, accepts by joint likelihood, streams the text.
+//!
+//! The loop is [`generate()`]; it knows its two workers only as a [`Drafter`] and a [`Scorer`], which the gRPC clients
+//! implement, and toy models in tests.
 
+mod args;
+mod client;
+mod error;
+mod generate;
+mod models;
+mod peers;
+mod service;
+mod stats;
+mod text;
+
+pub use args::OrchestratorArgs;
+pub use client::{GrpcDrafter, GrpcScorer};
+pub use error::{ConnectError, GenerateError};
+pub use generate::{Emission, Job, generate};
+pub use models::Pair;
+pub use peers::{DraftSession, Drafter, Scored, Scorer, TargetSession};
+pub use service::{GenerationService, run};
+pub use stats::{Finish, FinishReason, Statistics};
+pub use text::{Piece, StopMatch, TextStream};

@@ -11,5 +11,5 @@ async fn main() -> anyhow::Result<()> {
     // The port first: one in use is known before a model is loaded.
     let listener = bind(args.serve.listen).await?;
     let model = args.model.start(None).await?;
-    Ok(tandem_target_service::run(model, &args.serve, listener, until_signal()?).await?)
+    Ok(tandem_target_service::run(model, &args, listener, until_signal()?).await?)
 }

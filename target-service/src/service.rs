@@ -5,8 +5,7 @@ use std::pin::Pin;
 use tandem_engine::ModelThread;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, TOKENIZER_CHUNK_BYTES, v1};
-use tandem_serving::ServeArgs;
-use tandem_worker::{RunError, StepRequest, Worker, run_worker};
+use tandem_worker::{RunError, StepRequest, Worker, WorkerArgs, run_worker};
 use tokio::net::TcpListener;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -81,13 +80,13 @@ impl Target for TargetService {
 /// Serves scores of `model` on `listener` until `shutdown`.
 pub async fn run(
     model: ModelThread,
-    serve: &ServeArgs,
+    args: &WorkerArgs,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
-    let worker = Worker::new(model.clone(), serve.session_lease(), serve.max_sessions);
+    let worker = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
     let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    run_worker("tandem.v1.Target", routes, &model, serve, (listener, shutdown)).await
+    run_worker("tandem.v1.Target", routes, &model, args.serve.shutdown_grace(), (listener, shutdown)).await
 }

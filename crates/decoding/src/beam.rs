@@ -16,7 +16,7 @@ pub enum Expansion {
 }
 
 /// A finished draft.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DraftTree {
     /// Every beam that was ever alive.
     pub tree: TokenTree,

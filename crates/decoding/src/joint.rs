@@ -8,7 +8,7 @@ use crate::TokenTree;
 ///
 /// Never NaN, never positive, never above the parent's: so a node under an impossible (−∞) ancestor is impossible too,
 /// whoever computed the numbers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct JointLogProbs(Vec<f64>);
 
 /// Why numbers are no joint log-probabilities of a tree.

@@ -14,21 +14,12 @@ pub struct ServeArgs {
     #[arg(long, env = "MAX_SESSIONS", default_value_t = 64, value_name = "N")]
     pub max_sessions: usize,
 
-    /// Seconds without a step after which a session vanishes
-    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 60, value_name = "SECONDS")]
-    pub session_lease_seconds: u64,
-
     /// Seconds that a shutdown waits for running requests
     #[arg(long, env = "SHUTDOWN_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub shutdown_grace_seconds: u64,
 }
 
 impl ServeArgs {
-    /// The lease as a duration.
-    pub fn session_lease(&self) -> Duration {
-        Duration::from_secs(self.session_lease_seconds.max(1))
-    }
-
     /// The grace as a duration.
     pub fn shutdown_grace(&self) -> Duration {
         Duration::from_secs(self.shutdown_grace_seconds)

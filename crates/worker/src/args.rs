@@ -1,5 +1,7 @@
 //! The life of a worker process.
 
+use std::time::Duration;
+
 use clap::Parser;
 use tandem_engine::{LoadError, ModelArgs, ModelThread};
 use tandem_proto::FILE_DESCRIPTOR_SET;
@@ -18,9 +20,21 @@ pub struct WorkerArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
     pub serve: ServeArgs,
+
+    /// Seconds without a step after which a session vanishes
+    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    pub session_lease_seconds: u64,
+
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
     pub log: LogArgs,
+}
+
+impl WorkerArgs {
+    /// The lease as a duration.
+    pub fn session_lease(&self) -> Duration {
+        Duration::from_secs(self.session_lease_seconds.max(1))
+    }
 }
 
 /// Why a worker ended.
@@ -38,7 +52,7 @@ pub async fn run_worker(
     name: &'static str,
     routes: RoutesBuilder,
     model: &ModelThread,
-    serve: &ServeArgs,
+    grace: Duration,
     (listener, shutdown): (TcpListener, CancellationToken),
 ) -> Result<(), RunError> {
     let spec = model.spec();
@@ -51,7 +65,6 @@ pub async fn run_worker(
         device = %spec.device,
         "serving"
     );
-    let grace = serve.shutdown_grace();
     let serving = Serving { name, routes, descriptors: FILE_DESCRIPTOR_SET, grace };
     Ok(serving.run(listener, shutdown).await?)
 }

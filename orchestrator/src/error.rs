@@ -1,0 +1,63 @@
+use tandem_proto::Fault;
+use thiserror::Error;
+use tonic::Status;
+
+/// Why a generation failed.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum GenerateError {
+    #[error(transparent)]
+    Request(#[from] Fault),
+    #[error("the {worker} service failed: {}", status.message())]
+    Worker { worker: &'static str, status: Status },
+    #[error("the {worker} service sent a broken reply: {fault}")]
+    BrokenReply { worker: &'static str, fault: Fault },
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    #[error("the client went away")]
+    Cancelled,
+}
+
+/// Why no pair of models could be used.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ConnectError {
+    #[error("cannot reach the {worker} service at {url}: {source}")]
+    Unreachable { worker: &'static str, url: String, source: tonic::transport::Error },
+    #[error("the {worker} service at {url} answered with an error: {}", status.message())]
+    Refused { worker: &'static str, url: String, status: Status },
+    #[error(
+        "draft {draft} and target {target} have different tokenizers, so their tokens mean different things: \
+         use a draft of the target's family"
+    )]
+    VocabularyMismatch { draft: String, target: String },
+    #[error("the tokenizer of target {target} cannot be used: {reason}")]
+    Tokenizer { target: String, reason: String },
+}
+
+impl From<GenerateError> for Status {
+    /// A worker's own status keeps its code and details: what it refused, it refused for the client's request.
+    fn from(error: GenerateError) -> Self {
+        let message = error.to_string();
+        match error {
+            GenerateError::Request(fault) => fault.into(),
+            GenerateError::Worker { status, .. } => {
+                Self::with_details(status.code(), message, status.details().to_vec().into())
+            }
+            GenerateError::BrokenReply { .. } | GenerateError::Tokenizer(_) => Self::internal(message),
+            GenerateError::Cancelled => Self::cancelled(message),
+        }
+    }
+}
+
+impl From<ConnectError> for Status {
+    fn from(error: ConnectError) -> Self {
+        let message = error.to_string();
+        match error {
+            ConnectError::VocabularyMismatch { .. } => {
+                Fault::Refused { reason: tandem_proto::Reason::VocabularyMismatch, message }.into()
+            }
+            _ => Self::unavailable(message),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The gRPC face: requests checked, limits kept, events streamed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tandem_decoding::TokenId;
+use tandem_proto::v1::generation_server::{Generation, GenerationServer};
+use tandem_proto::{
+    FILE_DESCRIPTOR_SET, Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1,
+};
+use tandem_serving::{ServeArgs, ServeError, Serving};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::{Finish, FinishReason, GenerateError, Job, Pair, Piece, Statistics, generate};
+
+/// Events that may wait for a slow client; then its generation waits too.
+const WAITING_EVENTS: usize = 16;
+/// When a refused client may try again: about the length of a short request.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Implements `tandem.v1.Generation` on a pair of models.
+pub struct GenerationService {
+    pair: Arc<Pair>,
+    places: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl GenerationService {
+    /// At most `limit` generations at once.
+    pub fn new(pair: Arc<Pair>, limit: usize) -> Self {
+        Self { pair, places: Arc::new(Semaphore::new(limit)), limit }
+    }
+
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        self.places.clone().try_acquire_owned().map_err(|_| Fault::Exhausted {
+            message: format!("{} generations run, the limit: try again later", self.limit),
+            retry_after: RETRY_AFTER,
+        })
+    }
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Generation for GenerationService {
+    type GenerateStream = Events;
+
+    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
+        let arrived = Instant::now();
+        let params = GenerateParams::try_from(request.into_inner())?;
+        let place = self.admit()?;
+        let open = prepare(&self.pair, &params)?;
+        let (events, stream) = mpsc::channel(WAITING_EVENTS);
+        let pair = self.pair.clone();
+        let run = async move {
+            let result = tokio::select! {
+                result = stream_events(&pair, &params, open, arrived, &events) => result,
+                () = events.closed() => Err(GenerateError::Cancelled),
+            };
+            if let Err(error) = result {
+                tracing::info!(%error, "generation failed");
+                let _ = events.send(Err(error.into())).await;
+            }
+            drop(place);
+        };
+        tokio::spawn(run.in_current_span());
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// Tokenizes the prompt and fits the request to the models.
+fn prepare(pair: &Pair, params: &GenerateParams) -> Result<OpenSession, GenerateError> {
+    let prompt = match &params.input {
+        Input::Tokens(tokens) => tokens.clone(),
+        Input::Text(text) => {
+            let encoding = pair
+                .tokenizer
+                .encode(text.as_str(), true)
+                .map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
+            encoding.get_ids().iter().copied().map(TokenId).collect()
+        }
+    };
+    let context = pair.context();
+    if prompt.len() >= context {
+        let message = format!(
+            "has {} tokens, but the context has {context} and needs one for the answer: shorten the prompt",
+            prompt.len()
+        );
+        return Err(Fault::invalid("prompt", message).into());
+    }
+    let vocab = pair.target.vocab_size.min(pair.draft.vocab_size);
+    if let Some(token) = prompt.iter().find(|t| t.0 >= vocab) {
+        let message = format!("token {token} is outside the vocabulary of {vocab}");
+        return Err(Fault::invalid("tokens", message).into());
+    }
+    Ok(OpenSession {
+        max_new_tokens: params.max_new_tokens.min(context - prompt.len()),
+        prompt,
+        max_tree_nodes: params.decoding.max_tree_nodes(),
+        sampling: params.sampling,
+        seed: params.seed.unwrap_or_else(rand::random),
+    })
+}
+
+type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;
+
+async fn stream_events(
+    pair: &Pair,
+    params: &GenerateParams,
+    open: OpenSession,
+    arrived: Instant,
+    events: &EventSender,
+) -> Result<(), GenerateError> {
+    use v1::generate_response::Event;
+    let send = async |event| {
+        let event = Ok(v1::GenerateResponse { event: Some(event) });
+        events.send(event).await.map_err(|_| GenerateError::Cancelled)
+    };
+    send(Event::Started(v1::Started {
+        prompt_tokens: count(open.prompt.len()),
+        seed: open.seed,
+        method: method_to_wire(params.decoding.method()).into(),
+        target_model: pair.target.model_id.clone(),
+        draft_model: pair.draft.model_id.clone(),
+    }))
+    .await?;
+    let job = Job {
+        open,
+        decoding: params.decoding,
+        with_replacement: params.with_replacement,
+        eos: if params.ignore_eos { &[] } else { &pair.eos },
+        stops: &params.stop,
+        tokenizer: &pair.tokenizer,
+        arrived,
+    };
+    let (pieces, mut received) = mpsc::channel::<Piece>(1);
+    let generating = async {
+        // Moved in, so that the channel closes with the generation.
+        let pieces = pieces;
+        generate(&pair.drafter, &pair.scorer, &job, &pieces).await
+    };
+    let forwarding = async {
+        while let Some(piece) = received.recv().await {
+            let token_ids = piece.tokens.into_iter().map(|t| t.0).collect();
+            send(Event::Chunk(v1::Chunk { text: piece.text, token_ids })).await?;
+        }
+        Ok::<(), GenerateError>(())
+    };
+    let (finish, ()) = tokio::try_join!(generating, forwarding)?;
+    send(Event::Finished(finish.into())).await
+}
+
+impl From<Finish> for v1::Finished {
+    fn from(finish: Finish) -> Self {
+        let (reason, stop) = match finish.reason {
+            FinishReason::EndOfSequence => (v1::FinishReason::Eos, String::new()),
+            FinishReason::Stop(stop) => (v1::FinishReason::Stop, stop),
+            FinishReason::Length => (v1::FinishReason::Length, String::new()),
+        };
+        Self { reason: reason.into(), stop, statistics: Some(finish.statistics.into()) }
+    }
+}
+
+impl From<Statistics> for v1::Statistics {
+    fn from(s: Statistics) -> Self {
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        Self {
+            method: method_to_wire(s.method).into(),
+            lossless: s.method.is_lossless(),
+            new_tokens: count(s.new_tokens),
+            iterations: count(s.iterations),
+            drafted_tokens: count(s.drafted),
+            accepted_tokens: count(s.accepted),
+            accepted_by_depth: s.accepted_by_depth.iter().map(|&n| count(n)).collect(),
+            block_efficiency: s.block_efficiency(),
+            acceptance_rate: s.acceptance_rate(),
+            total_ms: ms(s.total),
+            draft_ms: ms(s.draft),
+            target_ms: ms(s.target),
+            orchestration_ms: ms(s.orchestration()),
+            time_to_first_token_ms: ms(s.first_token),
+            prefill_ms: ms(s.prefill),
+        }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Serves generations by `pair` on `listener` until `shutdown`.
+pub async fn run(
+    pair: Pair,
+    serve: &ServeArgs,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    tracing::info!(
+        address = %listener.local_addr()?,
+        target = pair.target.model_id,
+        draft = pair.draft.model_id,
+        "serving"
+    );
+    let service = GenerationServer::new(GenerationService::new(Arc::new(pair), serve.max_sessions))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service);
+    let grace = serve.shutdown_grace();
+    let serving = Serving { name: "tandem.v1.Generation", routes, descriptors: FILE_DESCRIPTOR_SET, grace };
+    serving.run(listener, shutdown).await
+}

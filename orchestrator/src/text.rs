@@ -1,0 +1,254 @@
+//! From tokens to text as they come: no character is cut, no stop string slips out.
+
+use tandem_decoding::TokenId;
+use tokenizers::Tokenizer;
+
+use crate::GenerateError;
+
+/// What a byte-level decoder writes for bytes that are no whole character yet.
+const INCOMPLETE: char = '\u{FFFD}';
+/// Tokens that one character can be spread over: one per byte. What is incomplete for longer never becomes one.
+const TOKENS_PER_CHAR: usize = 4;
+
+/// The text of one generation, grown token by token.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    stops: &'a [String],
+    /// The tokens still needed: `[..read]` give context for the decoder, the rest is not text yet.
+    window: Vec<u32>,
+    read: usize,
+    /// Text of `window[..read]`.
+    context: String,
+    /// Decoded, but perhaps the beginning of a stop string.
+    held: String,
+    /// Tokens whose text is not, or not wholly, sent.
+    held_tokens: Vec<HeldToken>,
+}
+
+struct HeldToken {
+    token: TokenId,
+    /// Where the token's text ends in `held`; `None` while it is not decoded.
+    end: Option<usize>,
+}
+
+/// Text that is safe to send, and the tokens that end in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// May be empty.
+    pub text: String,
+    /// Every token that `text` wholly contains, given once.
+    pub tokens: Vec<TokenId>,
+}
+
+/// A stop string was met: the text ends before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopMatch {
+    /// The stop string.
+    pub stop: String,
+    /// What is left to send. A token that the stop string begins in is not part of it.
+    pub last: Piece,
+}
+
+impl<'a> TextStream<'a> {
+    /// The text behind `prompt`, which is not repeated. The stop strings are not empty.
+    pub fn new(
+        tokenizer: &'a Tokenizer,
+        prompt: &[TokenId],
+        stops: &'a [String],
+    ) -> Result<Self, GenerateError> {
+        // A few tokens of context are enough for a decoder to decide about spaces and joins.
+        let window: Vec<u32> = prompt[prompt.len().saturating_sub(8)..].iter().map(|t| t.0).collect();
+        // A prompt given as tokens may end inside a character; its completion counts as new text.
+        let context = decode(tokenizer, &window)?.trim_end_matches(INCOMPLETE).to_owned();
+        let read = window.len();
+        Ok(Self { tokenizer, stops, window, read, context, held: String::new(), held_tokens: Vec::new() })
+    }
+
+    /// Adds a token: the text that is safe now, or the stop that it completed.
+    pub fn push(&mut self, token: TokenId) -> Result<Result<Piece, StopMatch>, GenerateError> {
+        self.window.push(token.0);
+        self.held_tokens.push(HeldToken { token, end: None });
+        let whole = decode(self.tokenizer, &self.window)?;
+        let patient = self.window.len() - self.read < TOKENS_PER_CHAR;
+        let new = match whole.strip_prefix(&self.context) {
+            Some(new) if patient && new.ends_with(INCOMPLETE) => return Ok(Ok(Piece::default())),
+            Some(new) => new,
+            // A decoder that rewrote what it had said: what is sent is sent.
+            None => "",
+        };
+        self.held.push_str(new);
+        for held in self.held_tokens.iter_mut().filter(|t| t.end.is_none()) {
+            held.end = Some(self.held.len());
+        }
+        self.forget()?;
+        if let Some((at, stop)) = self.first_stop() {
+            return Ok(Err(StopMatch { stop, last: self.take(at) }));
+        }
+        let safe = self.held.len() - self.possible_stop();
+        Ok(Ok(self.take(safe)))
+    }
+
+    /// What was held back, at the end of the text.
+    pub fn finish(mut self) -> Result<Piece, GenerateError> {
+        let whole = decode(self.tokenizer, &self.window)?;
+        if let Some(new) = whole.strip_prefix(&self.context) {
+            // Bytes that never became a character are shown as decoders show them.
+            self.held.push_str(new);
+        }
+        let end = self.held.len();
+        let mut last = self.take(end);
+        last.tokens.extend(self.held_tokens.iter().map(|t| t.token));
+        Ok(last)
+    }
+
+    /// Drops all but a few tokens of context, so that a long text costs no more per token than a short one.
+    fn forget(&mut self) -> Result<(), GenerateError> {
+        self.window.drain(..self.read);
+        self.read = self.window.len();
+        self.context = decode(self.tokenizer, &self.window)?;
+        Ok(())
+    }
+
+    /// The stop string that begins first in what is held, the longest of those that begin there.
+    fn first_stop(&self) -> Option<(usize, String)> {
+        let found = self.stops.iter().filter_map(|s| self.held.find(s.as_str()).map(|at| (at, s)));
+        found.min_by_key(|&(at, s)| (at, std::cmp::Reverse(s.len()))).map(|(at, s)| (at, s.clone()))
+    }
+
+    /// Bytes at the end of what is held that may be the beginning of a stop string.
+    fn possible_stop(&self) -> usize {
+        let longest = |stop: &String| {
+            (1..stop.len())
+                .rev()
+                .filter(|&n| stop.is_char_boundary(n))
+                .find(|&n| self.held.ends_with(&stop[..n]))
+                .unwrap_or(0)
+        };
+        self.stops.iter().map(longest).max().unwrap_or(0)
+    }
+
+    /// Takes `held[..to]` and the tokens that end in it.
+    fn take(&mut self, to: usize) -> Piece {
+        let text: String = self.held.drain(..to).collect();
+        let whole = self.held_tokens.iter().take_while(|t| t.end.is_some_and(|end| end <= to)).count();
+        let tokens = self.held_tokens.drain(..whole).map(|t| t.token).collect();
+        for held in &mut self.held_tokens {
+            held.end = held.end.map(|end| end - to);
+        }
+        Piece { text, tokens }
+    }
+}
+
+fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String, GenerateError> {
+    tokenizer.decode(ids, true).map_err(|e| GenerateError::Tokenizer(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The demo pair's tokenizer: byte-level, so that most characters beyond ASCII are several tokens.
+    fn tokenizer() -> Tokenizer {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo/target/tokenizer.json");
+        Tokenizer::from_file(path).unwrap()
+    }
+
+    fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<TokenId> {
+        tokenizer.encode(text, false).unwrap().get_ids().iter().copied().map(TokenId).collect()
+    }
+
+    /// Streams `text` behind `prompt`: the pieces, and the stop met.
+    fn stream(prompt: &str, text: &str, stops: &[&str]) -> (Vec<Piece>, Option<String>) {
+        let t = tokenizer();
+        let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
+        let mut s = TextStream::new(&t, &encode(&t, prompt), &stops).unwrap();
+        let mut pieces = Vec::new();
+        for token in encode(&t, text) {
+            match s.push(token).unwrap() {
+                Ok(piece) => pieces.push(piece),
+                Err(stop) => {
+                    pieces.push(stop.last);
+                    return (pieces, Some(stop.stop));
+                }
+            }
+        }
+        pieces.push(s.finish().unwrap());
+        (pieces, None)
+    }
+
+    fn text(pieces: &[Piece]) -> String {
+        pieces.iter().map(|p| p.text.as_str()).collect()
+    }
+
+    fn tokens(pieces: &[Piece]) -> Vec<TokenId> {
+        pieces.iter().flat_map(|p| p.tokens.clone()).collect()
+    }
+
+    #[test]
+    fn pieces_make_up_the_text_and_no_character_is_cut() {
+        for sample in ["SELECT count(*) FROM singer;", "naïve — Ünïcödé", "日本語テキスト 🎉👩‍👩‍👧 end", "", " "]
+        {
+            let (pieces, stop) = stream("Question: é", sample, &[]);
+            assert_eq!((text(&pieces).as_str(), stop), (sample, None));
+            assert_eq!(tokens(&pieces), encode(&tokenizer(), sample));
+            assert!(pieces.iter().all(|p| !p.text.contains(INCOMPLETE)), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_string_trims_text_and_tokens_wherever_it_falls() {
+        let sample = "SELECT name FROM singer; Question: more";
+        for (stop, before) in [
+            (";", "SELECT name FROM singer"),
+            ("singer; Q", "SELECT name FROM "),
+            ("ion: m", "SELECT name FROM singer; Quest"),
+            ("S", ""),
+        ] {
+            let (pieces, met) = stream("SQL:", sample, &[stop, "never"]);
+            assert_eq!((text(&pieces).as_str(), met.as_deref()), (before, Some(stop)));
+            // The tokens are those of the text before the stop, but for one that the stop begins inside of.
+            let t = tokenizer();
+            let ids: Vec<u32> = tokens(&pieces).iter().map(|t| t.0).collect();
+            assert!(before.starts_with(&t.decode(&ids, true).unwrap()));
+            assert!(encode(&t, sample).starts_with(&tokens(&pieces)));
+        }
+    }
+
+    #[test]
+    fn of_several_stops_the_first_in_the_text_counts() {
+        let (pieces, met) = stream("", "a b c d", &["c", "b c", "b"]);
+        assert_eq!((text(&pieces).as_str(), met.as_deref()), ("a ", Some("b c")));
+    }
+
+    #[test]
+    fn what_only_began_like_a_stop_is_sent() {
+        let (pieces, met) = stream("", "SELECT; SELEC", &["SELECTED", "; SELECT *"]);
+        assert_eq!((text(&pieces).as_str(), met), ("SELECT; SELEC", None));
+    }
+
+    #[test]
+    fn bytes_that_never_become_a_character_do_not_hold_up_the_text() {
+        let t = tokenizer();
+        // The first byte of a two-byte character, again and again.
+        let lead = encode(&t, "é")[0];
+        let mut s = TextStream::new(&t, &encode(&t, "x"), &[]).unwrap();
+        let sent: usize = (0..40).map(|_| s.push(lead).unwrap().unwrap().tokens.len()).sum();
+        assert!(sent >= 36, "{sent} of 40 tokens were sent");
+        let mut all = Piece::default();
+        for token in encode(&t, "ok") {
+            all.text += &s.push(token).unwrap().unwrap().text;
+        }
+        all.text += &s.finish().unwrap().text;
+        assert!(all.text.ends_with("ok"));
+    }
+
+    #[test]
+    fn a_prompt_may_end_inside_a_character() {
+        let t = tokenizer();
+        let ids = encode(&t, "é");
+        assert!(ids.len() > 1, "this test needs a character of several tokens");
+        let (last, first) = ids.split_last().unwrap();
+        let mut s = TextStream::new(&t, first, &[]).unwrap();
+        assert_eq!(s.push(*last).unwrap().unwrap().text, "é");
+    }
+}

@@ -1,1 +1,40 @@
-fn main() {}
+//! `tandem`: generate text, serve it, check a machine.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tandem_cli::{doctor, generate, output, serve};
+
+/// Multi-candidate multi-token assisted decoding: better text, sooner, from a draft and a target model
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Continue a prompt and show what it took
+    Generate(Box<generate::Args>),
+    /// Run the draft, target and orchestrator services in one process
+    Serve(serve::Args),
+    /// Check a machine and a pair of models, and time their passes
+    Doctor(doctor::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(args) => generate::run(*args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("{}error:{} {error:#}", output::BAD, output::BAD.render_reset());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! `tandem generate`
+
+use std::io::{IsTerminal, Read, Write};
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tandem_decoding::Method;
+use tandem_proto::v1::generate_response::Event;
+use tandem_proto::v1::generation_client::GenerationClient;
+use tandem_proto::{method_from_wire, method_to_wire, v1};
+use tandem_serving::{LogArgs, init_logging};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::local::{Local, PairArgs};
+use crate::output::{DIM, TEXT, table};
+
+/// Flags of `tandem generate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Text to continue; read from standard input if it is not given
+    prompt: Option<String>,
+
+    /// URL of a running orchestrator; without it all services run in this process
+    #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with_all = ["target", "draft"])]
+    endpoint: Option<String>,
+
+    #[command(flatten)]
+    pair: PairArgs,
+
+    /// autoregressive, mtad, mmtad or exact-match
+    #[arg(long, default_value_t = Method::Mmtad)]
+    method: Method,
+
+    /// Beams per depth, B
+    #[arg(long, default_value_t = 4, value_name = "B")]
+    beam_width: u32,
+
+    /// Draft tokens per iteration, γ
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    draft_tokens: u32,
+
+    /// Acceptance threshold, τ: above 0, at most 1
+    #[arg(long, default_value_t = 0.5, value_name = "TAU")]
+    threshold: f64,
+
+    /// Draw beams with replacement, as the paper's code does
+    #[arg(long)]
+    with_replacement: bool,
+
+    /// Temperature; 0 is greedy
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+
+    /// Keep the k most likely tokens; 0 is off
+    #[arg(long, default_value_t = 10)]
+    top_k: u32,
+
+    /// Keep the most likely tokens up to this mass; 0 and 1 are off
+    #[arg(long, default_value_t = 0.9)]
+    top_p: f64,
+
+    /// Seed of all draws [default: drawn, and shown]
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    max_new_tokens: u32,
+
+    /// End the text before this string; may be given several times
+    #[arg(long)]
+    stop: Vec<String>,
+
+    /// Go on behind an end-of-sequence token
+    #[arg(long)]
+    ignore_eos: bool,
+
+    /// Run the prompt autoregressively too, and show both in one table
+    #[arg(long)]
+    compare: bool,
+
+    /// One JSON object instead of text and table
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// A finished generation.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    method: String,
+    lossless: bool,
+    text: String,
+    token_ids: Vec<u32>,
+    finish_reason: &'static str,
+    seed: u64,
+    prompt_tokens: u32,
+    target_model: String,
+    draft_model: String,
+    statistics: Figures,
+}
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    new_tokens: u32,
+    iterations: u32,
+    drafted_tokens: u32,
+    accepted_tokens: u32,
+    accepted_by_depth: Vec<u32>,
+    block_efficiency: f64,
+    acceptance_rate: f64,
+    ms_per_token: f64,
+    tokens_per_second: f64,
+    time_to_first_token_ms: f64,
+    prefill_ms: f64,
+    draft_ms: f64,
+    target_ms: f64,
+    orchestration_ms: f64,
+    total_ms: f64,
+}
+
+/// Generates once, or twice to compare.
+pub async fn run(mut args: Args) -> anyhow::Result<()> {
+    // Nobody asked for the services' stories: their warnings are enough.
+    if args.log.log == "info" {
+        args.log.log = "warn".into();
+    }
+    init_logging(&args.log)?;
+    let prompt = prompt(&args)?;
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let local = match &args.endpoint {
+        Some(_) => None,
+        None => Some(Local::start(&args.pair, loopback, !args.json).await?),
+    };
+    let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
+    let unreachable = || format!("cannot reach the orchestrator at {url}");
+    let channel = Endpoint::from_shared(url.clone()).with_context(unreachable)?.connect().await;
+    let mut client = GenerationClient::new(channel.with_context(unreachable)?);
+    let mut outcomes = vec![generate(&mut client, &args, args.method, &prompt, !args.json).await?];
+    if args.compare && args.method != Method::Autoregressive {
+        let seed = outcomes[0].seed;
+        let again = Args { seed: Some(seed), ..args.clone() };
+        outcomes.push(generate(&mut client, &again, Method::Autoregressive, &prompt, false).await?);
+    }
+    if args.json {
+        anstream::println!("{}", serde_json::to_string_pretty(&outcomes)?);
+    } else {
+        report(&outcomes);
+    }
+    match local {
+        Some(local) => local.stop().await,
+        None => Ok(()),
+    }
+}
+
+fn prompt(args: &Args) -> anyhow::Result<String> {
+    if let Some(prompt) = &args.prompt {
+        return Ok(prompt.clone());
+    }
+    if std::io::stdin().is_terminal() {
+        bail!("no prompt: give it as an argument, or on standard input");
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).context("cannot read the prompt from standard input")?;
+    String::from_utf8(bytes).context("the prompt on standard input is not UTF-8")
+}
+
+async fn generate(
+    client: &mut GenerationClient<Channel>,
+    args: &Args,
+    method: Method,
+    prompt: &str,
+    show: bool,
+) -> anyhow::Result<Outcome> {
+    let request = v1::GenerateRequest {
+        input: Some(v1::generate_request::Input::Prompt(prompt.to_owned())),
+        max_new_tokens: Some(args.max_new_tokens),
+        temperature: Some(args.temperature),
+        top_k: Some(args.top_k),
+        top_p: Some(args.top_p),
+        seed: args.seed,
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+        decoding: Some(v1::DecodingParams {
+            method: method_to_wire(method).into(),
+            beam_width: Some(args.beam_width),
+            draft_tokens: Some(args.draft_tokens),
+            acceptance_threshold: Some(args.threshold),
+            with_replacement: args.with_replacement,
+        }),
+    };
+    let mut events = client.generate(request).await.map_err(refused)?.into_inner();
+    let mut started = v1::Started::default();
+    let (mut text, mut token_ids) = (String::new(), Vec::new());
+    if show {
+        anstream::print!("{DIM}{prompt}{}", DIM.render_reset());
+    }
+    while let Some(response) = events.message().await.map_err(refused)? {
+        match response.event {
+            Some(Event::Started(s)) => started = s,
+            Some(Event::Chunk(chunk)) => {
+                if show {
+                    anstream::print!("{TEXT}{}{}", chunk.text, TEXT.render_reset());
+                    anstream::stdout().flush()?;
+                }
+                text += &chunk.text;
+                token_ids.extend(chunk.token_ids);
+            }
+            Some(Event::Finished(finished)) => {
+                if show {
+                    anstream::println!();
+                }
+                return outcome(started, text, token_ids, &finished);
+            }
+            None => {}
+        }
+    }
+    bail!("the orchestrator ended the stream without finishing the text")
+}
+
+/// What the service said, and its code for those who look it up.
+fn refused(status: tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{} ({})", status.message(), status.code())
+}
+
+fn outcome(
+    started: v1::Started,
+    text: String,
+    token_ids: Vec<u32>,
+    finished: &v1::Finished,
+) -> anyhow::Result<Outcome> {
+    let s = finished.statistics.clone().unwrap_or_default();
+    let method = method_from_wire(s.method).map(|m| m.to_string())?;
+    let tokens = f64::from(s.new_tokens.max(1));
+    let decode_ms = s.total_ms - s.prefill_ms;
+    Ok(Outcome {
+        method,
+        lossless: s.lossless,
+        text,
+        token_ids,
+        finish_reason: match finished.reason() {
+            v1::FinishReason::Eos => "eos",
+            v1::FinishReason::Stop => "stop",
+            v1::FinishReason::Length => "length",
+            v1::FinishReason::Unspecified => "unknown",
+        },
+        seed: started.seed,
+        prompt_tokens: started.prompt_tokens,
+        target_model: started.target_model,
+        draft_model: started.draft_model,
+        statistics: Figures {
+            new_tokens: s.new_tokens,
+            iterations: s.iterations,
+            drafted_tokens: s.drafted_tokens,
+            accepted_tokens: s.accepted_tokens,
+            accepted_by_depth: s.accepted_by_depth,
+            block_efficiency: s.block_efficiency,
+            acceptance_rate: s.acceptance_rate,
+            ms_per_token: decode_ms / tokens,
+            tokens_per_second: tokens / decode_ms * 1e3,
+            time_to_first_token_ms: s.time_to_first_token_ms,
+            prefill_ms: s.prefill_ms,
+            draft_ms: s.draft_ms,
+            target_ms: s.target_ms,
+            orchestration_ms: s.orchestration_ms,
+            total_ms: s.total_ms,
+        },
+    })
+}
+
+/// The statistics, one column per generation.
+fn report(outcomes: &[Outcome]) {
+    let mut header = vec![""];
+    header.extend(outcomes.iter().map(|o| o.method.as_str()));
+    let mut rows = table(&header);
+    let mut row = |name: &str, cell: &dyn Fn(&Outcome) -> String| {
+        let cells: Vec<String> = std::iter::once(name.to_owned()).chain(outcomes.iter().map(cell)).collect();
+        rows.add_row(cells);
+    };
+    let ms = |value: f64| format!("{value:.1} ms");
+    row("lossless", &|o| if o.lossless { "yes" } else { "no" }.into());
+    row("finished by", &|o| o.finish_reason.into());
+    row("tokens", &|o| o.statistics.new_tokens.to_string());
+    row("iterations", &|o| o.statistics.iterations.to_string());
+    row("drafted / accepted", &|o| {
+        format!("{} / {}", o.statistics.drafted_tokens, o.statistics.accepted_tokens)
+    });
+    row("accepted by depth", &|o| {
+        let depths: Vec<String> = o.statistics.accepted_by_depth.iter().map(u32::to_string).collect();
+        if depths.is_empty() { "–".into() } else { depths.join(" ") }
+    });
+    row("block efficiency", &|o| format!("{:.2}", o.statistics.block_efficiency));
+    row("acceptance rate", &|o| format!("{:.0} %", o.statistics.acceptance_rate * 100.0));
+    row("time to first token", &|o| ms(o.statistics.time_to_first_token_ms));
+    row("time per token", &|o| format!("{:.2} ms", o.statistics.ms_per_token));
+    row("tokens per second", &|o| format!("{:.0}", o.statistics.tokens_per_second));
+    row("prefill", &|o| ms(o.statistics.prefill_ms));
+    row("draft", &|o| ms(o.statistics.draft_ms));
+    row("target", &|o| ms(o.statistics.target_ms));
+    row("orchestration", &|o| ms(o.statistics.orchestration_ms));
+    anstream::println!("\n{rows}");
+    if let [first, second] = outcomes {
+        let ratio = second.statistics.ms_per_token / first.statistics.ms_per_token;
+        let same = if first.token_ids == second.token_ids { "the same" } else { "another" };
+        anstream::println!(
+            "\n{} is {ratio:.2}× as fast as {}, and wrote {same} text",
+            first.method,
+            second.method
+        );
+    }
+    let o = &outcomes[0];
+    anstream::println!(
+        "\n{DIM}target {}, draft {}, prompt of {} tokens, seed {}{}",
+        o.target_model,
+        o.draft_model,
+        o.prompt_tokens,
+        o.seed,
+        DIM.render_reset()
+    );
+}

@@ -1,0 +1,192 @@
+//! All three services in one process, on loopback ports, with real gRPC between them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use tandem_engine::{DeviceChoice, ModelArgs, Progress, WeightDtype};
+use tandem_orchestrator::Pair;
+use tandem_serving::bind;
+use tandem_worker::WorkerArgs;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Which pair to run, and how.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PairArgs {
+    /// Target model: a directory in HF layout, a config.json (random weights), or a hub id [default: the bundled demo target]
+    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|ID")]
+    pub target: Option<String>,
+
+    /// Draft model of the same family [default: the bundled demo draft]
+    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|ID")]
+    pub draft: Option<String>,
+
+    /// Device of the target: cpu or cuda:N
+    #[arg(long, env = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
+
+    /// Device of the draft [default: the target's]
+    #[arg(long, env = "DRAFT_DEVICE")]
+    pub draft_device: Option<DeviceChoice>,
+
+    /// Dtype of the weights: auto (as in the checkpoint), f32, bf16 or f16
+    #[arg(long, env = "DTYPE", default_value = "auto")]
+    pub dtype: WeightDtype,
+}
+
+impl PairArgs {
+    /// Flags of the target's worker.
+    pub fn target_model(&self) -> anyhow::Result<ModelArgs> {
+        let model = self.target.clone().map_or_else(|| bundled("target"), Ok)?;
+        Ok(ModelArgs { device: self.device, dtype: self.dtype, ..ModelArgs::new(model) })
+    }
+
+    /// Flags of the draft's worker.
+    pub fn draft_model(&self) -> anyhow::Result<ModelArgs> {
+        let model = self.draft.clone().map_or_else(|| bundled("draft"), Ok)?;
+        let device = self.draft_device.unwrap_or(self.device);
+        Ok(ModelArgs { device, dtype: self.dtype, ..ModelArgs::new(model) })
+    }
+}
+
+/// The directory of a bundled model: under `TANDEM_MODELS`, the working directory, beside the binary, or in the sources
+/// that it was built from.
+fn bundled(model: &str) -> anyhow::Result<String> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
+    let places = [
+        std::env::var_os("TANDEM_MODELS").map(PathBuf::from),
+        Some(PathBuf::from("models")),
+        beside,
+        Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")),
+    ];
+    let found = places.into_iter().flatten().map(|p| p.join("demo").join(model)).find(|p| p.is_dir());
+    let found = found.with_context(|| {
+        format!("the bundled models/demo/{model} is not here: set TANDEM_MODELS to the models directory, or give --{model}")
+    })?;
+    // Shorter in reports, and free of the `..` above.
+    let found = found.canonicalize().unwrap_or(found);
+    let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).ok();
+    let short = here.and_then(|here| found.strip_prefix(here).ok().map(Path::to_path_buf));
+    Ok(short.unwrap_or(found).display().to_string())
+}
+
+/// The services, up until this is dropped or [`Local::stop`] is called.
+pub struct Local {
+    /// Where the draft service listens.
+    pub draft: SocketAddr,
+    /// Where the target service listens.
+    pub target: SocketAddr,
+    /// Where the orchestrator listens.
+    pub orchestrator: SocketAddr,
+    shutdown: CancellationToken,
+    services: JoinSet<anyhow::Result<()>>,
+}
+
+impl Local {
+    /// Loads both models, with a progress bar if `progress`, and starts the three services; the orchestrator on `listen`.
+    pub async fn start(pair: &PairArgs, listen: SocketAddr, progress: bool) -> anyhow::Result<Self> {
+        let orchestrator_listener = bind(listen).await?;
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (draft_listener, target_listener) = (bind(loopback).await?, bind(loopback).await?);
+        let (draft, target, orchestrator) = (
+            draft_listener.local_addr()?,
+            target_listener.local_addr()?,
+            orchestrator_listener.local_addr()?,
+        );
+        let bar = LoadingBar::new(progress);
+        let (draft_args, target_args) = (worker(pair.draft_model()?), worker(pair.target_model()?));
+        let (draft_model, target_model) = tokio::try_join!(
+            async { draft_args.model.start(Some(bar.part(0))).await.context("loading the draft") },
+            async { target_args.model.start(Some(bar.part(1))).await.context("loading the target") }
+        )?;
+        bar.finish();
+
+        let shutdown = CancellationToken::new();
+        let mut services = JoinSet::new();
+        let stop = shutdown.clone();
+        services.spawn(async move {
+            Ok(tandem_draft_service::run(draft_model, &draft_args, draft_listener, stop).await?)
+        });
+        let stop = shutdown.clone();
+        services.spawn(async move {
+            Ok(tandem_target_service::run(target_model, &target_args, target_listener, stop).await?)
+        });
+        let (draft_url, target_url) = (format!("http://{draft}"), format!("http://{target}"));
+        let (patience, step) = (Duration::from_secs(10), Duration::from_secs(60));
+        let pair = Pair::connect(&draft_url, &target_url, patience, step).await?;
+        let stop = shutdown.clone();
+        let serve = worker(ModelArgs::new("")).serve;
+        services.spawn(async move {
+            Ok(tandem_orchestrator::run(pair, &serve, orchestrator_listener, stop).await?)
+        });
+        Ok(Self { draft, target, orchestrator, shutdown, services })
+    }
+
+    /// Where to send requests.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.orchestrator)
+    }
+
+    /// Ends when a service does.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        self.services.join_next().await.map_or(Ok(()), |ended| ended?)
+    }
+
+    /// Shuts down and waits.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        while let Some(ended) = self.services.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// The defaults of a worker's flags around `model`.
+fn worker(model: ModelArgs) -> WorkerArgs {
+    let mut args = WorkerArgs::parse_from(["worker", "--model", "", "--shutdown-grace-seconds", "1"]);
+    args.model = model;
+    args
+}
+
+/// One bar over the bytes of both models.
+struct LoadingBar {
+    bar: ProgressBar,
+    parts: Arc<Mutex<[(u64, u64); 2]>>,
+}
+
+impl LoadingBar {
+    fn new(visible: bool) -> Self {
+        let bar = if visible { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        let template = "loading models {wide_bar} {bytes}/{total_bytes}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self { bar, parts: Arc::default() }
+    }
+
+    fn part(&self, index: usize) -> Progress {
+        let (bar, parts) = (self.bar.clone(), self.parts.clone());
+        Arc::new(move |read, total| {
+            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+            parts[index] = (read, total);
+            bar.set_length(parts.iter().map(|p| p.1).sum());
+            bar.set_position(parts.iter().map(|p| p.0).sum());
+        })
+    }
+
+    fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,42 @@
+//! `tandem serve`
+
+use std::net::SocketAddr;
+
+use tandem_serving::{LogArgs, init_logging, until_signal};
+
+use crate::local::{Local, PairArgs};
+
+/// Flags of `tandem serve`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pair: PairArgs,
+
+    /// Address of the orchestrator; the workers take free loopback ports
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
+    listen: SocketAddr,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Serves until a signal.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    init_logging(&args.log)?;
+    let shutdown = until_signal()?;
+    let mut local = tokio::select! {
+        local = Local::start(&args.pair, args.listen, true) => local?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    anstream::println!("orchestrator  http://{}", local.orchestrator);
+    anstream::println!("draft         http://{}", local.draft);
+    anstream::println!("target        http://{}", local.target);
+    anstream::println!(
+        "\ntry: tandem generate --endpoint {} --stop ';' < models/demo/prompt.txt",
+        local.endpoint()
+    );
+    tokio::select! {
+        ended = local.ended() => ended,
+        () = shutdown.cancelled() => local.stop().await,
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use tandem_engine::{DeviceChoice, ModelArgs, Progress, WeightDtype};
+use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, Progress, WeightDtype};
 use tandem_orchestrator::Pair;
 use tandem_serving::bind;
 use tandem_worker::WorkerArgs;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Which pair to run, and how.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct PairArgs {
     /// Target model: a directory in HF layout, a config.json (random weights), or a hub id [default: the bundled demo target]
     #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|ID")]
@@ -83,6 +83,7 @@ pub struct Local {
     pub target: SocketAddr,
     /// Where the orchestrator listens.
     pub orchestrator: SocketAddr,
+    budgets: [KvBudget; 2],
     shutdown: CancellationToken,
     services: JoinSet<anyhow::Result<()>>,
 }
@@ -105,6 +106,7 @@ impl Local {
             async { target_args.model.start(Some(bar.part(1))).await.context("loading the target") }
         )?;
         bar.finish();
+        let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
         let shutdown = CancellationToken::new();
         let mut services = JoinSet::new();
@@ -124,12 +126,17 @@ impl Local {
         services.spawn(async move {
             Ok(tandem_orchestrator::run(pair, &serve, orchestrator_listener, stop).await?)
         });
-        Ok(Self { draft, target, orchestrator, shutdown, services })
+        Ok(Self { draft, target, orchestrator, budgets, shutdown, services })
     }
 
     /// Where to send requests.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.orchestrator)
+    }
+
+    /// KV-cache tokens that sessions of both workers hold now.
+    pub fn kv_tokens_used(&self) -> usize {
+        self.budgets.iter().map(KvBudget::used).sum()
     }
 
     /// Ends when a service does.

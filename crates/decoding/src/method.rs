@@ -125,12 +125,9 @@ impl Decoding {
         self.threshold
     }
 
-    /// Nodes that one iteration can propose.
+    /// Nodes that a draft can have in hand in one iteration (MTAD proposes but one beam of them).
     pub fn max_tree_nodes(&self) -> usize {
-        match self.method {
-            Method::Mtad => self.draft_tokens(),
-            _ => self.draft_tokens() * self.beam_width,
-        }
+        self.draft_tokens() * self.beam_width
     }
 }
 

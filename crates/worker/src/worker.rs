@@ -67,6 +67,10 @@ impl<R: Clone + Send + 'static> Worker<R> {
             );
             return Err(Fault::invalid("prompt_tokens", message));
         }
+        if let Some(token) = open.prompt.iter().find(|t| t.0 as usize >= spec.vocab_size) {
+            let message = format!("token {token} is outside the vocabulary of {}", spec.vocab_size);
+            return Err(Fault::invalid("prompt_tokens", message));
+        }
         let place = self.sessions.admit().map_err(session_fault)?;
         let cache = TreeCache::open(&self.model, &open.prompt, open.max_new_tokens, open.max_tree_nodes)
             .await

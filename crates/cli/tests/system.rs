@@ -1,0 +1,414 @@
+//! The three services with the bundled pair, over real gRPC.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tandem_cli::local::{Local, PairArgs};
+use tandem_proto::v1::draft_client::DraftClient;
+use tandem_proto::v1::generate_response::Event;
+use tandem_proto::v1::generation_client::GenerationClient;
+use tandem_proto::v1::target_client::TargetClient;
+use tandem_proto::{Reason, v1};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+const PROMPT: &str = include_str!("../../../models/demo/prompt.txt");
+const ANSWER: &str = " SELECT T1.brand FROM car AS T1 JOIN company AS T2 ON T1.company_id = T2.company_id WHERE T2.country = 'Norway'";
+
+struct System {
+    local: Local,
+    client: GenerationClient<Channel>,
+}
+
+async fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+impl System {
+    async fn start() -> Self {
+        let local =
+            Local::start(&PairArgs::default(), SocketAddr::from(([127, 0, 0, 1], 0)), false).await.unwrap();
+        let client = GenerationClient::new(channel(local.orchestrator).await);
+        Self { local, client }
+    }
+
+    async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Text, Status> {
+        let mut events = self.client.generate(request).await?.into_inner();
+        let mut text = Text::default();
+        while let Some(response) = events.message().await? {
+            match response.event.unwrap() {
+                Event::Started(started) => text.started = started,
+                Event::Chunk(chunk) => {
+                    text.text += &chunk.text;
+                    text.ids.extend(chunk.token_ids);
+                }
+                Event::Finished(finished) => text.finished = finished,
+            }
+        }
+        Ok(text)
+    }
+
+    /// The services still work, and nothing is held for anybody.
+    async fn assert_well(&mut self) {
+        let text = self.generate(greedy(v1::Method::Mmtad)).await.unwrap();
+        assert_eq!(text.text, ANSWER);
+        self.assert_all_freed().await;
+    }
+
+    /// Closing is asynchronous: ask until it is done.
+    async fn assert_all_freed(&self) {
+        let mut target = TargetClient::new(channel(self.local.target).await);
+        let freed = async {
+            while self.local.kv_tokens_used() > 0 {
+                // A round trip, so that the services get to run.
+                target.get_model_info(v1::GetModelInfoRequest {}).await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), freed).await.expect("KV-cache tokens are still held");
+    }
+}
+
+#[derive(Default)]
+struct Text {
+    started: v1::Started,
+    text: String,
+    ids: Vec<u32>,
+    finished: v1::Finished,
+}
+
+impl Text {
+    fn statistics(&self) -> v1::Statistics {
+        self.finished.statistics.clone().unwrap()
+    }
+}
+
+fn request(prompt: &str, method: v1::Method) -> v1::GenerateRequest {
+    v1::GenerateRequest {
+        input: Some(v1::generate_request::Input::Prompt(prompt.into())),
+        max_new_tokens: Some(80),
+        seed: Some(7),
+        stop: vec![";".into()],
+        decoding: Some(v1::DecodingParams { method: method.into(), ..v1::DecodingParams::default() }),
+        ..v1::GenerateRequest::default()
+    }
+}
+
+fn greedy(method: v1::Method) -> v1::GenerateRequest {
+    v1::GenerateRequest { temperature: Some(0.0), ..request(PROMPT, method) }
+}
+
+#[tokio::test]
+async fn every_method_answers_and_its_statistics_add_up() {
+    let mut system = System::start().await;
+    for method in [v1::Method::Autoregressive, v1::Method::Mtad, v1::Method::Mmtad, v1::Method::ExactMatch] {
+        let text = system.generate(greedy(method)).await.unwrap();
+        assert_eq!(text.text, ANSWER, "{method:?}");
+        assert_eq!(text.finished.reason(), v1::FinishReason::Stop);
+        assert_eq!(text.finished.stop, ";");
+        let s = text.statistics();
+        assert_eq!((s.method(), text.started.method()), (method, method));
+        assert_eq!(s.lossless, matches!(method, v1::Method::Autoregressive | v1::Method::ExactMatch));
+        assert_eq!(s.new_tokens as usize, text.ids.len());
+        // Every iteration commits its accepted nodes and a bonus token; the last ones may lie behind the stop.
+        assert!(s.iterations + s.accepted_tokens > s.new_tokens);
+        assert_eq!(s.accepted_by_depth.iter().sum::<u32>(), s.accepted_tokens);
+        let parts = s.prefill_ms + s.draft_ms + s.target_ms + s.orchestration_ms;
+        assert!((parts - s.total_ms).abs() < 0.01 * s.total_ms + 0.01, "{s:?}");
+        assert!(s.time_to_first_token_ms > 0.0 && s.time_to_first_token_ms <= s.total_ms);
+        if method != v1::Method::Autoregressive {
+            assert!(s.block_efficiency > 3.0, "{method:?}: {}", s.block_efficiency);
+        }
+    }
+    system.assert_all_freed().await;
+}
+
+/// Held-out prompts: the first question of the first documents.
+fn held_out(count: usize) -> Vec<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/data/sql_eval.jsonl");
+    let documents = std::fs::read_to_string(path).unwrap();
+    let prompts = documents.lines().take(count).map(|line| {
+        let d: serde_json::Value = serde_json::from_str(line).unwrap();
+        format!("{}Question: {}\nSQL:", d["schema"].as_str().unwrap(), d["pairs"][0][0].as_str().unwrap())
+    });
+    prompts.collect()
+}
+
+#[tokio::test]
+async fn exact_match_gives_token_for_token_what_autoregressive_decoding_gives() {
+    let mut system = System::start().await;
+    for (i, prompt) in held_out(50).iter().enumerate() {
+        // Greedy, and with draws: a seed draws the same token at the same position, drafted or not.
+        for temperature in if i < 10 { &[0.0, 1.0][..] } else { &[0.0] } {
+            let with =
+                |method| v1::GenerateRequest { temperature: Some(*temperature), ..request(prompt, method) };
+            let plain = system.generate(with(v1::Method::Autoregressive)).await.unwrap();
+            let assisted = system.generate(with(v1::Method::ExactMatch)).await.unwrap();
+            assert_eq!(plain.ids, assisted.ids, "prompt {i} at temperature {temperature}");
+            assert_eq!(plain.text, assisted.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_seed_repeats_and_tokens_are_as_good_as_text() {
+    let mut system = System::start().await;
+    let first = system.generate(request(PROMPT, v1::Method::Mmtad)).await.unwrap();
+    let again = system.generate(request(PROMPT, v1::Method::Mmtad)).await.unwrap();
+    assert_eq!(first.ids, again.ids);
+    // Continue the greedy answer from its tokens: the text goes on as if it had not been interrupted.
+    let whole = system
+        .generate(v1::GenerateRequest { max_new_tokens: Some(30), ..greedy(v1::Method::Autoregressive) })
+        .await
+        .unwrap();
+    let tokenizer = tokenizers(&system).await;
+    let mut ids = tokenizer.encode(PROMPT, true).unwrap().get_ids().to_vec();
+    ids.extend(&whole.ids[..10]);
+    let tokens = v1::GenerateRequest {
+        input: Some(v1::generate_request::Input::Tokens(v1::TokenIds { ids })),
+        max_new_tokens: Some(20),
+        ..greedy(v1::Method::Autoregressive)
+    };
+    let rest = system.generate(tokens).await.unwrap();
+    assert_eq!(whole.ids[10..], rest.ids);
+}
+
+async fn tokenizers(system: &System) -> tokenizers::Tokenizer {
+    let mut target = TargetClient::new(channel(system.local.target).await);
+    let mut chunks = target.get_tokenizer(v1::GetTokenizerRequest {}).await.unwrap().into_inner();
+    let mut json = Vec::new();
+    while let Some(part) = chunks.message().await.unwrap() {
+        json.extend(part.chunk);
+    }
+    tokenizers::Tokenizer::from_bytes(json).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_frees_both_sides() {
+    let mut system = System::start().await;
+    for _ in 0..5 {
+        let endless = v1::GenerateRequest {
+            stop: Vec::new(),
+            ignore_eos: true,
+            max_new_tokens: Some(400),
+            ..request(PROMPT, v1::Method::Mmtad)
+        };
+        let mut events = system.client.generate(endless).await.unwrap().into_inner();
+        events.message().await.unwrap().unwrap();
+        events.message().await.unwrap().unwrap();
+        assert!(system.local.kv_tokens_used() > 0);
+        drop(events);
+        system.assert_all_freed().await;
+    }
+    system.assert_well().await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_context_ends_the_text() {
+    let mut system = System::start().await;
+    let endless = v1::GenerateRequest {
+        stop: Vec::new(),
+        ignore_eos: true,
+        max_new_tokens: Some(10_000),
+        ..request(PROMPT, v1::Method::Mmtad)
+    };
+    let text = system.generate(endless).await.unwrap();
+    assert_eq!(text.finished.reason(), v1::FinishReason::Length);
+    assert_eq!(text.started.prompt_tokens as usize + text.ids.len(), 512);
+    system.assert_well().await;
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_by_name_and_cost_nobody_else_anything() {
+    use v1::generate_request::Input;
+    let mut system = System::start().await;
+    let base = || request(PROMPT, v1::Method::Mmtad);
+    let decoding = |d: v1::DecodingParams| v1::GenerateRequest { decoding: Some(d), ..base() };
+    let d = v1::DecodingParams::default;
+    let tokens =
+        |ids: Vec<u32>| v1::GenerateRequest { input: Some(Input::Tokens(v1::TokenIds { ids })), ..base() };
+    let cases = [
+        ("is empty", v1::GenerateRequest { input: Some(Input::Prompt(String::new())), ..base() }),
+        ("is empty", v1::GenerateRequest { input: None, ..base() }),
+        ("is empty", tokens(Vec::new())),
+        (
+            "the context has 512",
+            v1::GenerateRequest { input: Some(Input::Prompt(PROMPT.repeat(40))), ..base() },
+        ),
+        ("outside the vocabulary", tokens(vec![0, 5000])),
+        ("99 is no method", decoding(v1::DecodingParams { method: 99, ..d() })),
+        (
+            "acceptance_threshold is 0",
+            decoding(v1::DecodingParams { acceptance_threshold: Some(0.0), ..d() }),
+        ),
+        (
+            "acceptance_threshold is 1.5",
+            decoding(v1::DecodingParams { acceptance_threshold: Some(1.5), ..d() }),
+        ),
+        ("beam_width is 0", decoding(v1::DecodingParams { beam_width: Some(0), ..d() })),
+        ("draft_tokens is 10000", decoding(v1::DecodingParams { draft_tokens: Some(10_000), ..d() })),
+        ("temperature is NaN", v1::GenerateRequest { temperature: Some(f64::NAN), ..base() }),
+        ("top_p is -1", v1::GenerateRequest { top_p: Some(-1.0), ..base() }),
+        ("max_new_tokens: is 0", v1::GenerateRequest { max_new_tokens: Some(0), ..base() }),
+    ];
+    for (expected, request) in cases {
+        let status =
+            system.generate(request).await.err().unwrap_or_else(|| panic!("{expected}: was accepted"));
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().contains(expected), "{expected:?} is not in {:?}", status.message());
+    }
+    let huge = v1::GenerateRequest { input: Some(Input::Prompt("x".repeat(100 << 20))), ..base() };
+    let status = system.generate(huge).await.err().unwrap();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    system.assert_well().await;
+}
+
+fn open(tokens: u32) -> v1::OpenSessionRequest {
+    v1::OpenSessionRequest {
+        prompt_tokens: (0..tokens).collect(),
+        max_new_tokens: 20,
+        max_tree_nodes: 16,
+        sampling: Some(v1::Sampling { temperature: 1.0, top_k: 10, top_p: 0.9 }),
+        seed: 1,
+    }
+}
+
+#[tokio::test]
+async fn a_worker_keeps_its_steps_in_order() {
+    let mut system = System::start().await;
+    let mut target = TargetClient::new(channel(system.local.target).await);
+    let handle = target.open_session(open(10)).await.unwrap().into_inner().handle.unwrap();
+    let tree = Some(v1::TokenTree { tokens: vec![5, 6], parents: vec![-1, 0] });
+    let step = |step, committed, commit| v1::ScoreTreeRequest {
+        handle: Some(v1::SessionHandle { committed_tokens: committed, ..handle }),
+        step,
+        commit,
+        tree: tree.clone(),
+    };
+    let commit = |nodes: &[u32]| Some(v1::Commit { accepted_nodes: nodes.to_vec(), bonus_token: 7 });
+
+    let first = target.score_tree(step(1, 10, None)).await.unwrap().into_inner();
+    assert_eq!(first.drawn_tokens.len(), 3);
+    let repeated = target.score_tree(step(1, 10, None)).await.unwrap().into_inner();
+    assert_eq!(first, repeated, "the same step again returns the same reply");
+
+    let refused = [
+        (step(3, 12, commit(&[0])), Code::FailedPrecondition, Some(Reason::StepOutOfOrder)),
+        (step(0, 10, None), Code::FailedPrecondition, Some(Reason::StepOutOfOrder)),
+        (step(2, 11, commit(&[0])), Code::FailedPrecondition, Some(Reason::CommittedMismatch)),
+        (step(2, 10, None), Code::InvalidArgument, None),
+        (step(2, 12, commit(&[1])), Code::InvalidArgument, None),
+        (step(2, 12, commit(&[9])), Code::InvalidArgument, None),
+        (step(2, 13, commit(&[1, 0])), Code::InvalidArgument, None),
+    ];
+    for (request, code, reason) in refused {
+        let status = target.score_tree(request.clone()).await.unwrap_err();
+        assert_eq!((status.code(), Reason::of(&status)), (code, reason), "{request:?}: {status:?}");
+    }
+    // None of these harmed the session.
+    target.score_tree(step(2, 12, commit(&[0]))).await.unwrap();
+
+    let stale = v1::SessionHandle { incarnation: handle.incarnation ^ 1, ..handle };
+    let unknown = v1::SessionHandle { session_id: 99, ..handle };
+    for (handle, reason) in [(stale, Reason::StaleIncarnation), (unknown, Reason::UnknownSession)] {
+        let request = v1::ScoreTreeRequest { handle: Some(handle), ..step(3, 13, commit(&[])) };
+        let status = target.score_tree(request).await.unwrap_err();
+        assert_eq!((status.code(), Reason::of(&status)), (Code::NotFound, Some(reason)));
+    }
+    let close = v1::CloseSessionRequest { handle: Some(handle) };
+    target.close_session(close).await.unwrap();
+    target.close_session(close).await.unwrap();
+    let status = target.score_tree(step(3, 13, commit(&[]))).await.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::UnknownSession));
+    system.assert_well().await;
+}
+
+#[tokio::test]
+async fn a_worker_refuses_nonsense() {
+    let system = System::start().await;
+    let mut target = TargetClient::new(channel(system.local.target).await);
+    let mut draft = DraftClient::new(channel(system.local.draft).await);
+    let no_sampling = v1::OpenSessionRequest { sampling: None, ..open(10) };
+    let nan = v1::Sampling { temperature: f64::NAN, top_k: 0, top_p: 0.0 };
+    for request in [
+        open(0),
+        open(512),
+        no_sampling,
+        v1::OpenSessionRequest { sampling: Some(nan), ..open(10) },
+        v1::OpenSessionRequest { prompt_tokens: vec![0, 4000], ..open(10) },
+        v1::OpenSessionRequest { max_tree_nodes: 1 << 30, ..open(10) },
+    ] {
+        let status = target.open_session(request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{request:?}");
+        let status = draft.open_session(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+    let handle = target.open_session(open(10)).await.unwrap().into_inner().handle;
+    for (tokens, parents) in [
+        (vec![5, 5], vec![-1, -1]),
+        (vec![5], vec![3]),
+        (vec![5], vec![-7]),
+        (vec![5, 6], vec![-1]),
+        (vec![70_000], vec![-1]),
+        ((0..40).collect(), vec![-1; 40]),
+    ] {
+        let tree = Some(v1::TokenTree { tokens, parents });
+        let request = v1::ScoreTreeRequest { handle, step: 1, commit: None, tree };
+        let status = target.score_tree(request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{request:?}");
+    }
+    let handle = draft.open_session(open(10)).await.unwrap().into_inner().handle;
+    for (beam_width, draft_tokens) in [(0, 4), (4, 0), (1000, 4), (4, 1000), (8, 8)] {
+        let request =
+            v1::ProposeRequest { handle, step: 1, beam_width, draft_tokens, ..v1::ProposeRequest::default() };
+        let status = draft.propose(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{beam_width} × {draft_tokens}");
+    }
+    let fine = v1::ProposeRequest {
+        handle,
+        step: 1,
+        beam_width: 4,
+        draft_tokens: 4,
+        ..v1::ProposeRequest::default()
+    };
+    draft.propose(fine).await.unwrap();
+    draft.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_budget_says_when_to_come_back() {
+    use tonic_types::StatusExt;
+    let system = System::start().await;
+    let mut target = TargetClient::new(channel(system.local.target).await);
+    let mut opened = Vec::new();
+    let status = loop {
+        match target.open_session(open(10)).await {
+            Ok(response) => opened.push(response.into_inner().handle),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!((status.code(), opened.len()), (Code::ResourceExhausted, 64));
+    assert!(status.get_details_retry_info().is_some());
+    for handle in opened {
+        target.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
+    }
+    target.open_session(open(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn health_is_standard() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let system = System::start().await;
+    for (address, service) in [
+        (system.local.draft, "tandem.v1.Draft"),
+        (system.local.target, "tandem.v1.Target"),
+        (system.local.orchestrator, "tandem.v1.Generation"),
+    ] {
+        for service in [service, ""] {
+            let mut health = HealthClient::new(channel(address).await);
+            let request = HealthCheckRequest { service: service.into() };
+            let status = health.check(request).await.unwrap().into_inner().status();
+            assert_eq!(status, ServingStatus::Serving, "{service}");
+        }
+    }
+}

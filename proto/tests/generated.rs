@@ -2,6 +2,8 @@
 //!
 //! To regenerate it: `REGENERATE=1 cargo test -p tandem-proto --test generated`
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
 use std::fs;
 use std::path::Path;
 

@@ -6,6 +6,13 @@
 //!
 //! `cargo bench -p tandem-cli --bench methods -- --prompts 20 --seeds 2`
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a benchmark prints, and ends at the first error"
+)]
+
 use std::net::SocketAddr;
 
 use anyhow::Context;

@@ -1,5 +1,7 @@
 //! The `tandem` command as a person runs it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The three services with the bundled pair, over real gRPC.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -2,6 +2,13 @@
 //!
 //! `cargo bench -p tandem-engine`
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "a benchmark prints, and ends at the first error"
+)]
+
 use std::hint::black_box;
 use std::path::PathBuf;
 

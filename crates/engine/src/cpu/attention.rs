@@ -204,8 +204,8 @@ unsafe fn scores<I: Isa>(job: &Job<'_>, q: *const f32, k: *const f32, seen: &See
                 *score = product * job.scale;
             }
         }
-        for i in fours..scores.len() {
-            scores[i] = dots::<I, 1>(q, [k.add(seen.at(i))], job.dim)[0] * job.scale;
+        for (i, score) in scores.iter_mut().enumerate().skip(fours) {
+            *score = dots::<I, 1>(q, [k.add(seen.at(i))], job.dim)[0] * job.scale;
         }
     }
 }

@@ -162,7 +162,7 @@ fn help(shared: &Shared) {
 
 fn wait(polls: &mut u32) {
     *polls += 1;
-    if *polls % POLLS_BEFORE_YIELD == 0 {
+    if polls.is_multiple_of(POLLS_BEFORE_YIELD) {
         std::thread::yield_now();
     } else {
         std::hint::spin_loop();

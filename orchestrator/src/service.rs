@@ -23,6 +23,8 @@ use crate::{Finish, FinishReason, GenerateError, Job, Pair, Piece, Statistics, g
 
 /// Events that may wait for a slow client; then its generation waits too.
 const WAITING_EVENTS: usize = 16;
+/// Text that is tokenized at once; a longer one would hold up other requests, and gets a thread of its own.
+const INLINE_TEXT_BYTES: usize = 16 << 10;
 /// When a refused client may try again: about the length of a short request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -57,7 +59,7 @@ impl Generation for GenerationService {
         let arrived = Instant::now();
         let params = GenerateParams::try_from(request.into_inner())?;
         let place = self.admit()?;
-        let open = prepare(&self.pair, &params)?;
+        let open = prepare(&self.pair, &params).await?;
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         let pair = self.pair.clone();
         let run = async move {
@@ -77,15 +79,14 @@ impl Generation for GenerationService {
 }
 
 /// Tokenizes the prompt and fits the request to the models.
-fn prepare(pair: &Pair, params: &GenerateParams) -> Result<OpenSession, GenerateError> {
+async fn prepare(pair: &Arc<Pair>, params: &GenerateParams) -> Result<OpenSession, GenerateError> {
     let prompt = match &params.input {
         Input::Tokens(tokens) => tokens.clone(),
+        Input::Text(text) if text.len() <= INLINE_TEXT_BYTES => encode(pair, text)?,
         Input::Text(text) => {
-            let encoding = pair
-                .tokenizer
-                .encode(text.as_str(), true)
-                .map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
-            encoding.get_ids().iter().copied().map(TokenId).collect()
+            let (pair, text) = (pair.clone(), text.clone());
+            let encoding = tokio::task::spawn_blocking(move || encode(&pair, &text)).await;
+            encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))??
         }
     };
     let context = pair.context();
@@ -108,6 +109,11 @@ fn prepare(pair: &Pair, params: &GenerateParams) -> Result<OpenSession, Generate
         sampling: params.sampling,
         seed: params.seed.unwrap_or_else(rand::random),
     })
+}
+
+fn encode(pair: &Pair, text: &str) -> Result<Vec<TokenId>, GenerateError> {
+    let encoding = pair.tokenizer.encode(text, true).map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
+    Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
 }
 
 type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;

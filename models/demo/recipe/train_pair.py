@@ -20,8 +20,8 @@ import train
 def main():
     parser = argparse.ArgumentParser(description="Train the demo pair from nothing, on the CPU.")
     parser.add_argument("--out", required=True, metavar="OUT_DIR", help="a new or empty folder")
-    parser.add_argument("--minutes-target", type=float, default=50, metavar="N")
-    parser.add_argument("--minutes-draft", type=float, default=10, metavar="N")
+    parser.add_argument("--minutes-target", type=float, default=30, metavar="N")
+    parser.add_argument("--minutes-draft", type=float, default=2, metavar="N")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     arguments = parser.parse_args()
 

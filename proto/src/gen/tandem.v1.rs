@@ -156,7 +156,11 @@ pub mod draft_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Proposes token trees. Errors carry a google.rpc.ErrorInfo whose reason is one of those in the README of this crate.
+    /// Proposes token trees.
+    ///
+    /// Errors: INVALID_ARGUMENT names the field (google.rpc.BadRequest); FAILED_PRECONDITION and NOT_FOUND say why
+    /// (google.rpc.ErrorInfo, domain "tandem", reason UNKNOWN_SESSION, STALE_INCARNATION, STEP_OUT_OF_ORDER, COMMITTED_MISMATCH or
+    /// VOCABULARY_MISMATCH); RESOURCE_EXHAUSTED says when to come back (google.rpc.RetryInfo).
     #[derive(Debug, Clone)]
     pub struct DraftClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -360,7 +364,11 @@ pub mod draft_server {
             tonic::Status,
         >;
     }
-    /// Proposes token trees. Errors carry a google.rpc.ErrorInfo whose reason is one of those in the README of this crate.
+    /// Proposes token trees.
+    ///
+    /// Errors: INVALID_ARGUMENT names the field (google.rpc.BadRequest); FAILED_PRECONDITION and NOT_FOUND say why
+    /// (google.rpc.ErrorInfo, domain "tandem", reason UNKNOWN_SESSION, STALE_INCARNATION, STEP_OUT_OF_ORDER, COMMITTED_MISMATCH or
+    /// VOCABULARY_MISMATCH); RESOURCE_EXHAUSTED says when to come back (google.rpc.RetryInfo).
     #[derive(Debug)]
     pub struct DraftServer<T> {
         inner: Arc<T>,

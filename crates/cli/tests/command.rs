@@ -138,6 +138,33 @@ fn broken_models_are_told_apart() {
     refuses_draft(dir.path(), "different tokenizers");
 }
 
+/// A hub model that is in the cache is used without a network; one that is not is named.
+#[test]
+fn a_hub_model_is_taken_from_the_cache() {
+    let home = tempfile::tempdir().unwrap();
+    let repo = home.path().join("hub/models--someone--small-draft");
+    let snapshot = repo.join("snapshots/0123456789abcdef");
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), "0123456789abcdef").unwrap();
+    for file in ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(demo("draft").join(file), snapshot.join(file)).unwrap();
+    }
+    let generate = |draft: &str| {
+        Command::new(env!("CARGO_BIN_EXE_tandem"))
+            .args(["generate", "--json", "--max-new-tokens", "3", "--draft", draft, PROMPT])
+            .env("HF_HOME", home.path())
+            .env("HF_ENDPOINT", "http://127.0.0.1:1")
+            .output()
+            .unwrap()
+    };
+    let output = generate("someone/small-draft");
+    let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(outcomes[0]["draft_model"], "someone/small-draft");
+    let errors = text(&generate("someone/else").stderr);
+    assert!(errors.contains("cannot fetch config.json of someone/else from the model hub"), "{errors}");
+}
+
 #[test]
 fn doctor_finds_the_pair_well() {
     let output = tandem(&["doctor", "--repeats", "1", "--prefix", "20", "--stock"], b"");

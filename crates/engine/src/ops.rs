@@ -173,3 +173,31 @@ pub(crate) fn attend(qkv: &Tensor, cache: &KvCache, layer: usize, sight: &Sight,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RopeScaling;
+
+    /// Llama 3.2 1B's frequencies: kept, blended and stretched ones, computed in f64 from the published formula.
+    #[test]
+    fn llama_3_stretches_long_wavelengths() {
+        let scaling =
+            RopeScaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+        let expected = [
+            (0, 1.0),
+            (8, 3.760_603e-2),
+            (13, 4.839_421_3e-3),
+            (14, 3.211_446e-3),
+            (15, 1.290_547_9e-3),
+            (16, 4.295_568e-4),
+            (17, 9.708_288e-5),
+            (20, 8.570_255e-6),
+            (31, 9.418_307e-8),
+        ];
+        for (i, expected) in expected {
+            let frequency = scaled(1.0 / 500_000f32.powf(2.0 * i as f32 / 64.0), scaling);
+            assert!((frequency / expected - 1.0).abs() < 2e-5, "{i}: {frequency:e} instead of {expected:e}");
+        }
+    }
+}

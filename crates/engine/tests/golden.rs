@@ -214,7 +214,9 @@ fn tree_forward(pair: &str) {
             for (a, b) in cached.iter().zip(&uncached) {
                 assert_same(kernels, a, b, &format!("{what}: cached and uncached"));
             }
-            for node in 0..tree.len() {
+            // candle's kernels are slow here, and checked against the golden logits above.
+            let every = if kernels == Kernels::Candle { 6 } else { 1 };
+            for node in (0..tree.len()).step_by(every) {
                 let path = tree.path(node).into_iter().map(|n| tree.tokens()[n].0);
                 let ids: Vec<u32> = case.prefix_ids.iter().copied().chain(path).collect();
                 let causal = Session::new(&llama).causal(&ids).pop().unwrap();

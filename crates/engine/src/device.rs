@@ -27,8 +27,12 @@ impl DeviceChoice {
                 "this binary was built without CUDA; build it with --features cuda".into(),
             ));
         }
-        // Where libcuda is missing, opening a device panics instead of returning an error.
-        match std::panic::catch_unwind(|| Device::new_cuda(index)) {
+        // Where libcuda is missing, opening a device panics instead of returning an error; nobody needs that story.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let opened = std::panic::catch_unwind(|| Device::new_cuda(index));
+        std::panic::set_hook(hook);
+        match opened {
             Ok(device) => device.map_err(|e| unavailable(e.to_string())),
             Err(_) => Err(unavailable("the CUDA driver (libcuda) could not be loaded".into())),
         }

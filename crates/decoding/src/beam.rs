@@ -38,6 +38,7 @@ pub struct BeamSearch {
     beams: Vec<usize>,
 }
 
+#[derive(Clone, Copy)]
 struct Candidate {
     beam: usize,
     token: TokenId,
@@ -78,11 +79,16 @@ impl BeamSearch {
         let mut candidates = Vec::new();
         for (beam, &at) in self.beams.iter().enumerate() {
             let before = self.frontier[at].map_or(0.0, |node| self.joint[node]);
-            candidates.extend(distributions[at].iter().map(|(token, lp)| Candidate {
-                beam,
-                token,
-                joint: before + lp,
-            }));
+            let pairs =
+                distributions[at].iter().map(|(token, lp)| Candidate { beam, token, joint: before + lp });
+            match self.expansion {
+                // No beam can place more than `width`, and an unfiltered vocabulary is large.
+                Expansion::Top => {
+                    let pairs: Vec<Candidate> = pairs.collect();
+                    candidates.extend(top(&pairs, self.width).into_iter().map(|i| pairs[i]));
+                }
+                Expansion::Sampled { .. } => candidates.extend(pairs),
+            }
         }
         let chosen = match self.expansion {
             Expansion::Top => top(&candidates, self.width),
@@ -110,7 +116,8 @@ impl BeamSearch {
     }
 }
 
-/// The `width` candidates of the largest joint log-probability, best first. Candidates come in (beam, token) order.
+/// The `width` candidates of the largest joint log-probability, best first; of equal ones, the first. Within a beam equal
+/// candidates come in token order.
 fn top(candidates: &[Candidate], width: usize) -> Vec<usize> {
     let rank = |&a: &usize, &b: &usize| candidates[b].joint.total_cmp(&candidates[a].joint).then(a.cmp(&b));
     let mut order: Vec<usize> = (0..candidates.len()).collect();

@@ -18,4 +18,5 @@ trap 'kill "${pids[@]}" 2>/dev/null; wait' EXIT
 # It waits for its workers; its own port answers once the pair is known to fit.
 "$bin/tandem-orchestrator" --draft "http://127.0.0.1:$((base + 1))" --target "http://127.0.0.1:$((base + 2))" \
   --listen "127.0.0.1:$base" & pids+=($!)
+until (exec 3<>"/dev/tcp/127.0.0.1/$base") 2>/dev/null; do kill -0 "${pids[2]}" && sleep 0.1; done
 "$bin/tandem" generate --endpoint "http://127.0.0.1:$base" "$@"

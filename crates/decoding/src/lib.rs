@@ -45,4 +45,4 @@ pub use mask::AncestorMask;
 pub use method::{Decoding, InvalidDecoding, MAX_BEAM_WIDTH, MAX_DRAFT_TOKENS, Method, UnknownMethod};
 pub use token::TokenId;
 pub use tree::{InvalidTree, TokenTree, TreeLimits};
-pub use warp::{Distribution, InvalidLogits, InvalidSampling, MAX_TEMPERATURE, Sampling};
+pub use warp::{Distribution, InvalidLogits, InvalidSampling, MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};

@@ -9,6 +9,8 @@ use crate::TokenId;
 
 /// Highest temperature that a request may ask for.
 pub const MAX_TEMPERATURE: f64 = 100.0;
+/// Lowest one but 0: below, logits divided by it would overflow.
+pub const MIN_TEMPERATURE: f64 = 1e-6;
 
 /// How logits are warped: temperature, then top-k, then top-p, then renormalisation.
 ///
@@ -25,7 +27,7 @@ pub struct Sampling {
 #[derive(Clone, Debug, PartialEq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum InvalidSampling {
-    #[error("temperature is {0}: it must be between 0 (greedy) and {MAX_TEMPERATURE}")]
+    #[error("temperature is {0}: it must be 0 (greedy), or between {MIN_TEMPERATURE} and {MAX_TEMPERATURE}")]
     Temperature(f64),
     #[error("top_p is {0}: it must be between 0 and 1 (0 and 1 switch the filter off)")]
     TopP(f64),
@@ -44,7 +46,7 @@ pub enum InvalidLogits {
 impl Sampling {
     /// `top_k = 0` and `top_p = 0` or `1` switch the filter off.
     pub fn new(temperature: f64, top_k: usize, top_p: f64) -> Result<Self, InvalidSampling> {
-        if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
+        if temperature != 0.0 && !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&temperature) {
             return Err(InvalidSampling::Temperature(temperature));
         }
         if !(0.0..=1.0).contains(&top_p) {
@@ -158,8 +160,8 @@ impl Distribution {
                 return entry.token;
             }
         }
-        // The masses sum to 1 up to rounding; a draw in the gap belongs to the last token.
-        self.entries.last().map_or(TokenId(0), |e| e.token)
+        // The masses sum to 1 up to rounding; the most likely token can best afford a draw in the gap.
+        self.argmax()
     }
 }
 
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn nonsense_parameters_are_refused() {
-        for t in [f64::NAN, -1.0, f64::INFINITY, 101.0] {
+        for t in [f64::NAN, -1.0, f64::INFINITY, 101.0, 1e-300] {
             assert!(Sampling::new(t, 0, 0.0).is_err(), "{t}");
         }
         for p in [f64::NAN, -0.1, 1.1] {
@@ -268,6 +270,18 @@ mod tests {
         assert!(s.warp(&[0.0, f32::INFINITY]).is_err());
         assert!(s.warp(&[f32::NEG_INFINITY; 3]).is_err());
         assert!(s.warp(&[]).is_err());
+    }
+
+    #[test]
+    fn the_lowest_temperature_is_greedy_in_effect() {
+        let d = Sampling::new(MIN_TEMPERATURE, 0, 0.0)
+            .unwrap()
+            .warp(&[1e30, -1e30, f32::NEG_INFINITY, 3.0])
+            .unwrap();
+        assert_eq!(
+            (d.quantile(0.0), d.quantile(1.0 - 1e-16), d.log_prob(TokenId(0))),
+            (TokenId(0), TokenId(0), 0.0)
+        );
     }
 
     #[test]

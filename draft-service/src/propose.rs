@@ -1,7 +1,7 @@
 //! The work of a step: beams from the draft's joint distribution.
 
-use tandem_decoding::{BeamSearch, Distribution, DraftTree, Expansion, Purpose};
-use tandem_engine::{Logits, ModelSpec};
+use tandem_decoding::{BeamSearch, DraftTree, Expansion, Purpose};
+use tandem_engine::ModelSpec;
 use tandem_proto::{Fault, ProposeShape, v1};
 use tandem_worker::{Job, SessionState, engine_fault};
 
@@ -44,16 +44,11 @@ impl Propose {
             let nodes: Vec<usize> = search.frontier().iter().flatten().copied().collect();
             let logits =
                 state.cache.grow(search.tree(), &nodes).await.map_err(|e| engine_fault(e, "tree"))?;
-            let distributions = warp_all(state, &logits)?;
-            search.advance(&distributions, state.draws.uniforms(root + depth, Purpose::DraftBeams));
+            let distributions = state.warp(&logits)?;
+            search.advance(&distributions, state.draws.uniforms(root, Purpose::DraftBeams { depth }));
         }
         let draft = search.finish();
         state.cache.plant(&draft.tree);
         Ok(draft)
     }
-}
-
-fn warp_all(state: &SessionState, logits: &Logits) -> Result<Vec<Distribution>, Fault> {
-    let warped = logits.rows().map(|row| state.sampling.warp(row)).collect::<Result<_, _>>();
-    warped.map_err(|e| Fault::Bug(e.to_string()))
 }

@@ -47,7 +47,7 @@ impl Draft for DraftService {
         let step = StepRequest {
             session: SessionRef::try_from(request.handle)?,
             step: request.step,
-            commit: request.commit.take().map(Into::into),
+            commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
         };
         Ok(Response::new(self.worker.step(step, Propose(request.shape()?)).await?))
     }

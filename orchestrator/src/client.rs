@@ -1,5 +1,6 @@
 //! The two workers over gRPC.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tandem_decoding::{Accepted, DraftTree, TokenTree};
@@ -7,15 +8,52 @@ use tandem_proto::v1::draft_client::DraftClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{Fault, OpenSession, ProposeShape, SessionRef, v1};
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{DraftSession, Drafter, GenerateError, Scored, Scorer, TargetSession};
+
+/// What a worker's model is, as last checked. A session of another incarnation is used only after a look at that worker's
+/// model: it may have been restarted with another one, whose tokens mean something else.
+#[derive(Clone)]
+pub(crate) struct KnownModel(Arc<Mutex<v1::ModelInfo>>);
+
+impl KnownModel {
+    pub(crate) fn new(info: v1::ModelInfo) -> Self {
+        Self(Arc::new(Mutex::new(info)))
+    }
+
+    fn get(&self) -> v1::ModelInfo {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes sure that a session of `incarnation` is on the model that was checked.
+    async fn check(
+        &self,
+        worker: &'static str,
+        incarnation: u64,
+        ask: impl Future<Output = Result<v1::ModelInfo, GenerateError>>,
+    ) -> Result<(), GenerateError> {
+        let known = self.get();
+        if known.incarnation == incarnation {
+            return Ok(());
+        }
+        let now = ask.await?;
+        let same = (&now.vocab_hash, now.vocab_size, now.context_length, &now.eos_token_ids)
+            == (&known.vocab_hash, known.vocab_size, known.context_length, &known.eos_token_ids);
+        if !same {
+            return Err(GenerateError::OtherModel { worker, known: known.model_id, now: now.model_id });
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
+    }
+}
 
 /// A draft service.
 #[derive(Clone)]
 pub struct GrpcDrafter {
     pub(crate) client: DraftClient<Channel>,
     pub(crate) timeout: Duration,
+    pub(crate) model: KnownModel,
 }
 
 /// A target service.
@@ -23,6 +61,7 @@ pub struct GrpcDrafter {
 pub struct GrpcScorer {
     pub(crate) client: TargetClient<Channel>,
     pub(crate) timeout: Duration,
+    pub(crate) model: KnownModel,
 }
 
 /// Where a session stands.
@@ -48,21 +87,26 @@ impl Progress {
         self.session.committed += commit.map_or(0, |c| c.path.len() + 1);
         (self.step, self.session.into())
     }
-
-    /// A request that the worker gives up on together with us.
-    fn request<T>(&self, message: T) -> Request<T> {
-        timed(message, self.timeout)
-    }
 }
 
-fn timed<T>(message: T, timeout: Duration) -> Request<T> {
+/// Awaits a worker's reply, for at most `timeout`, the body included; the worker is told, and gives up as well.
+pub(crate) async fn call<M, R>(
+    worker: &'static str,
+    timeout: Duration,
+    message: M,
+    send: impl AsyncFnOnce(Request<M>) -> Result<Response<R>, Status>,
+) -> Result<R, GenerateError> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
-    request
-}
-
-fn failed(worker: &'static str) -> impl Fn(Status) -> GenerateError {
-    move |status| GenerateError::Worker { worker, status }
+    match tokio::time::timeout(timeout, send(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        // What tonic makes of the same deadline, on either side.
+        Ok(Err(status)) if status.code() == Code::Cancelled => {
+            Err(GenerateError::Timeout { worker, timeout })
+        }
+        Ok(Err(status)) => Err(GenerateError::Worker { worker, status }),
+        Err(_) => Err(GenerateError::Timeout { worker, timeout }),
+    }
 }
 
 fn broken(worker: &'static str, fault: Fault) -> GenerateError {
@@ -76,8 +120,8 @@ fn close_in_background(close: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-const DRAFT: &str = "draft";
-const TARGET: &str = "target";
+pub(crate) const DRAFT: &str = "draft";
+pub(crate) const TARGET: &str = "target";
 
 /// A session on a draft service.
 pub struct GrpcDraftSession {
@@ -91,9 +135,15 @@ impl Drafter for GrpcDrafter {
     async fn open(&self, open: &OpenSession) -> Result<GrpcDraftSession, GenerateError> {
         let mut drafter = self.clone();
         let reply =
-            drafter.client.open_session(timed(open.into(), self.timeout)).await.map_err(failed(DRAFT))?;
-        let progress = Progress::new(DRAFT, reply.into_inner(), self.timeout)?;
-        Ok(GrpcDraftSession { drafter, progress })
+            call(DRAFT, self.timeout, open.into(), async |r| drafter.client.open_session(r).await).await?;
+        let progress = Progress::new(DRAFT, reply, self.timeout)?;
+        let mut client = self.client.clone();
+        // Before the check, so that a refused session is closed.
+        let session = GrpcDraftSession { drafter, progress };
+        let ask =
+            call(DRAFT, self.timeout, v1::GetModelInfoRequest {}, async |r| client.get_model_info(r).await);
+        self.model.check(DRAFT, session.progress.session.incarnation, ask).await?;
+        Ok(session)
     }
 }
 
@@ -113,9 +163,9 @@ impl DraftSession for GrpcDraftSession {
             with_replacement: shape.with_replacement,
             best_beam_only: shape.best_beam_only,
         };
-        let reply =
-            self.drafter.client.propose(self.progress.request(message)).await.map_err(failed(DRAFT))?;
-        let (tree, joint) = reply.into_inner().into_draft().map_err(|e| broken(DRAFT, e))?;
+        let client = &mut self.drafter.client;
+        let reply = call(DRAFT, self.progress.timeout, message, async |r| client.propose(r).await).await?;
+        let (tree, joint) = reply.into_draft().map_err(|e| broken(DRAFT, e))?;
         Ok(DraftTree { tree, joint })
     }
 }
@@ -124,9 +174,9 @@ impl Drop for GrpcDraftSession {
     fn drop(&mut self) {
         let mut client = self.drafter.client.clone();
         let message = v1::CloseSessionRequest { handle: Some(self.progress.session.into()) };
-        let request = self.progress.request(message);
+        let timeout = self.progress.timeout;
         close_in_background(async move {
-            let _ = client.close_session(request).await;
+            let _ = call(DRAFT, timeout, message, async |r| client.close_session(r).await).await;
         });
     }
 }
@@ -143,9 +193,15 @@ impl Scorer for GrpcScorer {
     async fn open(&self, open: &OpenSession) -> Result<GrpcTargetSession, GenerateError> {
         let mut scorer = self.clone();
         let reply =
-            scorer.client.open_session(timed(open.into(), self.timeout)).await.map_err(failed(TARGET))?;
-        let progress = Progress::new(TARGET, reply.into_inner(), self.timeout)?;
-        Ok(GrpcTargetSession { scorer, progress })
+            call(TARGET, self.timeout, open.into(), async |r| scorer.client.open_session(r).await).await?;
+        let progress = Progress::new(TARGET, reply, self.timeout)?;
+        let mut client = self.client.clone();
+        // Before the check, so that a refused session is closed.
+        let session = GrpcTargetSession { scorer, progress };
+        let ask =
+            call(TARGET, self.timeout, v1::GetModelInfoRequest {}, async |r| client.get_model_info(r).await);
+        self.model.check(TARGET, session.progress.session.incarnation, ask).await?;
+        Ok(session)
     }
 }
 
@@ -158,9 +214,10 @@ impl TargetSession for GrpcTargetSession {
             commit: commit.map(Into::into),
             tree: Some(tree.into()),
         };
+        let client = &mut self.scorer.client;
         let reply =
-            self.scorer.client.score_tree(self.progress.request(message)).await.map_err(failed(TARGET))?;
-        let (joint, drawn) = reply.into_inner().into_scores(tree).map_err(|e| broken(TARGET, e))?;
+            call(TARGET, self.progress.timeout, message, async |r| client.score_tree(r).await).await?;
+        let (joint, drawn) = reply.into_scores(tree).map_err(|e| broken(TARGET, e))?;
         Ok(Scored { joint, drawn })
     }
 }
@@ -169,9 +226,9 @@ impl Drop for GrpcTargetSession {
     fn drop(&mut self) {
         let mut client = self.scorer.client.clone();
         let message = v1::CloseSessionRequest { handle: Some(self.progress.session.into()) };
-        let request = self.progress.request(message);
+        let timeout = self.progress.timeout;
         close_in_background(async move {
-            let _ = client.close_session(request).await;
+            let _ = call(TARGET, timeout, message, async |r| client.close_session(r).await).await;
         });
     }
 }

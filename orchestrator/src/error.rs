@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tandem_proto::Fault;
 use thiserror::Error;
 use tonic::Status;
@@ -12,6 +14,13 @@ pub enum GenerateError {
     Worker { worker: &'static str, status: Status },
     #[error("the {worker} service sent a broken reply: {fault}")]
     BrokenReply { worker: &'static str, fault: Fault },
+    #[error("the {worker} service did not answer within {} s: the prompt is too long for it, or it is overloaded", timeout.as_secs())]
+    Timeout { worker: &'static str, timeout: Duration },
+    #[error(
+        "the {worker} service was restarted with {now} instead of {known}, which does not fit what this orchestrator knows: \
+         restart the orchestrator"
+    )]
+    OtherModel { worker: &'static str, known: String, now: String },
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
     #[error("the client went away")]
@@ -24,6 +33,12 @@ pub enum GenerateError {
 pub enum ConnectError {
     #[error("cannot reach the {worker} service at {url}: {source}")]
     Unreachable { worker: &'static str, url: String, source: tonic::transport::Error },
+    #[error(
+        "the {worker} service at {url} listens, but did not answer within {seconds} s: is it still loading? See --connect-seconds"
+    )]
+    Silent { worker: &'static str, url: String, seconds: u64 },
+    #[error("{url} is no URL of the {worker} service: write it like http://host:7701")]
+    BadUrl { worker: &'static str, url: String },
     #[error("the {worker} service at {url} answered with an error: {}", status.message())]
     Refused { worker: &'static str, url: String, status: Status },
     #[error(
@@ -44,6 +59,8 @@ impl From<GenerateError> for Status {
             GenerateError::Worker { status, .. } => {
                 Self::with_details(status.code(), message, status.details().to_vec().into())
             }
+            GenerateError::Timeout { .. } => Self::deadline_exceeded(message),
+            GenerateError::OtherModel { .. } => Self::unavailable(message),
             GenerateError::BrokenReply { .. } | GenerateError::Tokenizer(_) => Self::internal(message),
             GenerateError::Cancelled => Self::cancelled(message),
         }

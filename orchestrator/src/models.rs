@@ -8,9 +8,10 @@ use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
 
+use crate::client::{DRAFT, KnownModel, TARGET};
 use crate::{ConnectError, GrpcDrafter, GrpcScorer};
 
 /// Largest tokenizer.json that is taken from a target.
@@ -43,19 +44,31 @@ impl Pair {
         patience: Duration,
         step_timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        let (draft, target) =
-            tokio::try_join!(channel("draft", draft_url, patience), channel("target", target_url, patience))?;
-        let mut drafter = GrpcDrafter { client: DraftClient::new(draft), timeout: step_timeout };
-        let mut scorer = GrpcScorer { client: TargetClient::new(target), timeout: step_timeout };
-        scorer.client = scorer.client.max_decoding_message_size(MAX_MESSAGE_BYTES);
         let ask = v1::GetModelInfoRequest {};
-        let draft = drafter.client.get_model_info(ask).await.map_err(refused("draft", draft_url))?;
-        let target = scorer.client.get_model_info(ask).await.map_err(refused("target", target_url))?;
-        let (draft, target) = (draft.into_inner(), target.into_inner());
+        let ((draft_channel, draft), (target_channel, target)) = tokio::try_join!(
+            reach(DRAFT, draft_url, patience, async |c| DraftClient::new(c).get_model_info(ask).await),
+            reach(TARGET, target_url, patience, async |c| TargetClient::new(c).get_model_info(ask).await)
+        )?;
+        let drafter = GrpcDrafter {
+            client: DraftClient::new(draft_channel),
+            timeout: step_timeout,
+            model: KnownModel::new(draft.clone()),
+        };
+        let mut scorer = GrpcScorer {
+            client: TargetClient::new(target_channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            timeout: step_timeout,
+            model: KnownModel::new(target.clone()),
+        };
         if draft.vocab_hash != target.vocab_hash {
             return Err(ConnectError::VocabularyMismatch { draft: draft.model_id, target: target.model_id });
         }
-        let json = fetch_tokenizer(&mut scorer.client).await.map_err(refused("target", target_url))?;
+        let fetched = tokio::time::timeout(step_timeout, fetch_tokenizer(&mut scorer.client)).await;
+        let fetched = fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("no tokenizer in time")));
+        let json = fetched.map_err(|status| ConnectError::Refused {
+            worker: TARGET,
+            url: target_url.to_owned(),
+            status,
+        })?;
         let tokenizer = Tokenizer::from_bytes(json).map_err(|e| ConnectError::Tokenizer {
             target: target.model_id.clone(),
             reason: e.to_string(),
@@ -64,32 +77,54 @@ impl Pair {
         Ok(Self { drafter, scorer, draft, target, tokenizer, eos })
     }
 
+    /// Tokens that both models have: their embeddings may be padded differently.
+    pub fn vocab(&self) -> u32 {
+        self.draft.vocab_size.min(self.target.vocab_size)
+    }
+
     /// Tokens that a text may have on both models.
     pub fn context(&self) -> usize {
         self.draft.context_length.min(self.target.context_length) as usize
     }
 }
 
-fn refused(worker: &'static str, url: &str) -> impl FnOnce(Status) -> ConnectError + use<> {
-    let url = url.to_owned();
-    move |status| ConnectError::Refused { worker, url, status }
-}
-
-/// A connection, once the worker listens: services of one system start in any order.
-async fn channel(worker: &'static str, url: &str, patience: Duration) -> Result<Channel, ConnectError> {
-    let unreachable = |source| ConnectError::Unreachable { worker, url: url.to_owned(), source };
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(unreachable)?
+/// Connects and asks for the model, for as long as `patience` lasts: services of one system start in any order, and one that
+/// still loads its model listens already.
+async fn reach(
+    worker: &'static str,
+    url: &str,
+    patience: Duration,
+    ask: impl AsyncFn(Channel) -> Result<Response<v1::ModelInfo>, Status>,
+) -> Result<(Channel, v1::ModelInfo), ConnectError> {
+    let bad_url = || ConnectError::BadUrl { worker, url: url.to_owned() };
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| bad_url())?;
+    if endpoint.uri().scheme_str() != Some("http") {
+        return Err(bad_url());
+    }
+    let endpoint = endpoint
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(20))
         .tcp_nodelay(true);
     let deadline = Instant::now() + patience;
     loop {
+        let last = Instant::now() + RETRY_PAUSE > deadline;
         match endpoint.connect().await {
-            Ok(channel) => return Ok(channel),
-            Err(error) if Instant::now() + RETRY_PAUSE > deadline => return Err(unreachable(error)),
-            Err(_) => tracing::info!(worker, url, "waiting for the service"),
+            Ok(channel) => match tokio::time::timeout_at(deadline, ask(channel.clone())).await {
+                Ok(Ok(info)) => return Ok((channel, info.into_inner())),
+                // A connection that nobody served in time, or that broke when the worker gave up.
+                Ok(Err(status)) if status.code() == Code::Unavailable && !last => {}
+                Ok(Err(status)) => return Err(ConnectError::Refused { worker, url: url.to_owned(), status }),
+                Err(_) => {
+                    let seconds = patience.as_secs();
+                    return Err(ConnectError::Silent { worker, url: url.to_owned(), seconds });
+                }
+            },
+            Err(source) if last => {
+                return Err(ConnectError::Unreachable { worker, url: url.to_owned(), source });
+            }
+            Err(_) => {}
         }
+        tracing::info!(worker, url, "waiting for the service");
         // There is no event to await: nobody tells when another process begins to listen.
         #[allow(clippy::disallowed_methods)]
         tokio::time::sleep(RETRY_PAUSE).await;

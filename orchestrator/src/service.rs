@@ -25,6 +25,8 @@ use crate::{Finish, FinishReason, GenerateError, Job, Pair, Piece, Statistics, g
 const WAITING_EVENTS: usize = 16;
 /// Text that is tokenized at once; a longer one would hold up other requests, and gets a thread of its own.
 const INLINE_TEXT_BYTES: usize = 16 << 10;
+/// How long a client may leave its events unread.
+const SLOW_CLIENT: Duration = Duration::from_secs(60);
 /// When a refused client may try again: about the length of a short request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -97,7 +99,7 @@ async fn prepare(pair: &Arc<Pair>, params: &GenerateParams) -> Result<OpenSessio
         );
         return Err(Fault::invalid("prompt", message).into());
     }
-    let vocab = pair.target.vocab_size.min(pair.draft.vocab_size);
+    let vocab = pair.vocab();
     if let Some(token) = prompt.iter().find(|t| t.0 >= vocab) {
         let message = format!("token {token} is outside the vocabulary of {vocab}");
         return Err(Fault::invalid("tokens", message).into());
@@ -108,6 +110,7 @@ async fn prepare(pair: &Arc<Pair>, params: &GenerateParams) -> Result<OpenSessio
         max_tree_nodes: params.decoding.max_tree_nodes(),
         sampling: params.sampling,
         seed: params.seed.unwrap_or_else(rand::random),
+        vocab_limit: Some(vocab as usize),
     })
 }
 
@@ -128,7 +131,9 @@ async fn stream_events(
     use v1::generate_response::Event;
     let send = async |event| {
         let event = Ok(v1::GenerateResponse { event: Some(event) });
-        events.send(event).await.map_err(|_| GenerateError::Cancelled)
+        // A client that does not read must not hold its place for ever.
+        let sent = tokio::time::timeout(SLOW_CLIENT, events.send(event)).await;
+        sent.map_err(|_| GenerateError::Cancelled)?.map_err(|_| GenerateError::Cancelled)
     };
     send(Event::Started(v1::Started {
         prompt_tokens: count(open.prompt.len()),

@@ -14,11 +14,13 @@ const TOKENS_PER_CHAR: usize = 4;
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     stops: &'a [String],
-    /// The tokens still needed: `[..read]` give context for the decoder, the rest is not text yet.
+    /// The tokens still needed: `[..read]` give context for the decoder, the rest is not settled yet.
     window: Vec<u32>,
     read: usize,
-    /// Text of `window[..read]`.
+    /// Text of `window` that is in `held`, or sent, already.
     context: String,
+    /// Tokens since the text last grew.
+    waited: usize,
     /// Decoded, but perhaps the beginning of a stop string.
     held: String,
     /// Tokens whose text is not, or not wholly, sent.
@@ -61,7 +63,16 @@ impl<'a> TextStream<'a> {
         // A prompt given as tokens may end inside a character; its completion counts as new text.
         let context = decode(tokenizer, &window)?.trim_end_matches(INCOMPLETE).to_owned();
         let read = window.len();
-        Ok(Self { tokenizer, stops, window, read, context, held: String::new(), held_tokens: Vec::new() })
+        Ok(Self {
+            tokenizer,
+            stops,
+            window,
+            read,
+            context,
+            waited: 0,
+            held: String::new(),
+            held_tokens: Vec::new(),
+        })
     }
 
     /// Adds a token: the text that is safe now, or the stop that it completed.
@@ -69,18 +80,20 @@ impl<'a> TextStream<'a> {
         self.window.push(token.0);
         self.held_tokens.push(HeldToken { token, end: None });
         let whole = decode(self.tokenizer, &self.window)?;
-        let patient = self.window.len() - self.read < TOKENS_PER_CHAR;
-        let new = match whole.strip_prefix(&self.context) {
-            Some(new) if patient && new.ends_with(INCOMPLETE) => return Ok(Ok(Piece::default())),
-            Some(new) => new,
-            // A decoder that rewrote what it had said: what is sent is sent.
-            None => "",
-        };
-        self.held.push_str(new);
-        for held in self.held_tokens.iter_mut().filter(|t| t.end.is_none()) {
-            held.end = Some(self.held.len());
+        let mut stable = whole.trim_end_matches(INCOMPLETE);
+        self.waited = if stable.len() > self.context.len() { 0 } else { self.waited + 1 };
+        if self.waited >= TOKENS_PER_CHAR {
+            // These bytes are no beginning of a character.
+            stable = &whole;
         }
-        self.forget()?;
+        // A decoder that rewrote what it had said changes nothing: what is sent is sent.
+        self.held.push_str(stable.strip_prefix(&self.context).unwrap_or_default());
+        if stable.len() == whole.len() {
+            self.settle()?;
+        } else if stable.len() > self.context.len() {
+            // Complete characters of a token that also begins the next one: the text may go, the token waits.
+            self.context = stable.to_owned();
+        }
         if let Some((at, stop)) = self.first_stop() {
             return Ok(Err(StopMatch { stop, last: self.take(at) }));
         }
@@ -101,8 +114,13 @@ impl<'a> TextStream<'a> {
         Ok(last)
     }
 
-    /// Drops all but a few tokens of context, so that a long text costs no more per token than a short one.
-    fn forget(&mut self) -> Result<(), GenerateError> {
+    /// All tokens so far end in the text so far. Keeps only a few of them as context, so that a long text costs no more per token
+    /// than a short one.
+    fn settle(&mut self) -> Result<(), GenerateError> {
+        self.waited = 0;
+        for held in self.held_tokens.iter_mut().filter(|t| t.end.is_none()) {
+            held.end = Some(self.held.len());
+        }
         self.window.drain(..self.read);
         self.read = self.window.len();
         self.context = decode(self.tokenizer, &self.window)?;
@@ -252,5 +270,24 @@ mod tests {
         let (last, first) = ids.split_last().unwrap();
         let mut s = TextStream::new(&t, first, &[]).unwrap();
         assert_eq!(s.push(*last).unwrap().unwrap().text, "é");
+    }
+
+    /// Some byte-level tokens end one character and begin the next.
+    #[test]
+    fn tokens_may_straddle_characters() {
+        // The bytes "a F0", "9F", "98", "80 F0", "80" in the byte-level alphabet.
+        let tokens = ["a\u{f0}", "\u{141}", "\u{13a}", "\u{122}\u{f0}", "\u{122}"];
+        let vocab: Vec<String> = tokens.iter().enumerate().map(|(i, t)| format!("{t:?}:{i}")).collect();
+        let json = format!(
+            r#"{{"model":{{"type":"BPE","vocab":{{{}}},"merges":[]}},"decoder":{{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true}}}}"#,
+            vocab.join(",")
+        );
+        let t = Tokenizer::from_bytes(json).unwrap();
+        let mut s = TextStream::new(&t, &[], &[]).unwrap();
+        let pieces: Vec<Piece> =
+            [0, 1, 2, 3, 1, 2, 4].into_iter().map(|id| s.push(TokenId(id)).unwrap().unwrap()).collect();
+        let texts: Vec<&str> = pieces.iter().map(|p| p.text.as_str()).collect();
+        assert_eq!(texts, ["a", "", "", "😀", "", "", "😀"]);
+        assert_eq!(super::tests::tokens(&pieces).len(), 7);
     }
 }

@@ -20,6 +20,8 @@ pub struct OpenSession {
     pub sampling: Sampling,
     /// Of all draws.
     pub seed: u64,
+    /// Tokens from here on are never proposed nor drawn; `None`: all are.
+    pub vocab_limit: Option<usize>,
 }
 
 /// The session that a request names, and how far its client thinks it is.
@@ -113,6 +115,7 @@ impl TryFrom<v1::OpenSessionRequest> for OpenSession {
             max_tree_nodes: r.max_tree_nodes as usize,
             sampling: sampling.try_into()?,
             seed: r.seed,
+            vocab_limit: Some(r.vocab_limit as usize).filter(|&limit| limit > 0),
         })
     }
 }
@@ -125,6 +128,7 @@ impl From<&OpenSession> for v1::OpenSessionRequest {
             max_tree_nodes: to_u32(o.max_tree_nodes),
             sampling: Some(o.sampling.into()),
             seed: o.seed,
+            vocab_limit: to_u32(o.vocab_limit.unwrap_or(0)),
         }
     }
 }
@@ -144,13 +148,18 @@ impl From<SessionRef> for v1::SessionHandle {
     }
 }
 
-impl From<v1::Commit> for Accepted {
-    /// Whether the nodes are a path is for the session to say, which has the tree.
-    fn from(c: v1::Commit) -> Self {
-        Self {
-            path: c.accepted_nodes.into_iter().map(|n| n as usize).collect(),
-            bonus: TokenId(c.bonus_token),
+impl v1::Commit {
+    /// The path and the bonus token. Whether the nodes are a path is for the session to say, which has the tree.
+    pub fn into_accepted(self) -> Result<Accepted, Fault> {
+        let limit = TreeLimits::default().max_depth;
+        if self.accepted_nodes.len() > limit {
+            let message = format!("{} accepted nodes, a path has at most {limit}", self.accepted_nodes.len());
+            return Err(Fault::invalid("commit.accepted_nodes", message));
         }
+        Ok(Accepted {
+            path: self.accepted_nodes.into_iter().map(|n| n as usize).collect(),
+            bonus: TokenId(self.bonus_token),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ pub use convert::{
 };
 pub use fault::{Fault, Reason};
 
-/// Generated from `tandem/v1/*.proto`; see `tests/generated.rs`.
+/// Generated from `tandem/v1/*.proto`; see `proto/codegen`.
 #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
 pub mod v1 {
     include!("gen/tandem.v1.rs");

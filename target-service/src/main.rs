@@ -7,7 +7,7 @@ use tandem_worker::WorkerArgs;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = WorkerArgs::parse();
-    init_logging(&args.log)?;
+    init_logging(&args.log, "info")?;
     // The port first: one in use is known before a model is loaded.
     let listener = bind(args.serve.listen).await?;
     let model = args.model.start(None).await?;

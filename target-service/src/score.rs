@@ -1,6 +1,6 @@
 //! The work of a step: the target's view of every node.
 
-use tandem_decoding::{Distribution, Purpose, TokenTree};
+use tandem_decoding::{Purpose, TokenTree};
 use tandem_engine::ModelSpec;
 use tandem_proto::{Fault, v1};
 use tandem_worker::{Job, SessionState, engine_fault};
@@ -22,11 +22,7 @@ impl Job for Score {
         let nodes: Vec<usize> = (0..tree.len()).collect();
         let logits = state.cache.grow(tree, &nodes).await.map_err(|e| engine_fault(e, "tree"))?;
         // `p` of the root, then of each node.
-        let p: Vec<Distribution> = logits
-            .rows()
-            .map(|row| state.sampling.warp(row))
-            .collect::<Result<_, _>>()
-            .map_err(|e| Fault::Bug(e.to_string()))?;
+        let p = state.warp(&logits)?;
         let mut joint = Vec::with_capacity(tree.len());
         let mut drawn = Vec::with_capacity(p.len());
         for (i, p) in p.iter().enumerate() {

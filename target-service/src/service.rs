@@ -64,7 +64,7 @@ impl Target for TargetService {
         let step = StepRequest {
             session: SessionRef::try_from(request.handle)?,
             step: request.step,
-            commit: request.commit.take().map(Into::into),
+            commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
         };
         Ok(Response::new(self.worker.step(step, Score(request.take_tree()?)).await?))
     }

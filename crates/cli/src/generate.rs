@@ -123,12 +123,9 @@ struct Figures {
 }
 
 /// Generates once, or twice to compare.
-pub async fn run(mut args: Args) -> anyhow::Result<()> {
+pub async fn run(args: Args) -> anyhow::Result<()> {
     // Nobody asked for the services' stories: their warnings are enough.
-    if args.log.log == "info" {
-        args.log.log = "warn".into();
-    }
-    init_logging(&args.log)?;
+    init_logging(&args.log, "warn")?;
     let prompt = prompt(&args)?;
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let local = match &args.endpoint {

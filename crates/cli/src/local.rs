@@ -84,7 +84,9 @@ pub struct Local {
     /// Where the orchestrator listens.
     pub orchestrator: SocketAddr,
     budgets: [KvBudget; 2],
-    shutdown: CancellationToken,
+    /// Of the orchestrator, which goes first, so that its requests can still end.
+    stop_orchestrator: CancellationToken,
+    stop_workers: CancellationToken,
     services: JoinSet<anyhow::Result<()>>,
 }
 
@@ -108,25 +110,27 @@ impl Local {
         bar.finish();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
-        let shutdown = CancellationToken::new();
+        let (stop_orchestrator, stop_workers) = (CancellationToken::new(), CancellationToken::new());
         let mut services = JoinSet::new();
-        let stop = shutdown.clone();
+        let stop = stop_workers.clone();
         services.spawn(async move {
             Ok(tandem_draft_service::run(draft_model, &draft_args, draft_listener, stop).await?)
         });
-        let stop = shutdown.clone();
+        let stop = stop_workers.clone();
         services.spawn(async move {
             Ok(tandem_target_service::run(target_model, &target_args, target_listener, stop).await?)
         });
         let (draft_url, target_url) = (format!("http://{draft}"), format!("http://{target}"));
         let (patience, step) = (Duration::from_secs(10), Duration::from_secs(60));
         let pair = Pair::connect(&draft_url, &target_url, patience, step).await?;
-        let stop = shutdown.clone();
+        let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
         let serve = worker(ModelArgs::new("")).serve;
         services.spawn(async move {
-            Ok(tandem_orchestrator::run(pair, &serve, orchestrator_listener, stop).await?)
+            let result = tandem_orchestrator::run(pair, &serve, orchestrator_listener, stop).await;
+            workers.cancel();
+            Ok(result?)
         });
-        Ok(Self { draft, target, orchestrator, budgets, shutdown, services })
+        Ok(Self { draft, target, orchestrator, budgets, stop_orchestrator, stop_workers, services })
     }
 
     /// Where to send requests.
@@ -146,7 +150,7 @@ impl Local {
 
     /// Shuts down and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        self.shutdown.cancel();
+        self.stop_orchestrator.cancel();
         while let Some(ended) = self.services.join_next().await {
             ended??;
         }
@@ -156,13 +160,14 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        self.shutdown.cancel();
+        self.stop_orchestrator.cancel();
+        self.stop_workers.cancel();
     }
 }
 
 /// The defaults of a worker's flags around `model`.
 fn worker(model: ModelArgs) -> WorkerArgs {
-    let mut args = WorkerArgs::parse_from(["worker", "--model", "", "--shutdown-grace-seconds", "1"]);
+    let mut args = WorkerArgs::parse_from(["worker", "--model", ""]);
     args.model = model;
     args
 }

@@ -13,7 +13,7 @@ pub struct Args {
     pair: PairArgs,
 
     /// Address of the orchestrator; the workers take free loopback ports
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
     listen: SocketAddr,
 
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub struct Args {
 
 /// Serves until a signal.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    init_logging(&args.log)?;
+    init_logging(&args.log, "info")?;
     let shutdown = until_signal()?;
     let mut local = tokio::select! {
         local = Local::start(&args.pair, args.listen, true) => local?,

@@ -218,13 +218,13 @@ mod tests {
             // Width 3 without replacement keeps all three beams alive.
             let mut s = BeamSearch::new(3, Expansion::Sampled { replacement: false });
             let d = Draws::new(seed);
-            s.advance(&[distribution(&root)], d.uniforms(0, Purpose::DraftBeams));
+            s.advance(&[distribution(&root)], d.uniforms(0, Purpose::DraftBeams { depth: 0 }));
             let next: Vec<_> = s
                 .frontier()
                 .iter()
                 .map(|n| distribution(&after[s.tree().tokens()[n.unwrap()].0 as usize]))
                 .collect();
-            s.advance(&next, d.uniforms(1, Purpose::DraftBeams));
+            s.advance(&next, d.uniforms(0, Purpose::DraftBeams { depth: 1 }));
             let tree = s.finish().tree;
             let first = tree.level(2).next().unwrap();
             let parent = tree.tokens()[tree.parents()[first].unwrap()].0 as usize;
@@ -251,7 +251,7 @@ mod tests {
             for d in 0..depth {
                 let q = distribution(&probs);
                 let all = vec![q; s.frontier().len()];
-                s.advance(&all, Draws::new(seed).uniforms(d, Purpose::DraftBeams));
+                s.advance(&all, Draws::new(seed).uniforms(0, Purpose::DraftBeams { depth: d }));
                 alive.extend(s.frontier().iter().flatten().map(|&n| {
                     s.tree().path(n).into_iter().map(|n| s.tree().tokens()[n]).collect::<Vec<_>>()
                 }));

@@ -8,8 +8,12 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub enum Purpose {
     /// Tokens drawn from the target's distribution: the bonus token, exact match, autoregressive decoding.
     TargetToken,
-    /// Beams drawn from the draft's joint distribution.
-    DraftBeams,
+    /// Beams drawn from the draft's joint distribution, this deep under the root. The position is the root's: a tree that was
+    /// rejected must not lend its draws to the next one, which would no longer be independent of the rejection.
+    DraftBeams {
+        /// 0 for the root's children.
+        depth: usize,
+    },
 }
 
 /// All randomness of one request.
@@ -35,7 +39,7 @@ impl Draws {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(match purpose {
             Purpose::TargetToken => 1,
-            Purpose::DraftBeams => 2,
+            Purpose::DraftBeams { depth } => 2 + depth as u64,
         });
         rng.set_word_pos(position as u128 * Self::WORDS_PER_POSITION);
         std::iter::repeat_with(move || (rng.next_u64() >> 11) as f64 * (-53f64).exp2())
@@ -54,18 +58,22 @@ mod tests {
     #[test]
     fn a_draw_depends_on_seed_position_and_purpose_only() {
         let d = Draws::new(7);
-        let first: Vec<f64> = d.uniforms(3, Purpose::DraftBeams).take(4).collect();
-        assert_eq!(first, Draws::new(7).uniforms(3, Purpose::DraftBeams).take(4).collect::<Vec<_>>());
-        assert_ne!(first[0], d.uniform(4, Purpose::DraftBeams));
+        let first: Vec<f64> = d.uniforms(3, Purpose::DraftBeams { depth: 0 }).take(4).collect();
+        assert_eq!(
+            first,
+            Draws::new(7).uniforms(3, Purpose::DraftBeams { depth: 0 }).take(4).collect::<Vec<_>>()
+        );
+        assert_ne!(first[0], d.uniform(4, Purpose::DraftBeams { depth: 0 }));
+        assert_ne!(first[0], d.uniform(3, Purpose::DraftBeams { depth: 1 }));
         assert_ne!(first[0], d.uniform(3, Purpose::TargetToken));
-        assert_ne!(first[0], Draws::new(8).uniform(3, Purpose::DraftBeams));
+        assert_ne!(first[0], Draws::new(8).uniform(3, Purpose::DraftBeams { depth: 0 }));
     }
 
     /// A changed generator would silently change every seeded answer of every user.
     #[test]
     fn the_stream_is_pinned() {
         let d = Draws::new(42);
-        let draws = [d.uniform(0, Purpose::TargetToken), d.uniform(100, Purpose::DraftBeams)];
+        let draws = [d.uniform(0, Purpose::TargetToken), d.uniform(100, Purpose::DraftBeams { depth: 0 })];
         assert_eq!(draws.map(|u| (u * 1e6) as u32), [716_791, 248_153]);
     }
 

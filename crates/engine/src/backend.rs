@@ -118,6 +118,6 @@ pub trait Backend: 'static {
     fn keep(&self, cache: &mut Self::Cache, keep: &Keep) -> Result<(), EngineError>;
 
     /// Runs the passes of several sessions as one forward and appends their rows to their caches. Every pass was
-    /// checked. One `Logits` per segment, in order.
+    /// checked. One `Logits` per segment, in order. On an error no cache holds more rows than before.
     fn forward(&self, batch: &mut [Segment<'_, Self::Cache>]) -> Result<Vec<Logits>, EngineError>;
 }

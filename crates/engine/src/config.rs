@@ -61,6 +61,9 @@ struct Extra {
     #[serde(default)]
     mlp_bias: bool,
     rope_scaling: Option<serde_json::Value>,
+    /// Where newer checkpoints keep `rope_theta` and the scaling.
+    rope_parameters: Option<serde_json::Value>,
+    quantization_config: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +92,18 @@ impl ModelConfig {
         if extra.attention_bias || extra.mlp_bias {
             return Err(unsupported("attention_bias and mlp_bias are not supported".into()));
         }
-        if let Some(scaling) = extra.rope_scaling.as_ref().filter(|s| !s.is_null()) {
+        if extra.quantization_config.is_some_and(|q| !q.is_null()) {
+            return Err(unsupported("quantised weights (quantization_config) are not supported".into()));
+        }
+        if let Some(rope) = extra.rope_parameters.as_ref().filter(|r| r.is_object()) {
+            if let Some(theta) = rope.get("rope_theta") {
+                json["rope_theta"] = theta.clone();
+            }
+            json["rope_scaling"] = rope.clone();
+        }
+        if let Some(scaling) =
+            extra.rope_parameters.as_ref().or(extra.rope_scaling.as_ref()).filter(|s| !s.is_null())
+        {
             let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(|t| t.as_str());
             match kind {
                 Some("llama3") => {}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 
@@ -28,10 +29,13 @@ impl DeviceChoice {
             ));
         }
         // Where libcuda is missing, opening a device panics instead of returning an error; nobody needs that story.
+        static PROBE: Mutex<()> = Mutex::new(());
+        let probe = PROBE.lock().unwrap_or_else(PoisonError::into_inner);
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
         let opened = std::panic::catch_unwind(|| Device::new_cuda(index));
         std::panic::set_hook(hook);
+        drop(probe);
         match opened {
             Ok(device) => device.map_err(|e| unavailable(e.to_string())),
             Err(_) => Err(unavailable("the CUDA driver (libcuda) could not be loaded".into())),

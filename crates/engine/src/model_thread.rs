@@ -1,6 +1,7 @@
 //! The one thread that owns a model's weights and caches.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -222,27 +223,37 @@ fn check_keep(keep: Option<&Keep>, cached: usize) -> Result<usize, EngineError> 
     Ok(keep.prefix + keep.rows.len())
 }
 
+/// Runs the batch; if it fails, each pass alone, so that only the one to blame fails.
 fn forward<B: Backend>(
     backend: &B,
     caches: &mut HashMap<u64, B::Cache>,
     mut batch: Vec<(Box<Run>, B::Cache)>,
 ) {
+    let result = try_forward(backend, &mut batch);
+    if result.is_err() && batch.len() > 1 {
+        for one in batch {
+            forward(backend, caches, vec![one]);
+        }
+        return;
+    }
+    let mut replies: Vec<Result<Logits, EngineError>> = match result {
+        Ok(all) => all.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    };
+    for ((run, cache), reply) in batch.into_iter().zip(replies.drain(..)) {
+        caches.insert(run.cache, cache);
+        let _ = run.reply.send(reply);
+    }
+}
+
+/// A panic in the model is a failure of this batch, not the end of the thread and of everybody's sessions.
+fn try_forward<B: Backend>(
+    backend: &B,
+    batch: &mut [(Box<Run>, B::Cache)],
+) -> Result<Vec<Logits>, EngineError> {
     let mut segments: Vec<Segment<'_, B::Cache>> =
         batch.iter_mut().map(|(run, cache)| Segment { cache, pass: &run.pass }).collect();
-    let result = backend.forward(&mut segments);
-    drop(segments);
-    match result {
-        Ok(all) => {
-            for ((run, cache), logits) in batch.into_iter().zip(all) {
-                caches.insert(run.cache, cache);
-                let _ = run.reply.send(Ok(logits));
-            }
-        }
-        Err(error) => {
-            for (run, cache) in batch {
-                caches.insert(run.cache, cache);
-                let _ = run.reply.send(Err(error.clone()));
-            }
-        }
-    }
+    // A failed pass leaves the rows of a cache as they were, whatever is behind them.
+    let result = catch_unwind(AssertUnwindSafe(|| backend.forward(&mut segments)));
+    result.unwrap_or_else(|_| Err(EngineError::Failed("a panic, see the log".into())))
 }

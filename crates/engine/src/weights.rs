@@ -78,6 +78,15 @@ impl Weights {
         let from = match files.weights.first() {
             None => From::Random,
             Some(path) => {
+                // One by one first, to know which of several is broken.
+                for path in &files.weights {
+                    // SAFETY: as below.
+                    let one = unsafe { MmapedSafetensors::new(path) };
+                    one.map_err(|e| LoadError::CorruptWeights {
+                        path: path.clone(),
+                        reason: root_cause(&e),
+                    })?;
+                }
                 // SAFETY: the files are mapped; as everywhere in this ecosystem, whoever changes them while they are
                 // being loaded breaks the load. They are not looked at afterwards.
                 let tensors = unsafe { MmapedSafetensors::multi(&files.weights) };
@@ -122,6 +131,14 @@ impl Weights {
             }
         };
         let view = tensors.get(name).map_err(|_| LoadError::MissingTensor { name: name.to_owned() })?;
+        use safetensors::Dtype::{BF16, F16, F32, F64};
+        if !matches!(view.dtype(), F16 | BF16 | F32 | F64) {
+            let what = format!(
+                "tensor {name} is {:?}: only f16, bf16, f32 and f64 weights are supported",
+                view.dtype()
+            );
+            return Err(LoadError::Unsupported { path: path.clone(), what });
+        }
         if view.shape() != shape {
             return Err(LoadError::WrongShape {
                 name: name.to_owned(),

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     /// Address to listen on; port 0 lets the system choose one
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:0", value_name = "IP:PORT")]
     pub listen: SocketAddr,
 
     /// Sessions held at once; more are refused with RESOURCE_EXHAUSTED
@@ -29,9 +29,10 @@ impl ServeArgs {
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug or trace, also by module (info,tandem_engine=debug)
-    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
+    /// What to log: error, warn, info, debug or trace, also by module (info,tandem_engine=debug) [default: info; warn for
+    /// generate]
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
 
     /// How to log
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

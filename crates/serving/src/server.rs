@@ -40,6 +40,9 @@ pub struct Serving {
 /// Requests at once on one connection; more wait in the client.
 const STREAMS_PER_CONNECTION: u32 = 512;
 
+/// Between two signs of life on a connection.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
 /// Opens a listener, so that its port is known before anything serves.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
@@ -75,6 +78,9 @@ impl Serving {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            // A client that vanished without a word is noticed, and what it holds is freed.
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_routes(self.routes.routes())
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let grace_over = async {

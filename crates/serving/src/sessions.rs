@@ -124,19 +124,23 @@ impl<S> SessionTable<S> {
         let now = Instant::now();
         let expired: Vec<Held<S>> = {
             let mut state = self.lock();
-            let ids: Vec<u64> =
-                state.sessions.iter().filter(|(_, h)| h.expires <= now).map(|(&id, _)| id).collect();
+            // Whoever else holds the session is running a step of it, and renews the lease afterwards.
+            let over = |held: &Held<S>| held.expires <= now && Arc::strong_count(&held.session) == 1;
+            let ids: Vec<u64> = state.sessions.iter().filter(|(_, h)| over(h)).map(|(&id, _)| id).collect();
             ids.iter().filter_map(|id| state.sessions.remove(id)).collect()
         };
         expired.len()
     }
 
-    /// Removes what expires, until it is dropped.
+    /// Removes what expires, for as long as somebody else has the table.
     pub async fn expire_forever(self) {
+        let inner = Arc::downgrade(&self.inner);
         let mut ticks = tokio::time::interval((self.inner.lease / 4).max(Duration::from_millis(10)));
+        drop(self);
         loop {
             ticks.tick().await;
-            let expired = self.expire();
+            let Some(inner) = inner.upgrade() else { return };
+            let expired = Self { inner }.expire();
             if expired > 0 {
                 tracing::warn!(expired, "sessions ended by their lease");
             }
@@ -183,7 +187,10 @@ mod tests {
             tokio::time::advance(Duration::from_secs(9)).await;
             assert_eq!((t.expire(), *t.get(t.incarnation(), id).unwrap()), (0, "a"));
         }
+        let running = t.get(t.incarnation(), id).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(t.expire(), 0, "a step runs");
+        drop(running);
         assert_eq!(t.expire(), 1);
         assert_eq!(t.get(t.incarnation(), id), Err(SessionError::Unknown { id }));
         assert!(t.is_empty());

@@ -5,9 +5,9 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::{LogArgs, LogFormat};
 
-/// Logs to stderr from now on. Prompts and texts are never logged.
-pub fn init_logging(args: &LogArgs) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(&args.log)?;
+/// Logs to stderr from now on, `default` if the flags do not say what. Prompts and texts are never logged.
+pub fn init_logging(args: &LogArgs, default: &str) -> Result<(), ParseError> {
+    let filter = EnvFilter::builder().parse(args.log.as_deref().unwrap_or(default))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // A second call, as in tests that start several services, keeps the first.
     let _ = match args.log_format {

@@ -104,7 +104,7 @@ impl DraftSession for ToySession {
                 .iter()
                 .map(|&node| self.at(search.tree(), node))
                 .collect::<Result<_, _>>()?;
-            search.advance(&q, self.draws.uniforms(self.text.len() + depth, Purpose::DraftBeams));
+            search.advance(&q, self.draws.uniforms(self.text.len(), Purpose::DraftBeams { depth }));
         }
         let mut draft = search.finish();
         if let Some(leaf) = best_beam(&draft.tree, &draft.joint).filter(|_| shape.best_beam_only) {

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Allowed dependencies among our crates; dev-dependencies are free.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("tandem-decoding", &[]),
     ("tandem-serving", &[]),
     ("tandem-proto", &["decoding"]),
+    ("tandem-proto-codegen", &[]),
     ("tandem-engine", &["decoding"]),
     ("tandem-worker", &["decoding", "engine", "proto", "serving"]),
     ("tandem-draft-service", &["decoding", "engine", "proto", "serving", "worker"]),

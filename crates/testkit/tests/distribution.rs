@@ -32,6 +32,7 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
             max_tree_nodes: 64,
             sampling,
             seed,
+            vocab_limit: None,
         },
         decoding: Decoding::new(method, beam_width, draft_tokens, 0.5).unwrap(),
         with_replacement: false,

@@ -22,7 +22,7 @@ pub struct WorkerArgs {
     pub serve: ServeArgs,
 
     /// Seconds without a step after which a session vanishes
-    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 120, value_name = "SECONDS")]
     pub session_lease_seconds: u64,
 
     #[command(flatten)]

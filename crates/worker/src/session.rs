@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use tandem_decoding::{Accepted, Draws, Sampling, TokenTree};
-use tandem_engine::{ModelSpec, TreeCache};
+use tandem_decoding::{Accepted, Distribution, Draws, Sampling, TokenTree};
+use tandem_engine::{Logits, ModelSpec, TreeCache};
 use tandem_proto::{Fault, OpenSession, Reason, SessionRef};
 use tandem_serving::{StepLog, Turn};
 
@@ -19,6 +19,8 @@ pub struct SessionState {
     pub draws: Draws,
     /// Nodes that a tree may have.
     pub max_tree_nodes: usize,
+    /// Tokens that may be proposed or drawn are below.
+    vocab: usize,
     /// Tokens that it may commit.
     max_committed: usize,
 }
@@ -52,9 +54,10 @@ pub(crate) struct Session<R> {
 }
 
 impl<R: Clone + Send + 'static> Session<R> {
-    pub(crate) fn new(open: &OpenSession, cache: TreeCache) -> Self {
+    pub(crate) fn new(open: &OpenSession, cache: TreeCache, spec: &ModelSpec) -> Self {
         let state = SessionState {
             cache,
+            vocab: open.vocab_limit.map_or(spec.vocab_size, |limit| limit.min(spec.vocab_size)),
             sampling: open.sampling,
             draws: Draws::new(open.seed),
             max_tree_nodes: open.max_tree_nodes,
@@ -122,6 +125,13 @@ pub(crate) enum Ends {
 }
 
 impl SessionState {
+    /// The warped distribution of each row.
+    pub fn warp(&self, logits: &Logits) -> Result<Vec<Distribution>, Fault> {
+        let warped =
+            logits.rows().map(|row| self.sampling.warp(&row[..self.vocab])).collect::<Result<_, _>>();
+        warped.map_err(|e| Fault::Bug(e.to_string()))
+    }
+
     /// Checks a tree of `nodes` and `depth` against the session and the model's context.
     pub fn check_tree(
         &self,

@@ -1,6 +1,7 @@
 //! A model and the sessions on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tandem_engine::{ModelThread, TreeCache};
 use tandem_proto::{Fault, OpenSession, SessionRef, v1};
@@ -12,6 +13,9 @@ use crate::fault::{engine_fault, session_fault};
 use crate::session::{Ends, Session};
 use crate::{Job, StepRequest};
 
+/// When a client may ask again for a step that is running.
+const STEP_RETRY_AFTER: Duration = Duration::from_millis(50);
+
 /// A worker whose steps reply `R`. Clones share it.
 #[derive(Clone)]
 pub struct Worker<R> {
@@ -21,7 +25,7 @@ pub struct Worker<R> {
 
 impl<R: Clone + Send + 'static> Worker<R> {
     /// Sessions of `sessions`'s limits on `model`. A task ends those whose lease expires.
-    pub fn new(model: ModelThread, lease: std::time::Duration, max_sessions: usize) -> Self {
+    pub fn new(model: ModelThread, lease: Duration, max_sessions: usize) -> Self {
         let sessions = SessionTable::new(lease, max_sessions);
         tokio::spawn(sessions.clone().expire_forever());
         Self { model, sessions }
@@ -74,8 +78,8 @@ impl<R: Clone + Send + 'static> Worker<R> {
         let place = self.sessions.admit().map_err(session_fault)?;
         let cache = TreeCache::open(&self.model, &open.prompt, open.max_new_tokens, open.max_tree_nodes)
             .await
-            .map_err(|e| engine_fault(e, "prompt_tokens"))?;
-        let id = place.fill(Mutex::new(Session::new(&open, cache)));
+            .map_err(|e| engine_fault(e, "max_new_tokens"))?;
+        let id = place.fill(Mutex::new(Session::new(&open, cache, spec)));
         let incarnation = self.sessions.incarnation();
         let handle = SessionRef { incarnation, id, committed: open.prompt.len() };
         let lease_ms = u32::try_from(self.sessions.lease().as_millis()).unwrap_or(u32::MAX);
@@ -87,9 +91,16 @@ impl<R: Clone + Send + 'static> Worker<R> {
     pub async fn step<J: Job<Reply = R>>(&self, request: StepRequest, job: J) -> Result<R, Fault> {
         let SessionRef { incarnation, id, .. } = request.session;
         let session = self.sessions.get(incarnation, id).map_err(session_fault)?;
+        // One step at a time: whoever sends more while one runs would only pile them up here.
+        let Ok(mut session) = session.try_lock_owned() else {
+            let message = "a step of this session is still running: try again".into();
+            return Err(Fault::Exhausted { message, retry_after: STEP_RETRY_AFTER });
+        };
         let worker = self.clone();
         let step = async move {
-            let result = session.lock().await.step(&request, job, worker.model.spec()).await;
+            let result = session.step(&request, job, worker.model.spec()).await;
+            // A long step must not use up the lease of the next one.
+            let _ = worker.sessions.get(incarnation, id);
             result.map_err(|(fault, ends)| {
                 if ends == Ends::Session {
                     worker.sessions.remove(incarnation, id);

@@ -49,7 +49,7 @@ pub struct SessionHandle {
 /// How logits are warped: temperature, then top_k, then top_p, then renormalisation.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Sampling {
-    /// 0 is greedy; at most 100.
+    /// 0 is greedy; else 0.000001 to 100.
     #[prost(double, tag = "1")]
     pub temperature: f64,
     /// Keeps the k largest, ties with the k-th included. 0: off.
@@ -76,6 +76,10 @@ pub struct OpenSessionRequest {
     /// Every draw is a function of (seed, absolute position, purpose).
     #[prost(uint64, tag = "5")]
     pub seed: u64,
+    /// Tokens from here on are never proposed nor drawn: the smaller vocab_size of draft and target, whose embeddings may be
+    /// padded differently. 0: no limit.
+    #[prost(uint32, tag = "6")]
+    pub vocab_limit: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenSessionResponse {
@@ -96,7 +100,7 @@ pub struct CloseSessionResponse {}
 /// What the step before committed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Commit {
-    /// Nodes of that step's tree: a path from a child of the root downwards.
+    /// Nodes of that step's tree: a path from a child of the root downwards, at most 32.
     #[prost(uint32, repeated, tag = "1")]
     pub accepted_nodes: ::prost::alloc::vec::Vec<u32>,
     /// The token drawn from the target behind them. It becomes the root of the next tree.
@@ -1302,7 +1306,7 @@ pub struct GenerateRequest {
     /// At least 1; the context may end a text earlier. Default 128.
     #[prost(uint32, optional, tag = "3")]
     pub max_new_tokens: ::core::option::Option<u32>,
-    /// 0 (greedy) to 100. Default 1.
+    /// 0 (greedy), or 0.000001 to 100. Default 1.
     #[prost(double, optional, tag = "4")]
     pub temperature: ::core::option::Option<f64>,
     /// 0: off. Default 10.
@@ -1371,7 +1375,7 @@ pub mod generate_response {
         Finished(super::Finished),
     }
 }
-/// The request was admitted.
+/// The request is in order and has its place here; a worker may still refuse it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Started {
     #[prost(uint32, tag = "1")]

@@ -40,10 +40,21 @@ struct Job<'a> {
     items: usize,
     pieces: usize,
     next: AtomicUsize,
+    /// A helper panicked: part of the loop did not run.
+    broken: AtomicBool,
 }
 
 impl Job<'_> {
     fn work(&self) {
+        struct Broken<'a>(&'a AtomicBool);
+        impl Drop for Broken<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.store(true, Ordering::SeqCst);
+                }
+            }
+        }
+        let _broken = Broken(&self.broken);
         loop {
             let piece = self.next.fetch_add(1, Ordering::Relaxed);
             if piece >= self.pieces {
@@ -98,7 +109,7 @@ pub(crate) fn parallel(items: usize, worthwhile: bool, run: impl Fn(Range<usize>
 impl Team {
     fn run(&self, items: usize, run: &(dyn Fn(Range<usize>) + Sync)) {
         let pieces = items.min((self.helpers.len() + 1) * PIECES_PER_THREAD);
-        let job = Job { run, items, pieces, next: AtomicUsize::new(0) };
+        let job = Job { run, items, pieces, next: AtomicUsize::new(0), broken: AtomicBool::new(false) };
         /// Waits, also when `run` panics, until no helper can hold the job.
         struct Retract<'a>(&'a Shared);
         impl Drop for Retract<'_> {
@@ -110,9 +121,11 @@ impl Team {
                 }
             }
         }
-        let _retract = Retract(&self.shared);
+        let retract = Retract(&self.shared);
         self.shared.job.store((&raw const job).cast_mut().cast(), Ordering::SeqCst);
         job.work();
+        drop(retract);
+        assert!(!job.broken.load(Ordering::SeqCst), "a helper thread panicked");
     }
 }
 

@@ -61,7 +61,8 @@ impl Generation for GenerationService {
         let arrived = Instant::now();
         let params = GenerateParams::try_from(request.into_inner())?;
         let place = self.admit()?;
-        let open = prepare(&self.pair, &params).await?;
+        let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
+        let open = prepare(&self.pair, &params, prompt)?;
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         let pair = self.pair.clone();
         let run = async move {
@@ -80,17 +81,30 @@ impl Generation for GenerationService {
     }
 }
 
-/// Tokenizes the prompt and fits the request to the models.
-async fn prepare(pair: &Arc<Pair>, params: &GenerateParams) -> Result<OpenSession, GenerateError> {
-    let prompt = match &params.input {
-        Input::Tokens(tokens) => tokens.clone(),
-        Input::Text(text) if text.len() <= INLINE_TEXT_BYTES => encode(pair, text)?,
+/// The prompt's tokens. The place goes along: a client that leaves meanwhile does not free it before the work is done.
+async fn tokenize(
+    pair: &Arc<Pair>,
+    input: &Input,
+    place: OwnedSemaphorePermit,
+) -> Result<(Vec<TokenId>, OwnedSemaphorePermit), GenerateError> {
+    let encode = |pair: &Pair, text: &str| -> Result<Vec<TokenId>, GenerateError> {
+        let encoding =
+            pair.tokenizer.encode(text, true).map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
+    };
+    match input {
+        Input::Tokens(tokens) => Ok((tokens.clone(), place)),
+        Input::Text(text) if text.len() <= INLINE_TEXT_BYTES => Ok((encode(pair, text)?, place)),
         Input::Text(text) => {
             let (pair, text) = (pair.clone(), text.clone());
-            let encoding = tokio::task::spawn_blocking(move || encode(&pair, &text)).await;
-            encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))??
+            let encoding = tokio::task::spawn_blocking(move || Ok((encode(&pair, &text)?, place))).await;
+            encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
         }
-    };
+    }
+}
+
+/// Fits the request to the models.
+fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result<OpenSession, GenerateError> {
     let context = pair.context();
     if prompt.len() >= context {
         let message = format!(
@@ -112,11 +126,6 @@ async fn prepare(pair: &Arc<Pair>, params: &GenerateParams) -> Result<OpenSessio
         seed: params.seed.unwrap_or_else(rand::random),
         vocab_limit: Some(vocab as usize),
     })
-}
-
-fn encode(pair: &Pair, text: &str) -> Result<Vec<TokenId>, GenerateError> {
-    let encoding = pair.tokenizer.encode(text, true).map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
-    Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
 }
 
 type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;

@@ -301,6 +301,7 @@ async fn a_worker_keeps_its_steps_in_order() {
         (step(2, 10, None), Code::InvalidArgument, None),
         (step(2, 12, commit(&[1])), Code::InvalidArgument, None),
         (step(2, 12, commit(&[9])), Code::InvalidArgument, None),
+        (step(2, 12, commit(&[0; 1000])), Code::InvalidArgument, None),
         (step(2, 13, commit(&[1, 0])), Code::InvalidArgument, None),
     ];
     for (request, code, reason) in refused {
@@ -375,6 +376,30 @@ async fn a_worker_refuses_nonsense() {
     };
     draft.propose(fine).await.unwrap();
     draft.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
+}
+
+/// Embeddings of a pair may be padded differently; what only one of them has is never proposed nor drawn.
+#[tokio::test]
+async fn tokens_beyond_the_limit_do_not_exist() {
+    let system = System::start().await;
+    let mut target = TargetClient::new(channel(system.local.target).await);
+    let mut draft = DraftClient::new(channel(system.local.draft).await);
+    let sampling = Some(v1::Sampling { temperature: 100.0, top_k: 0, top_p: 0.0 });
+    let open = v1::OpenSessionRequest { vocab_limit: 20, sampling, ..open(10) };
+    let handle = draft.open_session(open.clone()).await.unwrap().into_inner().handle;
+    let shape = v1::ProposeRequest {
+        handle,
+        step: 1,
+        beam_width: 4,
+        draft_tokens: 4,
+        ..v1::ProposeRequest::default()
+    };
+    let tree = draft.propose(shape).await.unwrap().into_inner().tree;
+    assert!(tree.as_ref().unwrap().tokens.iter().all(|&t| t < 20), "{tree:?}");
+    let handle = target.open_session(open).await.unwrap().into_inner().handle;
+    let score = v1::ScoreTreeRequest { handle, step: 1, commit: None, tree };
+    let scores = target.score_tree(score).await.unwrap().into_inner();
+    assert!(scores.drawn_tokens.iter().all(|&t| t < 20), "{scores:?}");
 }
 
 #[tokio::test]

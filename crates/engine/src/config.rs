@@ -181,3 +181,59 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
 fn from_value<T: DeserializeOwned>(path: &Path, value: serde_json::Value) -> Result<T, LoadError> {
     serde_json::from_value(value).map_err(|source| LoadError::Json { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut serde_json::Value)) -> Result<ModelConfig, String> {
+        let mut json = serde_json::json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "max_position_embeddings": 256, "eos_token_id": 2
+        });
+        change(&mut json);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        ModelConfig::read(&path, None).map_err(|e| e.to_string())
+    }
+
+    const LLAMA3: &str = r#"{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+        "original_max_position_embeddings":8192,"rope_theta":500000.0}"#;
+
+    #[test]
+    fn rotary_settings_are_read_wherever_a_checkpoint_keeps_them() {
+        let llama3: serde_json::Value = serde_json::from_str(LLAMA3).unwrap();
+        let plain = read(|_| ()).unwrap();
+        assert_eq!((plain.rope_theta, plain.rope_scaling, plain.head_dim), (10_000.0, None, 16));
+        let old = read(|c| c["rope_scaling"] = llama3.clone()).unwrap();
+        assert_eq!(old.rope_scaling.unwrap().factor, 32.0);
+        let new = read(|c| c["rope_parameters"] = llama3.clone()).unwrap();
+        assert_eq!((new.rope_theta, new.rope_scaling), (500_000.0, old.rope_scaling));
+        let default = read(|c| {
+            c["rope_parameters"] = serde_json::json!({ "rope_type": "default", "rope_theta": 1e6 });
+        });
+        let default = default.unwrap();
+        assert_eq!((default.rope_theta, default.rope_scaling), (1e6, None));
+    }
+
+    #[test]
+    fn what_would_change_the_arithmetic_is_refused() {
+        let yarn = serde_json::json!({ "rope_type": "yarn", "factor": 2.0 });
+        let cases: [(&str, &str, serde_json::Value); 8] = [
+            ("rope_scaling", "only llama3 is", yarn.clone()),
+            ("rope_parameters", "only llama3 is", yarn),
+            ("quantization_config", "quantised weights", serde_json::json!({ "quant_method": "fp8" })),
+            ("model_type", "only llama is", "gemma".into()),
+            ("hidden_act", "only silu is", "gelu".into()),
+            ("attention_bias", "attention_bias", true.into()),
+            ("num_key_value_heads", "no multiple", 3.into()),
+            ("vocab_size", "vocab_size is 0", 0.into()),
+        ];
+        for (field, expected, value) in cases {
+            let error = read(|c| c[field] = value).unwrap_err();
+            assert!(error.contains(expected), "{field}: {expected:?} is not in {error:?}");
+        }
+    }
+}

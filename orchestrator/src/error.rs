@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tandem_proto::Fault;
+use tandem_proto::{Fault, Reason};
 use thiserror::Error;
 use tonic::Status;
 
@@ -60,21 +60,11 @@ impl From<GenerateError> for Status {
                 Self::with_details(status.code(), message, status.details().to_vec().into())
             }
             GenerateError::Timeout { .. } => Self::deadline_exceeded(message),
-            GenerateError::OtherModel { .. } => Self::unavailable(message),
+            GenerateError::OtherModel { .. } => {
+                Fault::Refused { reason: Reason::VocabularyMismatch, message }.into()
+            }
             GenerateError::BrokenReply { .. } | GenerateError::Tokenizer(_) => Self::internal(message),
             GenerateError::Cancelled => Self::cancelled(message),
-        }
-    }
-}
-
-impl From<ConnectError> for Status {
-    fn from(error: ConnectError) -> Self {
-        let message = error.to_string();
-        match error {
-            ConnectError::VocabularyMismatch { .. } => {
-                Fault::Refused { reason: tandem_proto::Reason::VocabularyMismatch, message }.into()
-            }
-            _ => Self::unavailable(message),
         }
     }
 }

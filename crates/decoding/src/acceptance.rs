@@ -14,11 +14,6 @@ impl Threshold {
         (tau > 0.0 && tau <= 1.0).then_some(Self { tau })
     }
 
-    /// `τ`.
-    pub fn tau(self) -> f64 {
-        self.tau
-    }
-
     /// The test `ρ`: the target finds the path more than `τ` times as likely as the reference does.
     /// −∞ on the target's side never passes, whatever the reference.
     fn passes(self, target: f64, reference: f64) -> bool {

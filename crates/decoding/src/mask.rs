@@ -2,7 +2,7 @@
 
 use crate::TokenTree;
 
-/// Square-free visibility over the newest rows of a KV cache: `sees(row, column)`.
+/// Visibility over the newest rows of a KV cache: `sees(row, column)`.
 ///
 /// Columns are the cache rows behind the committed prefix; the last `rows` of them are the rows of this pass, the ones
 /// before were written by earlier passes over the same tree (a draft grows its tree depth by depth). A row sees

@@ -78,21 +78,15 @@ impl Weights {
         let from = match files.weights.first() {
             None => From::Random,
             Some(path) => {
-                // One by one first, to know which of several is broken.
-                for path in &files.weights {
-                    // SAFETY: as below.
-                    let one = unsafe { MmapedSafetensors::new(path) };
-                    one.map_err(|e| LoadError::CorruptWeights {
-                        path: path.clone(),
-                        reason: root_cause(&e),
-                    })?;
-                }
                 // SAFETY: the files are mapped; as everywhere in this ecosystem, whoever changes them while they are
                 // being loaded breaks the load. They are not looked at afterwards.
                 let tensors = unsafe { MmapedSafetensors::multi(&files.weights) };
-                let corrupt = |e: candle_core::Error| LoadError::CorruptWeights {
-                    path: path.clone(),
-                    reason: root_cause(&e),
+                let corrupt = |e: candle_core::Error| {
+                    // The message does not say which of several it was.
+                    // SAFETY: as above.
+                    let broken = |path: &&PathBuf| unsafe { MmapedSafetensors::new(path) }.is_err();
+                    let path = files.weights.iter().find(broken).unwrap_or(path).clone();
+                    LoadError::CorruptWeights { path, reason: root_cause(&e) }
                 };
                 From::Files { tensors: tensors.map_err(corrupt)?, path: path.clone() }
             }

@@ -24,21 +24,11 @@ pub struct Worker<R> {
 }
 
 impl<R: Clone + Send + 'static> Worker<R> {
-    /// Sessions of `sessions`'s limits on `model`. A task ends those whose lease expires.
+    /// At most `max_sessions` sessions on `model`. A task ends those whose lease expires.
     pub fn new(model: ModelThread, lease: Duration, max_sessions: usize) -> Self {
         let sessions = SessionTable::new(lease, max_sessions);
         tokio::spawn(sessions.clone().expire_forever());
         Self { model, sessions }
-    }
-
-    /// The model.
-    pub fn model(&self) -> &ModelThread {
-        &self.model
-    }
-
-    /// Sessions held or being opened.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
     }
 
     /// What the model is, on the wire.

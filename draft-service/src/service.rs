@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
-use crate::propose::Propose;
+use crate::propose::ProposeJob;
 
 /// Implements `tandem.v1.Draft` on a model.
 pub struct DraftService {
@@ -49,7 +49,7 @@ impl Draft for DraftService {
             step: request.step,
             commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
         };
-        Ok(Response::new(self.worker.step(step, Propose(request.shape()?)).await?))
+        Ok(Response::new(self.worker.step(step, ProposeJob(request.propose()?)).await?))
     }
 
     async fn close_session(

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tandem_decoding::{Accepted, DraftTree, TokenTree};
+use tandem_decoding::{Accepted, TokenTree};
 use tandem_proto::v1::draft_client::DraftClient;
 use tandem_proto::v1::target_client::TargetClient;
-use tandem_proto::{Fault, OpenSession, ProposeShape, SessionRef, v1};
+use tandem_proto::{Fault, OpenSession, Propose, Scores, SessionRef, Wanted, v1};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::{DraftSession, Drafter, GenerateError, Scored, Scorer, TargetSession};
+use crate::{DraftSession, Drafter, GenerateError, Proposal, Scorer, TargetSession};
 
 /// What a worker's model is, as last checked. A session of another incarnation is used only after a look at that worker's
 /// model: it may have been restarted with another one, whose tokens mean something else.
@@ -48,9 +48,11 @@ impl KnownModel {
     }
 }
 
-/// A draft service.
+/// A draft service, or the draft face of a target service.
 #[derive(Clone)]
 pub struct GrpcDrafter {
+    /// "draft" or "target", for errors.
+    pub(crate) worker: &'static str,
     pub(crate) client: DraftClient<Channel>,
     pub(crate) timeout: Duration,
     pub(crate) model: KnownModel,
@@ -60,6 +62,7 @@ pub struct GrpcDrafter {
 #[derive(Clone)]
 pub struct GrpcScorer {
     pub(crate) client: TargetClient<Channel>,
+    pub(crate) own: GrpcDrafter,
     pub(crate) timeout: Duration,
     pub(crate) model: KnownModel,
 }
@@ -135,14 +138,16 @@ impl Drafter for GrpcDrafter {
     async fn open(&self, open: &OpenSession) -> Result<GrpcDraftSession, GenerateError> {
         let mut drafter = self.clone();
         let reply =
-            call(DRAFT, self.timeout, open.into(), async |r| drafter.client.open_session(r).await).await?;
-        let progress = Progress::new(DRAFT, reply, self.timeout)?;
+            call(self.worker, self.timeout, open.into(), async |r| drafter.client.open_session(r).await)
+                .await?;
+        let progress = Progress::new(self.worker, reply, self.timeout)?;
         let mut client = self.client.clone();
         // Before the check, so that a refused session is closed.
         let session = GrpcDraftSession { drafter, progress };
-        let ask =
-            call(DRAFT, self.timeout, v1::GetModelInfoRequest {}, async |r| client.get_model_info(r).await);
-        self.model.check(DRAFT, session.progress.session.incarnation, ask).await?;
+        let ask = call(self.worker, self.timeout, v1::GetModelInfoRequest {}, async |r| {
+            client.get_model_info(r).await
+        });
+        self.model.check(self.worker, session.progress.session.incarnation, ask).await?;
         Ok(session)
     }
 }
@@ -151,32 +156,30 @@ impl DraftSession for GrpcDraftSession {
     async fn propose(
         &mut self,
         commit: Option<&Accepted>,
-        shape: ProposeShape,
-    ) -> Result<DraftTree, GenerateError> {
+        propose: &Propose,
+    ) -> Result<Proposal, GenerateError> {
         let (step, handle) = self.progress.advance(commit);
         let message = v1::ProposeRequest {
             handle: Some(handle),
             step,
             commit: commit.map(Into::into),
-            beam_width: u32::try_from(shape.beam_width).unwrap_or(u32::MAX),
-            draft_tokens: u32::try_from(shape.draft_tokens).unwrap_or(u32::MAX),
-            with_replacement: shape.with_replacement,
-            best_beam_only: shape.best_beam_only,
+            shape: Some((&propose.drafting).into()),
+            log_probs: propose.log_probs,
         };
-        let client = &mut self.drafter.client;
-        let reply = call(DRAFT, self.progress.timeout, message, async |r| client.propose(r).await).await?;
-        let (tree, joint) = reply.into_draft().map_err(|e| broken(DRAFT, e))?;
-        Ok(DraftTree { tree, joint })
+        let (worker, client) = (self.drafter.worker, &mut self.drafter.client);
+        let reply = call(worker, self.progress.timeout, message, async |r| client.propose(r).await).await?;
+        let (draft, log_probs) = reply.into_draft(propose).map_err(|e| broken(worker, e))?;
+        Ok(Proposal { draft, log_probs })
     }
 }
 
 impl Drop for GrpcDraftSession {
     fn drop(&mut self) {
-        let mut client = self.drafter.client.clone();
+        let (worker, mut client) = (self.drafter.worker, self.drafter.client.clone());
         let message = v1::CloseSessionRequest { handle: Some(self.progress.session.into()) };
         let timeout = self.progress.timeout;
         close_in_background(async move {
-            let _ = call(DRAFT, timeout, message, async |r| client.close_session(r).await).await;
+            let _ = call(worker, timeout, message, async |r| client.close_session(r).await).await;
         });
     }
 }
@@ -189,6 +192,11 @@ pub struct GrpcTargetSession {
 
 impl Scorer for GrpcScorer {
     type Session = GrpcTargetSession;
+    type Own = GrpcDrafter;
+
+    fn own(&self) -> &GrpcDrafter {
+        &self.own
+    }
 
     async fn open(&self, open: &OpenSession) -> Result<GrpcTargetSession, GenerateError> {
         let mut scorer = self.clone();
@@ -206,19 +214,25 @@ impl Scorer for GrpcScorer {
 }
 
 impl TargetSession for GrpcTargetSession {
-    async fn score(&mut self, commit: Option<&Accepted>, tree: &TokenTree) -> Result<Scored, GenerateError> {
+    async fn score(
+        &mut self,
+        commit: Option<&Accepted>,
+        tree: &TokenTree,
+        wanted: Wanted,
+    ) -> Result<Scores, GenerateError> {
         let (step, handle) = self.progress.advance(commit);
         let message = v1::ScoreTreeRequest {
             handle: Some(handle),
             step,
             commit: commit.map(Into::into),
             tree: Some(tree.into()),
+            distributions: wanted.distributions,
+            log_probs: wanted.log_probs,
         };
         let client = &mut self.scorer.client;
         let reply =
             call(TARGET, self.progress.timeout, message, async |r| client.score_tree(r).await).await?;
-        let (joint, drawn) = reply.into_scores(tree).map_err(|e| broken(TARGET, e))?;
-        Ok(Scored { joint, drawn })
+        reply.into_scores(tree, wanted).map_err(|e| broken(TARGET, e))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use tandem_decoding::{Accepted, Decoding, DraftTree, Method, TokenId, best_beam_levels, exact_match, mmtad};
-use tandem_proto::{OpenSession, ProposeShape};
+use tandem_decoding::{Accepted, Decoding, Drafting, Draws, Method, TokenId};
+use tandem_proto::{OpenSession, Propose, Scores, Wanted};
 use tokenizers::Tokenizer;
 use tokio::sync::mpsc;
 
+use crate::accept::{Committed, accept, commit_whole};
 use crate::{
-    DraftSession, Drafter, Finish, FinishReason, GenerateError, Piece, Scored, Scorer, Statistics,
+    DraftSession, Drafter, Finish, FinishReason, GenerateError, Piece, Proposal, Scorer, Statistics,
     TargetSession, TextStream,
 };
 
@@ -18,8 +19,10 @@ pub struct Job<'a> {
     pub open: OpenSession,
     /// How candidates are proposed and accepted.
     pub decoding: Decoding,
-    /// Draw beams with replacement.
-    pub with_replacement: bool,
+    /// Give the log-probability of every token with it.
+    pub log_probs: bool,
+    /// Give every iteration with the text it led to.
+    pub trace: bool,
     /// Tokens that end the text; empty to go on behind them.
     pub eos: &'a [TokenId],
     /// Strings that end the text.
@@ -30,8 +33,30 @@ pub struct Job<'a> {
     pub arrived: Instant,
 }
 
-/// Where the text goes: one piece per iteration. A closed channel ends the generation.
-pub type Emission = mpsc::Sender<Piece>;
+/// What an iteration adds to the text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// The text and its tokens.
+    pub piece: Piece,
+    /// If asked for: the tokens' log-probabilities under the target's unwarped softmax.
+    pub log_probs: Vec<f64>,
+    /// If asked for; absent in the update that ends a text that was held back.
+    pub trace: Option<Box<Trace>>,
+}
+
+/// One round of propose, score, accept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// What was proposed.
+    pub proposal: Proposal,
+    /// What the target said; empty for MTJD.
+    pub scores: Scores,
+    /// What was committed.
+    pub accepted: Accepted,
+}
+
+/// Where the text goes: one update per iteration that has something to say. A closed channel ends the generation.
+pub type Emission = mpsc::Sender<Update>;
 
 /// Runs `job`. Dropping the future frees both sides.
 pub async fn generate<D: Drafter, S: Scorer>(
@@ -40,25 +65,78 @@ pub async fn generate<D: Drafter, S: Scorer>(
     job: &Job<'_>,
     out: &Emission,
 ) -> Result<Finish, GenerateError> {
-    let mut stats = Statistics::new(job.decoding.method(), job.decoding.draft_tokens());
-    let mut text = TextStream::new(job.tokenizer, &job.open.prompt, job.stops)?;
-    let (mut draft, mut target) = open_both(drafter, scorer, job, &mut stats).await?;
+    let stats = Statistics::new(job.decoding.method(), job.decoding.draft_tokens());
+    let text = TextStream::new(job.tokenizer, &job.open.prompt, job.stops)?;
+    let emitter = Emitter { job, out, text, stats, log_probs: Vec::new(), left: job.open.max_new_tokens };
+    match job.decoding.method() {
+        Method::Mtjd => joint(scorer.own(), emitter).await,
+        _ => assisted(drafter, scorer, emitter).await,
+    }
+}
+
+/// Every method that scores: with a draft, or without (autoregressive decoding).
+async fn assisted<D: Drafter, S: Scorer>(
+    drafter: &D,
+    scorer: &S,
+    mut emitter: Emitter<'_>,
+) -> Result<Finish, GenerateError> {
+    let job = emitter.job;
+    let (mut draft, mut target) = open_both(drafter, scorer, job, &mut emitter.stats).await?;
+    let draws = Draws::new(job.open.seed);
     let mut commit: Option<Accepted> = None;
-    let mut left = job.open.max_new_tokens;
     loop {
         // The bonus token comes on top, so drafting more than `left - 1` would be for nothing.
-        let depth = job.decoding.draft_tokens().min(left - 1);
-        let proposal = propose(draft.as_mut(), commit.as_ref(), depth, job, &mut stats).await?;
-        let scored = score(&mut target, commit.as_ref(), &proposal, &mut stats).await?;
-        let accepted = accept(&job.decoding, &proposal, &scored);
-        stats.count(depth, proposal.tree.len(), accepted.path.len());
-        let tokens = committed_tokens(&proposal, &accepted);
-        let ended = emit(&mut text, &tokens, left, job, out, &mut stats).await?;
-        if let Some(reason) = ended {
-            return finish(text, reason, out, stats, job).await;
+        let drafting = job.decoding.drafting().map(|d| d.no_deeper_than(emitter.left - 1));
+        let drafting = drafting.filter(|d| d.depth() > 0);
+        let proposal = match (&drafting, &mut draft) {
+            (Some(drafting), Some(draft)) => {
+                let asked = Propose { drafting: drafting.clone(), log_probs: false };
+                let begun = Instant::now();
+                let proposal = draft.propose(commit.as_ref(), &asked).await?;
+                emitter.stats.draft += begun.elapsed();
+                proposal
+            }
+            // The last token: what the draft would commit, nobody will ask for.
+            _ => Proposal::default(),
+        };
+        let wanted = Wanted { distributions: proposal.draft.candidates.is_some(), log_probs: job.log_probs };
+        let begun = Instant::now();
+        let scores = target.score(commit.as_ref(), &proposal.draft.tree, wanted).await?;
+        emitter.stats.target += begun.elapsed();
+        let root = job.open.prompt.len() + job.open.max_new_tokens - emitter.left;
+        let committed = accept(&job.decoding, &proposal, &scores, draws, root)?;
+        let depth = drafting.as_ref().map_or(0, Drafting::depth);
+        emitter.stats.count(depth, proposal.draft.tree.len(), committed.accepted.path.len());
+        if let Some(reason) = emitter.emit(&committed, proposal, scores).await? {
+            return emitter.finish(reason).await;
         }
-        left -= tokens.len();
-        commit = Some(accepted);
+        commit = Some(committed.accepted);
+    }
+}
+
+/// Multi-token joint decoding: the target proposes, and the best beam is committed whole.
+async fn joint<D: Drafter>(own: &D, mut emitter: Emitter<'_>) -> Result<Finish, GenerateError> {
+    let job = emitter.job;
+    let begun = Instant::now();
+    let mut session = own.open(&job.open).await?;
+    emitter.stats.prefill = begun.elapsed();
+    let mut commit: Option<Accepted> = None;
+    loop {
+        let Some(drafting) = job.decoding.drafting().map(|d| d.no_deeper_than(emitter.left)) else {
+            return Err(tandem_proto::Fault::Bug("MTJD proposes".into()).into());
+        };
+        let depth = drafting.depth();
+        let begun = Instant::now();
+        let proposal =
+            session.propose(commit.as_ref(), &Propose { drafting, log_probs: job.log_probs }).await?;
+        // It is the target that proposes.
+        emitter.stats.target += begun.elapsed();
+        let committed = commit_whole(&proposal)?;
+        emitter.stats.count(depth - 1, proposal.draft.tree.len(), committed.accepted.path.len());
+        if let Some(reason) = emitter.emit(&committed, proposal, Scores::default()).await? {
+            return emitter.finish(reason).await;
+        }
+        commit = Some(committed.accepted);
     }
 }
 
@@ -81,112 +159,74 @@ async fn open_both<D: Drafter, S: Scorer>(
     Ok(sessions)
 }
 
-async fn propose<S: DraftSession>(
-    draft: Option<&mut S>,
-    commit: Option<&Accepted>,
-    depth: usize,
-    job: &Job<'_>,
-    stats: &mut Statistics,
-) -> Result<DraftTree, GenerateError> {
-    // Depth 0 is the last token: what the draft would commit, nobody will ask for.
-    let Some(draft) = draft.filter(|_| depth > 0) else { return Ok(DraftTree::default()) };
-    let shape = ProposeShape {
-        beam_width: job.decoding.beam_width(),
-        draft_tokens: depth,
-        with_replacement: job.with_replacement,
-        best_beam_only: job.decoding.method() == Method::Mtad,
-    };
-    let begun = Instant::now();
-    let tree = draft.propose(commit, shape).await?;
-    stats.draft += begun.elapsed();
-    Ok(tree)
-}
-
-async fn score<S: TargetSession>(
-    target: &mut S,
-    commit: Option<&Accepted>,
-    proposal: &DraftTree,
-    stats: &mut Statistics,
-) -> Result<Scored, GenerateError> {
-    let begun = Instant::now();
-    let scored = target.score(commit, &proposal.tree).await?;
-    stats.target += begun.elapsed();
-    Ok(scored)
-}
-
-fn accept(decoding: &Decoding, proposal: &DraftTree, scored: &Scored) -> Accepted {
-    let tree = &proposal.tree;
-    match decoding.method() {
-        Method::Autoregressive => Accepted::up_to(tree, None, &scored.drawn),
-        // On the best beam alone the levels are its own `Q`: that is MTAD.
-        Method::Mtad | Method::Mmtad => {
-            let levels = best_beam_levels(tree, &proposal.joint);
-            let node = mmtad(tree, &scored.joint, &levels, decoding.threshold());
-            Accepted::up_to(tree, node, &scored.drawn)
-        }
-        Method::ExactMatch => exact_match(tree, &scored.drawn),
-    }
-}
-
-/// The accepted nodes' tokens, then the bonus token.
-fn committed_tokens(proposal: &DraftTree, accepted: &Accepted) -> Vec<TokenId> {
-    let nodes = accepted.path.iter().map(|&n| proposal.tree.tokens()[n]);
-    nodes.chain([accepted.bonus]).collect()
-}
-
-/// Sends the text of `tokens`, of which at most `left` may be emitted. Some reason if the text ends here.
-async fn emit(
-    text: &mut TextStream<'_>,
-    tokens: &[TokenId],
+/// Turns committed tokens into text, until the text ends.
+struct Emitter<'a> {
+    job: &'a Job<'a>,
+    out: &'a Emission,
+    text: TextStream<'a>,
+    stats: Statistics,
+    /// Of tokens whose text is held back.
+    log_probs: Vec<f64>,
+    /// Tokens that may still be emitted.
     left: usize,
-    job: &Job<'_>,
-    out: &Emission,
-    stats: &mut Statistics,
-) -> Result<Option<FinishReason>, GenerateError> {
-    let mut piece = Piece::default();
-    let mut ended = (tokens.len() >= left).then_some(FinishReason::Length);
-    for &token in &tokens[..tokens.len().min(left)] {
-        if job.eos.contains(&token) {
-            ended = Some(FinishReason::EndOfSequence);
-            break;
-        }
-        match text.push(token)? {
-            Ok(next) => piece.append(next),
-            Err(stop) => {
-                piece.append(stop.last);
-                ended = Some(FinishReason::Stop(stop.stop));
+}
+
+impl Emitter<'_> {
+    /// Sends the text of what was committed, as far as it may be emitted. Some reason if the text ends here.
+    async fn emit(
+        &mut self,
+        committed: &Committed,
+        proposal: Proposal,
+        scores: Scores,
+    ) -> Result<Option<FinishReason>, GenerateError> {
+        let tokens = &committed.tokens;
+        let mut piece = Piece::default();
+        let mut ended = (tokens.len() >= self.left).then_some(FinishReason::Length);
+        for (i, &token) in tokens.iter().take(self.left).enumerate() {
+            if self.job.eos.contains(&token) {
+                ended = Some(FinishReason::EndOfSequence);
                 break;
             }
+            self.log_probs.extend(committed.log_probs.as_ref().map(|l| l[i]));
+            match self.text.push(token)? {
+                Ok(next) => piece.append(next),
+                Err(stop) => {
+                    piece.append(stop.last);
+                    ended = Some(FinishReason::Stop(stop.stop));
+                    break;
+                }
+            }
         }
+        self.left -= tokens.len().min(self.left);
+        if self.stats.iterations == 1 {
+            self.stats.first_token = self.job.arrived.elapsed();
+        }
+        let accepted = committed.accepted.clone();
+        let trace = self.job.trace.then(|| Box::new(Trace { proposal, scores, accepted }));
+        self.send(piece, trace).await?;
+        Ok(ended)
     }
-    if stats.iterations == 1 {
-        stats.first_token = job.arrived.elapsed();
-    }
-    send(piece, out, stats).await?;
-    Ok(ended)
-}
 
-async fn send(piece: Piece, out: &Emission, stats: &mut Statistics) -> Result<(), GenerateError> {
-    if piece == Piece::default() {
-        return Ok(());
+    async fn send(&mut self, piece: Piece, trace: Option<Box<Trace>>) -> Result<(), GenerateError> {
+        // Pieces hold every token in the order it was pushed.
+        let log_probs = self.log_probs.drain(..piece.tokens.len().min(self.log_probs.len())).collect();
+        let update = Update { piece, log_probs, trace };
+        if update == Update::default() {
+            return Ok(());
+        }
+        self.stats.new_tokens += update.piece.tokens.len();
+        self.out.send(update).await.map_err(|_| GenerateError::Cancelled)
     }
-    stats.new_tokens += piece.tokens.len();
-    out.send(piece).await.map_err(|_| GenerateError::Cancelled)
-}
 
-async fn finish(
-    text: TextStream<'_>,
-    reason: FinishReason,
-    out: &Emission,
-    mut stats: Statistics,
-    job: &Job<'_>,
-) -> Result<Finish, GenerateError> {
-    // Behind a stop string nothing that was held back belongs to the text.
-    if !matches!(reason, FinishReason::Stop(_)) {
-        send(text.finish()?, out, &mut stats).await?;
+    async fn finish(mut self, reason: FinishReason) -> Result<Finish, GenerateError> {
+        // Behind a stop string nothing that was held back belongs to the text.
+        if !matches!(reason, FinishReason::Stop(_)) {
+            let last = self.text.finish()?;
+            self.send(last, None).await?;
+        }
+        self.stats.total = self.job.arrived.elapsed();
+        Ok(Finish { reason, statistics: self.stats })
     }
-    stats.total = job.arrived.elapsed();
-    Ok(Finish { reason, statistics: stats })
 }
 
 impl Piece {

@@ -3,6 +3,7 @@
 //! The loop is [`generate()`]; it knows its two workers only as a [`Drafter`] and a [`Scorer`], which the gRPC clients
 //! implement, and toy models in tests.
 
+mod accept;
 mod args;
 mod client;
 mod error;
@@ -16,9 +17,9 @@ mod text;
 pub use args::OrchestratorArgs;
 pub use client::{GrpcDrafter, GrpcScorer};
 pub use error::{ConnectError, GenerateError};
-pub use generate::{Emission, Job, generate};
+pub use generate::{Emission, Job, Trace, Update, generate};
 pub use models::Pair;
-pub use peers::{DraftSession, Drafter, Scored, Scorer, TargetSession};
+pub use peers::{DraftSession, Drafter, Proposal, Scorer, TargetSession};
 pub use service::{GenerationService, run};
 pub use stats::{Finish, FinishReason, Statistics};
 pub use text::{Piece, StopMatch, TextStream};

@@ -49,15 +49,19 @@ impl Pair {
             reach(DRAFT, draft_url, patience, async |c| DraftClient::new(c).get_model_info(ask).await),
             reach(TARGET, target_url, patience, async |c| TargetClient::new(c).get_model_info(ask).await)
         )?;
-        let drafter = GrpcDrafter {
-            client: DraftClient::new(draft_channel),
+        let proposer = |worker, channel, model| GrpcDrafter {
+            worker,
+            client: DraftClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
             timeout: step_timeout,
-            model: KnownModel::new(draft.clone()),
+            model,
         };
+        let drafter = proposer(DRAFT, draft_channel, KnownModel::new(draft.clone()));
+        let known = KnownModel::new(target.clone());
         let mut scorer = GrpcScorer {
-            client: TargetClient::new(target_channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            client: TargetClient::new(target_channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            own: proposer(TARGET, target_channel, known.clone()),
             timeout: step_timeout,
-            model: KnownModel::new(target.clone()),
+            model: known,
         };
         if draft.vocab_hash != target.vocab_hash {
             return Err(ConnectError::VocabularyMismatch { draft: draft.model_id, target: target.model_id });

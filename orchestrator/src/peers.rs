@@ -2,10 +2,19 @@
 
 use std::future::Future;
 
-use tandem_decoding::{Accepted, DraftTree, JointLogProbs, TokenId, TokenTree};
-use tandem_proto::{OpenSession, ProposeShape};
+use tandem_decoding::{Accepted, DraftTree, TokenTree};
+use tandem_proto::{OpenSession, Propose, Scores, Wanted};
 
 use crate::GenerateError;
+
+/// A proposed tree.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Proposal {
+    /// The tree and what belongs to it.
+    pub draft: DraftTree,
+    /// If asked for: each node's log-probability under the proposer's unwarped softmax.
+    pub log_probs: Vec<f64>,
+}
 
 /// Something that proposes token trees.
 pub trait Drafter: Send + Sync {
@@ -21,16 +30,20 @@ pub trait DraftSession: Send {
     fn propose(
         &mut self,
         commit: Option<&Accepted>,
-        shape: ProposeShape,
-    ) -> impl Future<Output = Result<DraftTree, GenerateError>> + Send;
+        propose: &Propose,
+    ) -> impl Future<Output = Result<Proposal, GenerateError>> + Send;
 }
 
 /// Something that scores token trees.
 pub trait Scorer: Send + Sync {
     /// KV-cache state for one text.
     type Session: TargetSession;
+    /// The target as its own draft, for MTJD.
+    type Own: Drafter;
     /// Prefills a prompt.
     fn open(&self, open: &OpenSession) -> impl Future<Output = Result<Self::Session, GenerateError>> + Send;
+    /// Proposes beams of the target's own.
+    fn own(&self) -> &Self::Own;
 }
 
 /// A text on a scorer. Dropping it frees what the scorer holds for it.
@@ -40,14 +53,6 @@ pub trait TargetSession: Send {
         &mut self,
         commit: Option<&Accepted>,
         tree: &TokenTree,
-    ) -> impl Future<Output = Result<Scored, GenerateError>> + Send;
-}
-
-/// The target's view of a tree.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scored {
-    /// `P` of every node.
-    pub joint: JointLogProbs,
-    /// A token drawn from the target at the root, then at each node.
-    pub drawn: Vec<TokenId>,
+        wanted: Wanted,
+    ) -> impl Future<Output = Result<Scores, GenerateError>> + Send;
 }

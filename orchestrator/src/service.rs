@@ -4,12 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_decoding::TokenId;
+use tandem_decoding::{DraftTree, Drafting, TokenId};
 use tandem_proto::v1::generation_server::{Generation, GenerationServer};
 use tandem_proto::{
     FILE_DESCRIPTOR_SET, Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1,
 };
 use tandem_serving::{ServeArgs, ServeError, Serving};
+use tokenizers::Tokenizer;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
@@ -19,7 +20,7 @@ use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::{Finish, FinishReason, GenerateError, Job, Pair, Piece, Statistics, generate};
+use crate::{Finish, FinishReason, GenerateError, Job, Pair, Statistics, Trace, Update, generate};
 
 /// Events that may wait for a slow client; then its generation waits too.
 const WAITING_EVENTS: usize = 16;
@@ -118,6 +119,7 @@ fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result
         let message = format!("token {token} is outside the vocabulary of {vocab}");
         return Err(Fault::invalid("tokens", message).into());
     }
+    check_distributions(params, vocab)?;
     Ok(OpenSession {
         max_new_tokens: params.max_new_tokens.min(context - prompt.len()),
         prompt,
@@ -126,6 +128,29 @@ fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result
         seed: params.seed.unwrap_or_else(rand::random),
         vocab_limit: Some(vocab as usize),
     })
+}
+
+/// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to
+/// be read. (Top-p alone may keep many tokens too; what then is too large fails as a reply.)
+fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault> {
+    /// An f32; without filters tokens are not named. Log-probabilities, if asked for, are as many again.
+    const BYTES: usize = 4;
+    let candidates = matches!(params.decoding.drafting(), Some(Drafting::Candidates { .. }));
+    if !candidates || params.sampling.is_greedy() || params.sampling.is_filtered() {
+        return Ok(());
+    }
+    let rows = params.decoding.max_tree_nodes() + 1;
+    let bytes = rows * vocab as usize * BYTES * if params.log_probs { 2 } else { 1 };
+    if bytes <= MAX_MESSAGE_BYTES {
+        return Ok(());
+    }
+    let message = format!(
+        "{} without top_k and top_p needs {rows} distributions over {vocab} tokens per iteration, {} MiB: set top_k, \
+         draft fewer tokens, or use exact-match, which is lossless too",
+        params.decoding.method(),
+        bytes >> 20
+    );
+    Err(Fault::invalid("sampling", message))
 }
 
 type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;
@@ -154,28 +179,53 @@ async fn stream_events(
     .await?;
     let job = Job {
         open,
-        decoding: params.decoding,
-        with_replacement: params.with_replacement,
+        decoding: params.decoding.clone(),
+        log_probs: params.log_probs,
+        trace: params.trace,
         eos: if params.ignore_eos { &[] } else { &pair.eos },
         stops: &params.stop,
         tokenizer: &pair.tokenizer,
         arrived,
     };
-    let (pieces, mut received) = mpsc::channel::<Piece>(1);
+    let (pieces, mut received) = mpsc::channel::<Update>(1);
     let generating = async {
         // Moved in, so that the channel closes with the generation.
         let pieces = pieces;
         generate(&pair.drafter, &pair.scorer, &job, &pieces).await
     };
     let forwarding = async {
-        while let Some(piece) = received.recv().await {
-            let token_ids = piece.tokens.into_iter().map(|t| t.0).collect();
-            send(Event::Chunk(v1::Chunk { text: piece.text, token_ids })).await?;
+        while let Some(update) = received.recv().await {
+            send(Event::Chunk(chunk(update, &pair.tokenizer)?)).await?;
         }
         Ok::<(), GenerateError>(())
     };
     let (finish, ()) = tokio::try_join!(generating, forwarding)?;
     send(Event::Finished(finish.into())).await
+}
+
+fn chunk(update: Update, tokenizer: &Tokenizer) -> Result<v1::Chunk, GenerateError> {
+    Ok(v1::Chunk {
+        text: update.piece.text,
+        token_ids: update.piece.tokens.iter().map(|t| t.0).collect(),
+        log_probs: update.log_probs,
+        iteration: update.trace.map(|trace| iteration(&trace, tokenizer)).transpose()?,
+    })
+}
+
+fn iteration(trace: &Trace, tokenizer: &Tokenizer) -> Result<v1::Iteration, GenerateError> {
+    let text = |token: TokenId| {
+        tokenizer.decode(&[token.0], false).map_err(|e| GenerateError::Tokenizer(e.to_string()))
+    };
+    let DraftTree { tree, joint, .. } = &trace.proposal.draft;
+    Ok(v1::Iteration {
+        tree: Some(tree.into()),
+        texts: tree.tokens().iter().map(|&t| text(t)).collect::<Result<_, _>>()?,
+        draft_joint_log_probs: joint.as_slice().to_vec(),
+        target_joint_log_probs: trace.scores.joint.as_slice().to_vec(),
+        accepted_nodes: trace.accepted.path.iter().map(|&n| count(n)).collect(),
+        bonus_token: trace.accepted.bonus.0,
+        bonus_text: text(trace.accepted.bonus)?,
+    })
 }
 
 impl From<Finish> for v1::Finished {
@@ -208,6 +258,7 @@ impl From<Statistics> for v1::Statistics {
             orchestration_ms: ms(s.orchestration()),
             time_to_first_token_ms: ms(s.first_token),
             prefill_ms: ms(s.prefill),
+            asked_tokens: count(s.depth_asked),
         }
     }
 }

@@ -102,7 +102,7 @@ impl<'a> TextStream<'a> {
     }
 
     /// What was held back, at the end of the text.
-    pub fn finish(mut self) -> Result<Piece, GenerateError> {
+    pub fn finish(&mut self) -> Result<Piece, GenerateError> {
         let whole = decode(self.tokenizer, &self.window)?;
         if let Some(new) = whole.strip_prefix(&self.context) {
             // Bytes that never became a character are shown as decoders show them.
@@ -110,7 +110,7 @@ impl<'a> TextStream<'a> {
         }
         let end = self.held.len();
         let mut last = self.take(end);
-        last.tokens.extend(self.held_tokens.iter().map(|t| t.token));
+        last.tokens.extend(self.held_tokens.drain(..).map(|t| t.token));
         Ok(last)
     }
 

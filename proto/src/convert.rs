@@ -1,86 +1,20 @@
 //! Wire to domain, checked, and back.
 
-use tandem_decoding::{
-    Accepted, Decoding, JointLogProbs, MAX_BEAM_WIDTH, MAX_DRAFT_TOKENS, Method, Sampling, TokenId,
-    TokenTree, TreeLimits,
+mod draft;
+mod generate;
+mod session;
+mod target;
+
+use tandem_decoding::{Distribution, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
+
+pub use draft::Propose;
+pub use generate::{
+    GenerateParams, Input, decoding_from_wire, decoding_to_wire, method_from_wire, method_to_wire,
 };
+pub use session::{OpenSession, SessionRef};
+pub use target::{Scores, TokenLogProbs, Wanted};
 
 use crate::{Fault, v1};
-
-/// A request to open a session, checked but for what depends on the model.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OpenSession {
-    /// At least one token.
-    pub prompt: Vec<TokenId>,
-    /// Tokens that may be committed beyond it.
-    pub max_new_tokens: usize,
-    /// Nodes that one step's tree may have.
-    pub max_tree_nodes: usize,
-    /// Of all steps.
-    pub sampling: Sampling,
-    /// Of all draws.
-    pub seed: u64,
-    /// Tokens from here on are never proposed nor drawn; `None`: all are.
-    pub vocab_limit: Option<usize>,
-}
-
-/// The session that a request names, and how far its client thinks it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionRef {
-    /// The worker's life.
-    pub incarnation: u64,
-    /// The session on it.
-    pub id: u64,
-    /// Tokens committed once the request's commit is applied.
-    pub committed: usize,
-}
-
-/// The shape of the tree that a draft is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProposeShape {
-    /// `B`.
-    pub beam_width: usize,
-    /// `γ`, at least 1.
-    pub draft_tokens: usize,
-    /// Draw beams with replacement.
-    pub with_replacement: bool,
-    /// The best beam alone.
-    pub best_beam_only: bool,
-}
-
-/// What a client asked to generate, checked but for what depends on the models.
-#[derive(Clone, Debug)]
-pub struct GenerateParams {
-    /// Text or tokens, not empty.
-    pub input: Input,
-    /// At least 1.
-    pub max_new_tokens: usize,
-    /// How tokens are drawn.
-    pub sampling: Sampling,
-    /// `None`: draw one.
-    pub seed: Option<u64>,
-    /// Not empty, each of them.
-    pub stop: Vec<String>,
-    /// Go on behind an end of sequence.
-    pub ignore_eos: bool,
-    /// How candidates are proposed and accepted.
-    pub decoding: Decoding,
-    /// Draw beams with replacement.
-    pub with_replacement: bool,
-}
-
-/// A prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// To be tokenized.
-    Text(String),
-    /// To be taken as it is.
-    Tokens(Vec<TokenId>),
-}
-
-/// Limits of stop strings.
-const MAX_STOPS: usize = 16;
-const MAX_STOP_BYTES: usize = 256;
 
 impl TryFrom<v1::Sampling> for Sampling {
     type Error = Fault;
@@ -93,79 +27,6 @@ impl TryFrom<v1::Sampling> for Sampling {
 impl From<Sampling> for v1::Sampling {
     fn from(s: Sampling) -> Self {
         Self { temperature: s.temperature(), top_k: to_u32(s.top_k()), top_p: s.top_p() }
-    }
-}
-
-impl TryFrom<v1::OpenSessionRequest> for OpenSession {
-    type Error = Fault;
-
-    fn try_from(r: v1::OpenSessionRequest) -> Result<Self, Fault> {
-        if r.prompt_tokens.is_empty() {
-            return Err(Fault::invalid("prompt_tokens", "the prompt is empty: give at least one token"));
-        }
-        let limit = TreeLimits::default().max_nodes;
-        if r.max_tree_nodes as usize > limit {
-            let message = format!("{} nodes per tree, the limit is {limit}", r.max_tree_nodes);
-            return Err(Fault::invalid("max_tree_nodes", message));
-        }
-        let sampling = r.sampling.ok_or_else(|| Fault::invalid("sampling", "is missing"))?;
-        Ok(Self {
-            prompt: tokens(r.prompt_tokens),
-            max_new_tokens: r.max_new_tokens as usize,
-            max_tree_nodes: r.max_tree_nodes as usize,
-            sampling: sampling.try_into()?,
-            seed: r.seed,
-            vocab_limit: Some(r.vocab_limit as usize).filter(|&limit| limit > 0),
-        })
-    }
-}
-
-impl From<&OpenSession> for v1::OpenSessionRequest {
-    fn from(o: &OpenSession) -> Self {
-        Self {
-            prompt_tokens: ids(&o.prompt),
-            max_new_tokens: to_u32(o.max_new_tokens),
-            max_tree_nodes: to_u32(o.max_tree_nodes),
-            sampling: Some(o.sampling.into()),
-            seed: o.seed,
-            vocab_limit: to_u32(o.vocab_limit.unwrap_or(0)),
-        }
-    }
-}
-
-impl TryFrom<Option<v1::SessionHandle>> for SessionRef {
-    type Error = Fault;
-
-    fn try_from(handle: Option<v1::SessionHandle>) -> Result<Self, Fault> {
-        let h = handle.ok_or_else(|| Fault::invalid("handle", "is missing: open a session first"))?;
-        Ok(Self { incarnation: h.incarnation, id: h.session_id, committed: h.committed_tokens as usize })
-    }
-}
-
-impl From<SessionRef> for v1::SessionHandle {
-    fn from(s: SessionRef) -> Self {
-        Self { incarnation: s.incarnation, session_id: s.id, committed_tokens: to_u32(s.committed) }
-    }
-}
-
-impl v1::Commit {
-    /// The path and the bonus token. Whether the nodes are a path is for the session to say, which has the tree.
-    pub fn into_accepted(self) -> Result<Accepted, Fault> {
-        let limit = TreeLimits::default().max_depth;
-        if self.accepted_nodes.len() > limit {
-            let message = format!("{} accepted nodes, a path has at most {limit}", self.accepted_nodes.len());
-            return Err(Fault::invalid("commit.accepted_nodes", message));
-        }
-        Ok(Accepted {
-            path: self.accepted_nodes.into_iter().map(|n| n as usize).collect(),
-            bonus: TokenId(self.bonus_token),
-        })
-    }
-}
-
-impl From<&Accepted> for v1::Commit {
-    fn from(a: &Accepted) -> Self {
-        Self { accepted_nodes: a.path.iter().map(|&n| to_u32(n)).collect(), bonus_token: a.bonus.0 }
     }
 }
 
@@ -190,13 +51,6 @@ impl TryFrom<Option<v1::TokenTree>> for TreeOnWire {
 /// A tree that came over the wire; the orphan rule forbids the conversion to [`TokenTree`] itself.
 struct TreeOnWire(TokenTree);
 
-impl v1::ScoreTreeRequest {
-    /// The tree to score; a missing one is empty.
-    pub fn take_tree(&mut self) -> Result<TokenTree, Fault> {
-        TreeOnWire::try_from(self.tree.take()).map(|t| t.0)
-    }
-}
-
 impl From<&TokenTree> for v1::TokenTree {
     fn from(tree: &TokenTree) -> Self {
         let parent = |p: &Option<usize>| p.and_then(|p| i32::try_from(p).ok()).unwrap_or(-1);
@@ -204,114 +58,46 @@ impl From<&TokenTree> for v1::TokenTree {
     }
 }
 
-impl v1::ProposeResponse {
-    /// The draft and its `Q`, checked: a worker is not trusted more than a client.
-    pub fn into_draft(self) -> Result<(TokenTree, JointLogProbs), Fault> {
-        let tree = TreeOnWire::try_from(self.tree)?.0;
-        let joint = JointLogProbs::new(&tree, self.joint_log_probs)
-            .map_err(|e| Fault::invalid("joint_log_probs", e))?;
-        Ok((tree, joint))
+impl From<&Distribution> for v1::Distribution {
+    fn from(distribution: &Distribution) -> Self {
+        let tokens: Vec<u32> = distribution.iter().map(|(token, _)| token.0).collect();
+        // With the filters off every token is possible, and need not be named.
+        let all = tokens.iter().zip(0..).all(|(&token, i)| token == i);
+        let log_probs = distribution.iter().map(|(_, lp)| lp as f32).collect();
+        Self { tokens: if all { Vec::new() } else { tokens }, log_probs }
     }
 }
 
-impl v1::ScoreTreeResponse {
-    /// `P` of `tree` and the drawn tokens (of the root, then of each node), checked.
-    pub fn into_scores(self, tree: &TokenTree) -> Result<(JointLogProbs, Vec<TokenId>), Fault> {
-        let joint = JointLogProbs::new(tree, self.joint_log_probs)
-            .map_err(|e| Fault::invalid("joint_log_probs", e))?;
-        if self.drawn_tokens.len() != tree.len() + 1 {
-            let message = format!("{} tokens for the root and {} nodes", self.drawn_tokens.len(), tree.len());
-            return Err(Fault::invalid("drawn_tokens", message));
-        }
-        Ok((joint, tokens(self.drawn_tokens)))
+/// A distribution that came over the wire.
+fn distribution(wire: v1::Distribution, field: &'static str) -> Result<Distribution, Fault> {
+    let count = wire.log_probs.len();
+    if !wire.tokens.is_empty() && wire.tokens.len() != count {
+        let message = format!("{count} log-probabilities for {} tokens", wire.tokens.len());
+        return Err(Fault::invalid(field, message));
     }
+    let tokens = if wire.tokens.is_empty() { (0..to_u32(count)).collect() } else { wire.tokens };
+    // f32 rounding of a very small probability is harmless; of one that underflows, -inf cannot come.
+    let entries = tokens.into_iter().map(TokenId).zip(wire.log_probs.into_iter().map(f64::from));
+    Distribution::new(entries).map_err(|e| Fault::invalid(field, e))
 }
 
-impl v1::ProposeRequest {
-    /// The shape asked for.
-    pub fn shape(&self) -> Result<ProposeShape, Fault> {
-        let check = |field, value: u32, limit: usize| {
-            let ok = (1..=limit).contains(&(value as usize));
-            let message = || format!("{value} is not between 1 and {limit}");
-            if ok { Ok(value as usize) } else { Err(Fault::invalid(field, message())) }
-        };
-        Ok(ProposeShape {
-            beam_width: check("beam_width", self.beam_width, MAX_BEAM_WIDTH)?,
-            draft_tokens: check("draft_tokens", self.draft_tokens, MAX_DRAFT_TOKENS)?,
-            with_replacement: self.with_replacement,
-            best_beam_only: self.best_beam_only,
-        })
-    }
-}
-
-impl TryFrom<v1::GenerateRequest> for GenerateParams {
-    type Error = Fault;
-
-    fn try_from(r: v1::GenerateRequest) -> Result<Self, Fault> {
-        use v1::generate_request::Input as Wire;
-        let input = match r.input {
-            Some(Wire::Prompt(text)) if !text.is_empty() => Input::Text(text),
-            Some(Wire::Tokens(t)) if !t.ids.is_empty() => Input::Tokens(tokens(t.ids)),
-            _ => return Err(Fault::invalid("prompt", "is empty: give text or token ids")),
-        };
-        let max_new_tokens = r.max_new_tokens.unwrap_or(128) as usize;
-        if max_new_tokens == 0 {
-            return Err(Fault::invalid("max_new_tokens", "is 0: it must be at least 1"));
-        }
-        let sampling = v1::Sampling {
-            temperature: r.temperature.unwrap_or(1.0),
-            top_k: r.top_k.unwrap_or(10),
-            top_p: r.top_p.unwrap_or(0.9),
-        };
-        if r.stop.len() > MAX_STOPS {
-            let message = format!("{} stop strings, the limit is {MAX_STOPS}", r.stop.len());
-            return Err(Fault::invalid("stop", message));
-        }
-        if let Some(stop) = r.stop.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
-            let message = format!("a stop string of {} bytes: 1 to {MAX_STOP_BYTES} are allowed", stop.len());
-            return Err(Fault::invalid("stop", message));
-        }
-        let d = r.decoding.unwrap_or_default();
-        let decoding = Decoding::new(
-            method_from_wire(d.method)?,
-            d.beam_width.unwrap_or(4) as usize,
-            d.draft_tokens.unwrap_or(4) as usize,
-            d.acceptance_threshold.unwrap_or(0.5),
-        );
-        Ok(Self {
-            input,
-            max_new_tokens,
-            sampling: sampling.try_into()?,
-            seed: r.seed,
-            stop: r.stop,
-            ignore_eos: r.ignore_eos,
-            decoding: decoding.map_err(|e| Fault::invalid("decoding", e))?,
-            with_replacement: d.with_replacement,
-        })
-    }
-}
-
-/// The method of a wire number; unspecified is MMTAD.
-pub fn method_from_wire(number: i32) -> Result<Method, Fault> {
-    match v1::Method::try_from(number) {
-        Ok(v1::Method::Autoregressive) => Ok(Method::Autoregressive),
-        Ok(v1::Method::Mtad) => Ok(Method::Mtad),
-        Ok(v1::Method::Unspecified | v1::Method::Mmtad) => Ok(Method::Mmtad),
-        Ok(v1::Method::ExactMatch) => Ok(Method::ExactMatch),
+fn expansion_from_wire(number: i32, field: &'static str) -> Result<Expansion, Fault> {
+    match v1::Beams::try_from(number) {
+        Ok(v1::Beams::Unspecified | v1::Beams::Sampled) => Ok(Expansion::Sampled { replacement: false }),
+        Ok(v1::Beams::SampledWithReplacement) => Ok(Expansion::Sampled { replacement: true }),
+        Ok(v1::Beams::Top) => Ok(Expansion::Top),
         Err(_) => {
-            let names = Method::ALL.map(Method::name).join(", ");
-            Err(Fault::invalid("decoding.method", format!("{number} is no method: the methods are {names}")))
+            let names = Expansion::ALL.map(Expansion::name).join(", ");
+            Err(Fault::invalid(field, format!("{number} is no way to choose beams: these are {names}")))
         }
     }
 }
 
-/// The wire number of a method.
-pub fn method_to_wire(method: Method) -> v1::Method {
-    match method {
-        Method::Autoregressive => v1::Method::Autoregressive,
-        Method::Mtad => v1::Method::Mtad,
-        Method::Mmtad => v1::Method::Mmtad,
-        Method::ExactMatch => v1::Method::ExactMatch,
+fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
+    match expansion {
+        Expansion::Sampled { replacement: false } => v1::Beams::Sampled,
+        Expansion::Sampled { replacement: true } => v1::Beams::SampledWithReplacement,
+        Expansion::Top => v1::Beams::Top,
     }
 }
 
@@ -330,6 +116,11 @@ fn to_u32(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use tandem_decoding::{
+        Decoding, DecodingParams, DraftTree, Drafting, Draws, JointLogProbs, Method, Purpose, Reference,
+        TreeSearch,
+    };
+
     use super::*;
 
     fn request() -> v1::GenerateRequest {
@@ -351,7 +142,7 @@ mod tests {
         let p = GenerateParams::try_from(request()).unwrap();
         assert_eq!((p.max_new_tokens, p.seed, p.ignore_eos), (128, None, false));
         assert_eq!(p.sampling, Sampling::new(1.0, 10, 0.9).unwrap());
-        assert_eq!(p.decoding, Decoding::new(Method::Mmtad, 4, 4, 0.5).unwrap());
+        assert_eq!(p.decoding, Decoding::new(DecodingParams::default()).unwrap());
     }
 
     #[test]
@@ -364,11 +155,24 @@ mod tests {
         assert_eq!(field(v1::GenerateRequest { top_p: Some(2.0), ..request() }), "sampling");
         assert_eq!(field(v1::GenerateRequest { stop: vec![String::new()], ..request() }), "stop");
         assert_eq!(field(v1::GenerateRequest { stop: vec!["x".into(); 17], ..request() }), "stop");
-        assert_eq!(field(d(v1::DecodingParams { method: 99, ..none })), "decoding.method");
-        assert_eq!(field(d(v1::DecodingParams { beam_width: Some(0), ..none })), "decoding");
-        assert_eq!(field(d(v1::DecodingParams { draft_tokens: Some(10_000), ..none })), "decoding");
-        assert_eq!(field(d(v1::DecodingParams { acceptance_threshold: Some(0.0), ..none })), "decoding");
-        assert_eq!(field(d(v1::DecodingParams { acceptance_threshold: Some(1.5), ..none })), "decoding");
+        assert_eq!(field(d(v1::DecodingParams { method: 99, ..none.clone() })), "decoding.method");
+        assert_eq!(field(d(v1::DecodingParams { beam_width: Some(0), ..none.clone() })), "decoding");
+        assert_eq!(field(d(v1::DecodingParams { draft_tokens: Some(10_000), ..none.clone() })), "decoding");
+        assert_eq!(
+            field(d(v1::DecodingParams { acceptance_threshold: Some(0.0), ..none.clone() })),
+            "decoding"
+        );
+        assert_eq!(
+            field(d(v1::DecodingParams { acceptance_threshold: Some(1.5), ..none.clone() })),
+            "decoding"
+        );
+        assert_eq!(field(d(v1::DecodingParams { beams: 9, ..none.clone() })), "decoding.beams");
+        assert_eq!(field(d(v1::DecodingParams { reference: 9, ..none.clone() })), "decoding.reference");
+        assert_eq!(field(d(v1::DecodingParams { branching: vec![2], ..none.clone() })), "decoding.branching");
+        let specinfer = v1::Method::Specinfer.into();
+        let with = |branching| d(v1::DecodingParams { method: specinfer, branching, ..none.clone() });
+        assert_eq!(field(with(vec![4, 0])), "decoding");
+        assert_eq!(field(with(vec![u32::MAX; 32])), "decoding");
     }
 
     #[test]
@@ -386,15 +190,128 @@ mod tests {
     }
 
     #[test]
-    fn a_workers_reply_is_checked_too() {
-        let tree = Some(v1::TokenTree { tokens: vec![5], parents: vec![-1] });
-        let draft = |joint: f64| v1::ProposeResponse { tree: tree.clone(), joint_log_probs: vec![joint] };
-        assert!(draft(-1.0).into_draft().is_ok());
-        assert!(draft(f64::NAN).into_draft().is_err());
-        assert!(draft(1.0).into_draft().is_err());
-        let (tree, _) = draft(-1.0).into_draft().unwrap();
-        let scores = |n| v1::ScoreTreeResponse { joint_log_probs: vec![-1.0], drawn_tokens: vec![1; n] };
-        assert!(scores(2).into_scores(&tree).is_ok());
-        assert!(scores(1).into_scores(&tree).is_err());
+    fn decoding_parameters_survive_the_wire() {
+        for method in Method::ALL {
+            for reference in Reference::ALL {
+                let expansion = Expansion::Sampled { replacement: true };
+                let branching = if method == Method::SpecInfer { vec![3, 1] } else { vec![4, 2, 2] };
+                let params =
+                    DecodingParams { method, reference, expansion, branching, ..DecodingParams::default() };
+                let again = decoding_from_wire(decoding_to_wire(&params)).unwrap();
+                assert_eq!(again, Decoding::new(params).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_distribution_survives_the_wire_rounded() {
+        for (top_k, tokens) in [(2, 2), (0, 0)] {
+            let sampling = Sampling::new(0.7, top_k, 0.0).unwrap();
+            let sent = sampling.warp(&[0.1, -2.0, 1.0, 0.5]).unwrap();
+            let wire = v1::Distribution::from(&sent);
+            assert_eq!(wire.tokens.len(), tokens);
+            let read = distribution(wire, "x").unwrap();
+            for ((a, p), (b, q)) in sent.iter().zip(read.iter()) {
+                assert!(a == b && (p - q).abs() < 1e-6);
+            }
+        }
+        let ragged = v1::Distribution { tokens: vec![1, 2], log_probs: vec![0.0] };
+        assert!(distribution(ragged, "x").is_err());
+        assert!(distribution(v1::Distribution::default(), "x").is_err());
+    }
+
+    fn drafted(drafting: &Drafting) -> DraftTree {
+        let mut search = TreeSearch::new(drafting, false);
+        for depth in 0..drafting.depth() {
+            let q = Sampling::new(1.0, 3, 0.9).unwrap().warp(&[0.1, -2.0, 1.0, 0.5]).unwrap();
+            let q = vec![q; search.frontier().len()];
+            search.advance(&q, Draws::new(1).uniforms(9, Purpose::DraftBeams { depth }));
+        }
+        search.finish()
+    }
+
+    #[test]
+    fn a_drafts_reply_survives_the_wire_and_is_checked() {
+        let drafting = Drafting::Candidates { branching: vec![2, 2], replacement: true };
+        let draft = drafted(&drafting);
+        let asked = Propose { drafting, log_probs: false };
+        let read = |wire: v1::ProposeResponse| wire.into_draft(&asked);
+        let (again, _) = read((&draft).into()).unwrap();
+        assert_eq!((&again.tree, &again.joint), (&draft.tree, &draft.joint));
+        assert_eq!(again.candidates.unwrap().draws(), draft.candidates.as_ref().unwrap().draws());
+
+        let broken = |change: &dyn Fn(&mut v1::ProposeResponse)| {
+            let mut wire = (&draft).into();
+            change(&mut wire);
+            read(wire).unwrap_err()
+        };
+        broken(&|w| w.joint_log_probs[0] = f64::NAN);
+        broken(&|w| w.joint_log_probs[0] = 1.0);
+        broken(&|w| w.candidates.as_mut().unwrap().draws[0] = 99);
+        broken(&|w| w.candidates.as_mut().unwrap().distributions.clear());
+        broken(&|w| w.candidates.as_mut().unwrap().distributions[0].log_probs[0] = f32::NAN);
+        let smaller = Propose {
+            drafting: Drafting::Candidates { branching: vec![2], replacement: true },
+            log_probs: false,
+        };
+        assert!(v1::ProposeResponse::from(&draft).into_draft(&smaller).is_err());
+        let with_log_probs = Propose { log_probs: true, ..asked.clone() };
+        assert!(v1::ProposeResponse::from(&draft).into_draft(&with_log_probs).is_err());
+    }
+
+    #[test]
+    fn a_drafts_request_survives_the_wire_and_is_checked() {
+        let beams = Drafting::Beams { width: 4, depth: 3, expansion: Expansion::Top, best_only: true };
+        let candidates = Drafting::Candidates { branching: vec![4, 2, 2], replacement: false };
+        for drafting in [beams, candidates] {
+            let wire =
+                v1::ProposeRequest { shape: Some((&drafting).into()), ..v1::ProposeRequest::default() };
+            assert_eq!(wire.propose().unwrap().drafting, drafting);
+        }
+        let shapes = [
+            Drafting::Beams { width: 0, depth: 3, expansion: Expansion::Top, best_only: true },
+            Drafting::Beams { width: 3, depth: 33, expansion: Expansion::Top, best_only: true },
+            Drafting::Candidates { branching: vec![], replacement: false },
+            Drafting::Candidates { branching: vec![100, 100], replacement: false },
+        ];
+        for drafting in &shapes {
+            let wire = v1::ProposeRequest { shape: Some(drafting.into()), ..v1::ProposeRequest::default() };
+            assert!(wire.propose().is_err(), "{drafting:?}");
+        }
+        assert!(v1::ProposeRequest::default().propose().is_err());
+    }
+
+    #[test]
+    fn a_targets_reply_is_checked_too() {
+        let tree = TokenTree::new(vec![TokenId(2)], vec![None], TreeLimits::default()).unwrap();
+        let p = Sampling::new(1.0, 2, 0.0).unwrap().warp(&[0.1, -2.0, 1.0]).unwrap();
+        let scores = Scores {
+            joint: JointLogProbs::new(&tree, vec![-1.0]).unwrap(),
+            drawn: vec![TokenId(0), TokenId(1)],
+            distributions: vec![p.clone(), p],
+            log_probs: Some(TokenLogProbs {
+                nodes: vec![-1.5],
+                drawn: vec![-0.5, -0.25],
+                distributions: vec![vec![-0.5, -1.0]; 2],
+            }),
+        };
+        let all = Wanted { distributions: true, log_probs: true };
+        let wire = || v1::ScoreTreeResponse::from(scores.clone());
+        let read = wire().into_scores(&tree, all).unwrap();
+        assert_eq!((&read.drawn, &read.log_probs), (&scores.drawn, &scores.log_probs));
+        let plain = wire().into_scores(&tree, Wanted::default()).unwrap();
+        assert_eq!((plain.distributions.len(), plain.log_probs), (0, None));
+
+        let broken = |change: &dyn Fn(&mut v1::ScoreTreeResponse)| {
+            let mut wire = wire();
+            change(&mut wire);
+            wire.into_scores(&tree, all).unwrap_err()
+        };
+        broken(&|w| w.joint_log_probs[0] = f64::NAN);
+        broken(&|w| w.drawn_tokens.clear());
+        broken(&|w| w.distributions.truncate(1));
+        broken(&|w| w.log_probs = None);
+        broken(&|w| w.log_probs.as_mut().unwrap().nodes.clear());
+        broken(&|w| w.log_probs.as_mut().unwrap().distributions[1].values.clear());
     }
 }

@@ -7,7 +7,8 @@ mod convert;
 mod fault;
 
 pub use convert::{
-    GenerateParams, Input, OpenSession, ProposeShape, SessionRef, method_from_wire, method_to_wire,
+    GenerateParams, Input, OpenSession, Propose, Scores, SessionRef, TokenLogProbs, Wanted,
+    decoding_from_wire, decoding_to_wire, method_from_wire, method_to_wire,
 };
 pub use fault::{Fault, Reason};
 

@@ -1,40 +1,68 @@
 //! The work of a step: the target's view of every node.
 
-use tandem_decoding::{Purpose, TokenTree};
-use tandem_engine::ModelSpec;
-use tandem_proto::{Fault, v1};
+use tandem_decoding::{Distribution, JointLogProbs, Purpose, TokenId, TokenTree, log_normalizer};
+use tandem_engine::{Logits, ModelSpec};
+use tandem_proto::{Fault, Scores, TokenLogProbs, Wanted, v1};
 use tandem_worker::{Job, SessionState, engine_fault};
 
 /// Scores this tree under the last committed token.
-pub(crate) struct Score(pub(crate) TokenTree);
+pub(crate) struct Score {
+    pub(crate) tree: TokenTree,
+    pub(crate) wanted: Wanted,
+}
 
 impl Job for Score {
     type Reply = v1::ScoreTreeResponse;
 
     fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), Fault> {
-        state.check_tree(self.0.len(), self.0.max_depth(), committed, spec)?;
-        state.check_tokens(&self.0, spec)
+        state.check_tree(self.tree.len(), self.tree.max_depth(), committed, spec)?;
+        state.check_tokens(&self.tree, spec)
     }
 
     async fn run(self, state: &mut SessionState) -> Result<v1::ScoreTreeResponse, Fault> {
-        let tree = &self.0;
+        let tree = &self.tree;
         let committed = state.cache.committed();
         let nodes: Vec<usize> = (0..tree.len()).collect();
         let logits = state.cache.grow(tree, &nodes).await.map_err(|e| engine_fault(e, "tree"))?;
         // `p` of the root, then of each node.
         let p = state.warp(&logits)?;
-        let mut joint = Vec::with_capacity(tree.len());
         let mut drawn = Vec::with_capacity(p.len());
-        for (i, p) in p.iter().enumerate() {
-            let depth = i.checked_sub(1).map_or(0, |node| tree.depth(node));
+        for (row, p) in p.iter().enumerate() {
+            let depth = row.checked_sub(1).map_or(0, |node| tree.depth(node));
             let uniform = state.draws.uniform(committed + depth, Purpose::TargetToken);
-            drawn.push(state.sampling.pick(p, uniform).0);
+            drawn.push(state.sampling.pick(p, uniform));
         }
-        for node in 0..tree.len() {
-            let parent = tree.parents()[node];
-            let before = parent.map_or(0.0, |n| joint[n]);
-            joint.push(before + p[parent.map_or(0, |n| n + 1)].log_prob(tree.tokens()[node]));
-        }
-        Ok(v1::ScoreTreeResponse { joint_log_probs: joint, drawn_tokens: drawn })
+        let steps: Vec<f64> =
+            (0..tree.len()).map(|n| p[parent_row(tree, n)].log_prob(tree.tokens()[n])).collect();
+        let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
+        let p = if self.wanted.distributions { p } else { Vec::new() };
+        let log_probs = self.wanted.log_probs.then(|| unwarped(tree, &drawn, &p, &logits, state));
+        Ok(Scores { joint, drawn, distributions: p, log_probs }.into())
+    }
+}
+
+/// The row of logits that judges `node`: row 0 is the root's, row `i + 1` node `i`'s.
+fn parent_row(tree: &TokenTree, node: usize) -> usize {
+    tree.parents()[node].map_or(0, |parent| parent + 1)
+}
+
+fn unwarped(
+    tree: &TokenTree,
+    drawn: &[TokenId],
+    p: &[Distribution],
+    logits: &Logits,
+    state: &SessionState,
+) -> TokenLogProbs {
+    let rows: Vec<&[f32]> = logits.rows().map(|row| state.possible(row)).collect();
+    let normalizers: Vec<f64> = rows.iter().map(|row| log_normalizer(row)).collect();
+    // A token beyond the vocabulary that both models have is impossible.
+    let log_prob = |row: usize, token: TokenId| {
+        rows[row].get(token.0 as usize).map_or(f64::NEG_INFINITY, |&x| f64::from(x) - normalizers[row])
+    };
+    let of_row = |(row, p): (usize, &Distribution)| p.iter().map(|(t, _)| log_prob(row, t) as f32).collect();
+    TokenLogProbs {
+        nodes: (0..tree.len()).map(|n| log_prob(parent_row(tree, n), tree.tokens()[n])).collect(),
+        drawn: drawn.iter().enumerate().map(|(row, &token)| log_prob(row, token)).collect(),
+        distributions: p.iter().enumerate().map(of_row).collect(),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 
+use tandem_draft_service::DraftService;
 use tandem_engine::ModelThread;
+use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_worker::{RunError, StepRequest, Worker, WorkerArgs, run_worker};
@@ -66,7 +68,9 @@ impl Target for TargetService {
             step: request.step,
             commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
         };
-        Ok(Response::new(self.worker.step(step, Score(request.take_tree()?)).await?))
+        Ok(Response::new(
+            self.worker.step(step, Score { tree: request.take_tree()?, wanted: request.wanted() }).await?,
+        ))
     }
 
     async fn close_session(
@@ -86,7 +90,10 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let worker = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
     let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    // For MTJD the target proposes beams of its own: it is its own draft, with sessions of their own on the same model.
+    let own = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
+    let own = DraftServer::new(DraftService::new(own)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
-    routes.add_service(service);
+    routes.add_service(service).add_service(own);
     run_worker("tandem.v1.Target", routes, &model, args.serve.shutdown_grace(), (listener, shutdown)).await
 }

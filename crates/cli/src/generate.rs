@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tandem_decoding::Method;
-use tandem_proto::v1::generate_response::Event;
-use tandem_proto::v1::generation_client::GenerationClient;
-use tandem_proto::{method_from_wire, method_to_wire, v1};
+use tandem_proto::{decoding_to_wire, method_from_wire, v1};
 use tandem_serving::{LogArgs, init_logging};
-use tonic::transport::{Channel, Endpoint};
 
+use crate::client::{self, Answer, Client, connect};
+use crate::decoding::DecodingArgs;
 use crate::local::{Local, PairArgs};
 use crate::output::{DIM, TEXT, table};
 
@@ -28,25 +27,8 @@ pub struct Args {
     #[command(flatten)]
     pair: PairArgs,
 
-    /// autoregressive, mtad, mmtad or exact-match
-    #[arg(long, default_value_t = Method::Mmtad)]
-    method: Method,
-
-    /// Beams per depth, B
-    #[arg(long, default_value_t = 4, value_name = "B")]
-    beam_width: u32,
-
-    /// Draft tokens per iteration, γ
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    draft_tokens: u32,
-
-    /// Acceptance threshold, τ: above 0, at most 1
-    #[arg(long, default_value_t = 0.5, value_name = "TAU")]
-    threshold: f64,
-
-    /// Draw beams with replacement, as the paper's code does
-    #[arg(long)]
-    with_replacement: bool,
+    #[command(flatten)]
+    decoding: DecodingArgs,
 
     /// Temperature; 0 is greedy
     #[arg(long, default_value_t = 1.0)]
@@ -133,14 +115,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         None => Some(Local::start(&args.pair, loopback, !args.json).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
-    let unreachable = || format!("cannot reach the orchestrator at {url}");
-    let channel = Endpoint::from_shared(url.clone()).with_context(unreachable)?.connect().await;
-    let mut client = GenerationClient::new(channel.with_context(unreachable)?);
-    let mut outcomes = vec![generate(&mut client, &args, args.method, &prompt, !args.json).await?];
-    if args.compare && args.method != Method::Autoregressive {
-        let seed = outcomes[0].seed;
-        let again = Args { seed: Some(seed), ..args.clone() };
-        outcomes.push(generate(&mut client, &again, Method::Autoregressive, &prompt, false).await?);
+    let mut client = connect(&url).await?;
+    let mut outcomes = vec![generate(&mut client, &args, &prompt, !args.json).await?];
+    if args.compare && args.decoding.method != Method::Autoregressive {
+        let decoding = DecodingArgs { method: Method::Autoregressive, ..args.decoding.clone() };
+        let again = Args { seed: Some(outcomes[0].seed), decoding, ..args.clone() };
+        outcomes.push(generate(&mut client, &again, &prompt, false).await?);
     }
     if args.json {
         anstream::println!("{}", serde_json::to_string_pretty(&outcomes)?);
@@ -165,13 +145,7 @@ fn prompt(args: &Args) -> anyhow::Result<String> {
     String::from_utf8(bytes).context("the prompt on standard input is not UTF-8")
 }
 
-async fn generate(
-    client: &mut GenerationClient<Channel>,
-    args: &Args,
-    method: Method,
-    prompt: &str,
-    show: bool,
-) -> anyhow::Result<Outcome> {
+async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) -> anyhow::Result<Outcome> {
     let request = v1::GenerateRequest {
         input: Some(v1::generate_request::Input::Prompt(prompt.to_owned())),
         max_new_tokens: Some(args.max_new_tokens),
@@ -181,41 +155,26 @@ async fn generate(
         seed: args.seed,
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
-        decoding: Some(v1::DecodingParams {
-            method: method_to_wire(method).into(),
-            beam_width: Some(args.beam_width),
-            draft_tokens: Some(args.draft_tokens),
-            acceptance_threshold: Some(args.threshold),
-            with_replacement: args.with_replacement,
-        }),
+        decoding: Some(decoding_to_wire(&args.decoding.params())),
+        ..v1::GenerateRequest::default()
     };
-    let mut events = client.generate(request).await.map_err(refused)?.into_inner();
-    let mut started = v1::Started::default();
-    let (mut text, mut token_ids) = (String::new(), Vec::new());
     if show {
         anstream::print!("{DIM}{prompt}{}", DIM.render_reset());
     }
-    while let Some(response) = events.message().await.map_err(refused)? {
-        match response.event {
-            Some(Event::Started(s)) => started = s,
-            Some(Event::Chunk(chunk)) => {
-                if show {
-                    anstream::print!("{TEXT}{}{}", chunk.text, TEXT.render_reset());
-                    anstream::stdout().flush()?;
-                }
-                text += &chunk.text;
-                token_ids.extend(chunk.token_ids);
-            }
-            Some(Event::Finished(finished)) => {
-                if show {
-                    anstream::println!();
-                }
-                return outcome(started, text, token_ids, &finished);
-            }
-            None => {}
+    let mut written = Ok(());
+    let answer = client::generate(client, request, |text| {
+        if show && written.is_ok() {
+            anstream::print!("{TEXT}{text}{}", TEXT.render_reset());
+            written = anstream::stdout().flush();
         }
+    })
+    .await
+    .map_err(refused)?;
+    written?;
+    if show {
+        anstream::println!();
     }
-    bail!("the orchestrator ended the stream without finishing the text")
+    outcome(answer)
 }
 
 /// What the service said, and its code for those who look it up.
@@ -223,12 +182,8 @@ fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{} ({})", status.message(), status.code())
 }
 
-fn outcome(
-    started: v1::Started,
-    text: String,
-    token_ids: Vec<u32>,
-    finished: &v1::Finished,
-) -> anyhow::Result<Outcome> {
+fn outcome(answer: Answer) -> anyhow::Result<Outcome> {
+    let Answer { started, text, token_ids, finished, .. } = answer;
     let s = finished.statistics.clone().unwrap_or_default();
     let method = method_from_wire(s.method).map(|m| m.to_string())?;
     let tokens = f64::from(s.new_tokens.max(1));

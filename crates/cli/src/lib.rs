@@ -1,6 +1,9 @@
 //! The `tandem` command.
 
+pub mod client;
+pub mod decoding;
 pub mod doctor;
+pub mod eval;
 pub mod generate;
 pub mod local;
 pub mod output;

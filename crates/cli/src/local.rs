@@ -42,21 +42,27 @@ pub struct PairArgs {
 impl PairArgs {
     /// Flags of the target's worker.
     pub fn target_model(&self) -> anyhow::Result<ModelArgs> {
-        let model = self.target.clone().map_or_else(|| bundled("target"), Ok)?;
+        let model = self.target.clone().map_or_else(|| bundled_model("target"), Ok)?;
         Ok(ModelArgs { device: self.device, dtype: self.dtype, ..ModelArgs::new(model) })
     }
 
     /// Flags of the draft's worker.
     pub fn draft_model(&self) -> anyhow::Result<ModelArgs> {
-        let model = self.draft.clone().map_or_else(|| bundled("draft"), Ok)?;
+        let model = self.draft.clone().map_or_else(|| bundled_model("draft"), Ok)?;
         let device = self.draft_device.unwrap_or(self.device);
         Ok(ModelArgs { device, dtype: self.dtype, ..ModelArgs::new(model) })
     }
 }
 
-/// The directory of a bundled model: under `TANDEM_MODELS`, the working directory, beside the binary, or in the sources
-/// that it was built from.
-fn bundled(model: &str) -> anyhow::Result<String> {
+/// A bundled model, as its directory.
+fn bundled_model(model: &str) -> anyhow::Result<String> {
+    let dir = bundled(model).with_context(|| format!("give another model with --{model}"))?;
+    Ok(dir.display().to_string())
+}
+
+/// A directory of `models/demo`: under `TANDEM_MODELS`, the working directory, beside the binary, or in the sources that it was
+/// built from.
+pub(crate) fn bundled(part: &str) -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
     let places = [
         std::env::var_os("TANDEM_MODELS").map(PathBuf::from),
@@ -64,15 +70,15 @@ fn bundled(model: &str) -> anyhow::Result<String> {
         beside,
         Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")),
     ];
-    let found = places.into_iter().flatten().map(|p| p.join("demo").join(model)).find(|p| p.is_dir());
+    let found = places.into_iter().flatten().map(|p| p.join("demo").join(part)).find(|p| p.is_dir());
     let found = found.with_context(|| {
-        format!("the bundled models/demo/{model} is not here: set TANDEM_MODELS to the models directory, or give --{model}")
+        format!("the bundled models/demo/{part} is not here: set TANDEM_MODELS to the models directory")
     })?;
     // Shorter in reports, and free of the `..` above.
     let found = found.canonicalize().unwrap_or(found);
     let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).ok();
     let short = here.and_then(|here| found.strip_prefix(here).ok().map(Path::to_path_buf));
-    Ok(short.unwrap_or(found).display().to_string())
+    Ok(short.unwrap_or(found))
 }
 
 /// The services, up until this is dropped or [`Local::stop`] is called.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tandem_cli::{doctor, generate, output, serve};
+use tandem_cli::{doctor, eval, generate, output, serve};
 
 /// Multi-candidate multi-token assisted decoding: better text, sooner, from a draft and a target model
 #[derive(Parser)]
@@ -19,19 +19,23 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Run the draft, target and orchestrator services in one process
     Serve(serve::Args),
+    /// Measure methods on a dataset: task score, perplexity, speed, energy; writes a report
+    Eval(Box<eval::Args>),
     /// Check a machine and a pair of models, and time their passes
     Doctor(doctor::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let success = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
-        Command::Generate(args) => generate::run(*args).await,
-        Command::Serve(args) => serve::run(args).await,
-        Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)),
+        Command::Generate(args) => generate::run(*args).await.map(success),
+        Command::Serve(args) => serve::run(args).await.map(success),
+        Command::Eval(args) => eval::run(*args).await,
+        Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)).map(success),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             anstream::eprintln!("{}error:{} {error:#}", output::BAD, output::BAD.render_reset());
             ExitCode::FAILURE

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tandem_cli::client::{Answer, Client, generate};
 use tandem_cli::local::{Local, PairArgs};
 use tandem_proto::v1::draft_client::DraftClient;
-use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{Reason, v1};
@@ -19,7 +19,7 @@ const ANSWER: &str = " SELECT T1.brand FROM car AS T1 JOIN company AS T2 ON T1.c
 
 struct System {
     local: Local,
-    client: GenerationClient<Channel>,
+    client: Client,
 }
 
 async fn channel(address: SocketAddr) -> Channel {
@@ -34,20 +34,8 @@ impl System {
         Self { local, client }
     }
 
-    async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Text, Status> {
-        let mut events = self.client.generate(request).await?.into_inner();
-        let mut text = Text::default();
-        while let Some(response) = events.message().await? {
-            match response.event.unwrap() {
-                Event::Started(started) => text.started = started,
-                Event::Chunk(chunk) => {
-                    text.text += &chunk.text;
-                    text.ids.extend(chunk.token_ids);
-                }
-                Event::Finished(finished) => text.finished = finished,
-            }
-        }
-        Ok(text)
+    async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Answer, Status> {
+        generate(&mut self.client, request, |_| ()).await
     }
 
     /// The services still work, and nothing is held for anybody.
@@ -70,18 +58,8 @@ impl System {
     }
 }
 
-#[derive(Default)]
-struct Text {
-    started: v1::Started,
-    text: String,
-    ids: Vec<u32>,
-    finished: v1::Finished,
-}
-
-impl Text {
-    fn statistics(&self) -> v1::Statistics {
-        self.finished.statistics.clone().unwrap()
-    }
+fn statistics(answer: &Answer) -> v1::Statistics {
+    answer.finished.statistics.clone().unwrap()
 }
 
 fn request(prompt: &str, method: v1::Method) -> v1::GenerateRequest {
@@ -95,6 +73,23 @@ fn request(prompt: &str, method: v1::Method) -> v1::GenerateRequest {
     }
 }
 
+fn propose(handle: Option<v1::SessionHandle>, beam_width: u32, draft_tokens: u32) -> v1::ProposeRequest {
+    let beams = v1::BeamShape { beam_width, draft_tokens, ..v1::BeamShape::default() };
+    let shape = Some(v1::propose_request::Shape::Beams(beams));
+    v1::ProposeRequest { handle, step: 1, shape, ..v1::ProposeRequest::default() }
+}
+
+/// All but the unspecified one.
+const METHODS: [v1::Method; 7] = [
+    v1::Method::Autoregressive,
+    v1::Method::Speculative,
+    v1::Method::Specinfer,
+    v1::Method::Mtad,
+    v1::Method::Mmtad,
+    v1::Method::ExactMatch,
+    v1::Method::Mtjd,
+];
+
 fn greedy(method: v1::Method) -> v1::GenerateRequest {
     v1::GenerateRequest { temperature: Some(0.0), ..request(PROMPT, method) }
 }
@@ -102,15 +97,16 @@ fn greedy(method: v1::Method) -> v1::GenerateRequest {
 #[tokio::test]
 async fn every_method_answers_and_its_statistics_add_up() {
     let mut system = System::start().await;
-    for method in [v1::Method::Autoregressive, v1::Method::Mtad, v1::Method::Mmtad, v1::Method::ExactMatch] {
+    for method in METHODS {
         let text = system.generate(greedy(method)).await.unwrap();
         assert_eq!(text.text, ANSWER, "{method:?}");
         assert_eq!(text.finished.reason(), v1::FinishReason::Stop);
         assert_eq!(text.finished.stop, ";");
-        let s = text.statistics();
+        let s = statistics(&text);
         assert_eq!((s.method(), text.started.method()), (method, method));
-        assert_eq!(s.lossless, matches!(method, v1::Method::Autoregressive | v1::Method::ExactMatch));
-        assert_eq!(s.new_tokens as usize, text.ids.len());
+        let lossy = matches!(method, v1::Method::Mtad | v1::Method::Mmtad | v1::Method::Mtjd);
+        assert_eq!(s.lossless, !lossy);
+        assert_eq!(s.new_tokens as usize, text.token_ids.len());
         // Every iteration commits its accepted nodes and a bonus token; the last ones may lie behind the stop.
         assert!(s.iterations + s.accepted_tokens > s.new_tokens);
         assert_eq!(s.accepted_by_depth.iter().sum::<u32>(), s.accepted_tokens);
@@ -118,7 +114,7 @@ async fn every_method_answers_and_its_statistics_add_up() {
         assert!((parts - s.total_ms).abs() < 0.01 * s.total_ms + 0.01, "{s:?}");
         assert!(s.time_to_first_token_ms > 0.0 && s.time_to_first_token_ms <= s.total_ms);
         if method != v1::Method::Autoregressive {
-            assert!(s.block_efficiency > 3.0, "{method:?}: {}", s.block_efficiency);
+            assert!(s.block_efficiency > 2.5, "{method:?}: {}", s.block_efficiency);
         }
     }
     system.assert_all_freed().await;
@@ -145,10 +141,80 @@ async fn exact_match_gives_token_for_token_what_autoregressive_decoding_gives() 
                 |method| v1::GenerateRequest { temperature: Some(*temperature), ..request(prompt, method) };
             let plain = system.generate(with(v1::Method::Autoregressive)).await.unwrap();
             let assisted = system.generate(with(v1::Method::ExactMatch)).await.unwrap();
-            assert_eq!(plain.ids, assisted.ids, "prompt {i} at temperature {temperature}");
+            assert_eq!(plain.token_ids, assisted.token_ids, "prompt {i} at temperature {temperature}");
             assert_eq!(plain.text, assisted.text);
         }
     }
+}
+
+/// Scores `text` behind the prompt on the target alone, token by token, without drafts, filters or temperature.
+async fn unwarped_log_probs(system: &System, prompt: &[u32], text: &[u32]) -> Vec<f64> {
+    let mut target = TargetClient::new(channel(system.local.target).await);
+    let open = v1::OpenSessionRequest {
+        prompt_tokens: prompt.to_vec(),
+        max_new_tokens: 200,
+        max_tree_nodes: 1,
+        sampling: Some(v1::Sampling { temperature: 1.0, top_k: 0, top_p: 0.0 }),
+        ..v1::OpenSessionRequest::default()
+    };
+    let mut handle = target.open_session(open).await.unwrap().into_inner().handle.unwrap();
+    let mut log_probs = Vec::new();
+    for (step, &token) in (1..).zip(text) {
+        let commit = (step > 1).then(|| {
+            handle.committed_tokens += 1;
+            v1::Commit { bonus_token: text[step as usize - 2], accepted_nodes: vec![] }
+        });
+        let tree = Some(v1::TokenTree { tokens: vec![token], parents: vec![-1] });
+        let handle = Some(handle);
+        let score = v1::ScoreTreeRequest { handle, step, commit, tree, ..v1::ScoreTreeRequest::default() };
+        log_probs.extend(target.score_tree(score).await.unwrap().into_inner().joint_log_probs);
+    }
+    target.close_session(v1::CloseSessionRequest { handle: Some(handle) }).await.unwrap();
+    log_probs
+}
+
+/// Also that rejection sampling, whose distributions travel over the wire, writes what the target can say.
+#[tokio::test]
+async fn log_probs_are_the_targets_own_whatever_the_method_and_the_warping() {
+    let mut system = System::start().await;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/target/tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(path).unwrap();
+    let prompt = tokenizer.encode(PROMPT, true).unwrap().get_ids().to_vec();
+    for (method, temperature, top_k) in
+        METHODS.into_iter().flat_map(|m| [(m, 1.0, 10), (m, 1.5, 0), (m, 0.0, 5)])
+    {
+        let asked = v1::GenerateRequest {
+            temperature: Some(temperature),
+            top_k: Some(top_k),
+            log_probs: true,
+            trace: true,
+            ..request(PROMPT, method)
+        };
+        let answer = system.generate(asked).await.unwrap();
+        assert_eq!(answer.log_probs.len(), answer.token_ids.len(), "{method:?}");
+        let expected = unwarped_log_probs(&system, &prompt, &answer.token_ids).await;
+        for (ours, theirs) in answer.log_probs.iter().zip(&expected) {
+            assert!((ours - theirs).abs() < 1e-4, "{method:?}: {ours} instead of {theirs}");
+        }
+        check_trace(&answer);
+    }
+    system.assert_all_freed().await;
+}
+
+/// The iterations make up the text.
+fn check_trace(answer: &Answer) {
+    assert_eq!(answer.iterations.len(), statistics(answer).iterations as usize);
+    let mut tokens = Vec::new();
+    for iteration in &answer.iterations {
+        let tree = iteration.tree.clone().unwrap();
+        assert_eq!(
+            (tree.tokens.len(), tree.tokens.len()),
+            (iteration.texts.len(), iteration.draft_joint_log_probs.len())
+        );
+        tokens.extend(iteration.accepted_nodes.iter().map(|&n| tree.tokens[n as usize]));
+        tokens.push(iteration.bonus_token);
+    }
+    assert!(tokens.starts_with(&answer.token_ids));
 }
 
 #[tokio::test]
@@ -156,7 +222,7 @@ async fn a_seed_repeats_and_tokens_are_as_good_as_text() {
     let mut system = System::start().await;
     let first = system.generate(request(PROMPT, v1::Method::Mmtad)).await.unwrap();
     let again = system.generate(request(PROMPT, v1::Method::Mmtad)).await.unwrap();
-    assert_eq!(first.ids, again.ids);
+    assert_eq!(first.token_ids, again.token_ids);
     // Continue the greedy answer from its tokens: the text goes on as if it had not been interrupted.
     let whole = system
         .generate(v1::GenerateRequest { max_new_tokens: Some(30), ..greedy(v1::Method::Autoregressive) })
@@ -164,14 +230,14 @@ async fn a_seed_repeats_and_tokens_are_as_good_as_text() {
         .unwrap();
     let tokenizer = tokenizers(&system).await;
     let mut ids = tokenizer.encode(PROMPT, true).unwrap().get_ids().to_vec();
-    ids.extend(&whole.ids[..10]);
+    ids.extend(&whole.token_ids[..10]);
     let tokens = v1::GenerateRequest {
         input: Some(v1::generate_request::Input::Tokens(v1::TokenIds { ids })),
         max_new_tokens: Some(20),
         ..greedy(v1::Method::Autoregressive)
     };
     let rest = system.generate(tokens).await.unwrap();
-    assert_eq!(whole.ids[10..], rest.ids);
+    assert_eq!(whole.token_ids[10..], rest.token_ids);
 }
 
 async fn tokenizers(system: &System) -> tokenizers::Tokenizer {
@@ -215,7 +281,7 @@ async fn the_end_of_the_context_ends_the_text() {
     };
     let text = system.generate(endless).await.unwrap();
     assert_eq!(text.finished.reason(), v1::FinishReason::Length);
-    assert_eq!(text.started.prompt_tokens as usize + text.ids.len(), 512);
+    assert_eq!(text.started.prompt_tokens as usize + text.token_ids.len(), 512);
     system.assert_well().await;
 }
 
@@ -286,6 +352,7 @@ async fn a_worker_keeps_its_steps_in_order() {
         step,
         commit,
         tree: tree.clone(),
+        ..v1::ScoreTreeRequest::default()
     };
     let commit = |nodes: &[u32]| Some(v1::Commit { accepted_nodes: nodes.to_vec(), bonus_token: 7 });
 
@@ -356,24 +423,17 @@ async fn a_worker_refuses_nonsense() {
         ((0..40).collect(), vec![-1; 40]),
     ] {
         let tree = Some(v1::TokenTree { tokens, parents });
-        let request = v1::ScoreTreeRequest { handle, step: 1, commit: None, tree };
+        let request = v1::ScoreTreeRequest { handle, step: 1, tree, ..v1::ScoreTreeRequest::default() };
         let status = target.score_tree(request.clone()).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{request:?}");
     }
     let handle = draft.open_session(open(10)).await.unwrap().into_inner().handle;
     for (beam_width, draft_tokens) in [(0, 4), (4, 0), (1000, 4), (4, 1000), (8, 8)] {
-        let request =
-            v1::ProposeRequest { handle, step: 1, beam_width, draft_tokens, ..v1::ProposeRequest::default() };
+        let request = propose(handle, beam_width, draft_tokens);
         let status = draft.propose(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{beam_width} × {draft_tokens}");
     }
-    let fine = v1::ProposeRequest {
-        handle,
-        step: 1,
-        beam_width: 4,
-        draft_tokens: 4,
-        ..v1::ProposeRequest::default()
-    };
+    let fine = propose(handle, 4, 4);
     draft.propose(fine).await.unwrap();
     draft.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
 }
@@ -387,17 +447,11 @@ async fn tokens_beyond_the_limit_do_not_exist() {
     let sampling = Some(v1::Sampling { temperature: 100.0, top_k: 0, top_p: 0.0 });
     let open = v1::OpenSessionRequest { vocab_limit: 20, sampling, ..open(10) };
     let handle = draft.open_session(open.clone()).await.unwrap().into_inner().handle;
-    let shape = v1::ProposeRequest {
-        handle,
-        step: 1,
-        beam_width: 4,
-        draft_tokens: 4,
-        ..v1::ProposeRequest::default()
-    };
+    let shape = propose(handle, 4, 4);
     let tree = draft.propose(shape).await.unwrap().into_inner().tree;
     assert!(tree.as_ref().unwrap().tokens.iter().all(|&t| t < 20), "{tree:?}");
     let handle = target.open_session(open).await.unwrap().into_inner().handle;
-    let score = v1::ScoreTreeRequest { handle, step: 1, commit: None, tree };
+    let score = v1::ScoreTreeRequest { handle, step: 1, tree, ..v1::ScoreTreeRequest::default() };
     let scores = target.score_tree(score).await.unwrap().into_inner();
     assert!(scores.drawn_tokens.iter().all(|&t| t < 20), "{scores:?}");
 }

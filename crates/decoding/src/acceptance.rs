@@ -1,5 +1,10 @@
 //! Which part of a proposed tree is committed.
 
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
 use crate::{JointLogProbs, TokenId, TokenTree};
 
 /// The acceptance threshold `τ`, above 0 and at most 1, as `log τ`.
@@ -18,6 +23,56 @@ impl Threshold {
     /// −∞ on the target's side never passes, whatever the reference.
     fn passes(self, target: f64, reference: f64) -> bool {
         target > f64::NEG_INFINITY && target - reference > self.tau.ln()
+    }
+}
+
+/// Which reference levels MMTAD accepts by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// `Q` of the best beam's ancestors.
+    #[default]
+    BestBeam,
+    /// The largest `Q` of each depth.
+    Max,
+}
+
+/// The name of no reference.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("unknown reference {0:?}: choose one of best-beam, max")]
+pub struct UnknownReference(pub String);
+
+impl Reference {
+    /// Every one, the default first.
+    pub const ALL: [Self; 2] = [Self::BestBeam, Self::Max];
+
+    /// The name in flags and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BestBeam => "best-beam",
+            Self::Max => "max",
+        }
+    }
+
+    /// The levels of a draft, by depth from 1.
+    pub fn levels(self, tree: &TokenTree, draft: &JointLogProbs) -> Vec<f64> {
+        match self {
+            Self::BestBeam => best_beam_levels(tree, draft),
+            Self::Max => max_levels(tree, draft),
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Reference {
+    type Err = UnknownReference;
+
+    fn from_str(name: &str) -> Result<Self, UnknownReference> {
+        Self::ALL.into_iter().find(|r| r.name() == name).ok_or_else(|| UnknownReference(name.to_owned()))
     }
 }
 
@@ -66,9 +121,15 @@ pub fn best_beam(tree: &TokenTree, draft: &JointLogProbs) -> Option<usize> {
 }
 
 /// Reference levels of MMTAD: `Q` of the best beam's ancestor at each depth.
-pub fn best_beam_levels(tree: &TokenTree, draft: &JointLogProbs) -> Vec<f64> {
+fn best_beam_levels(tree: &TokenTree, draft: &JointLogProbs) -> Vec<f64> {
     best_beam(tree, draft)
         .map_or_else(Vec::new, |leaf| tree.path(leaf).into_iter().map(|n| draft.get(n)).collect())
+}
+
+/// Reference levels of MMTAD's max-reference variant: the largest `Q` of each depth.
+fn max_levels(tree: &TokenTree, draft: &JointLogProbs) -> Vec<f64> {
+    let largest = |depth| tree.level(depth).map(|n| draft.get(n)).fold(f64::NEG_INFINITY, f64::max);
+    (1..=tree.max_depth()).map(largest).collect()
 }
 
 /// Exact match (lossless): from the root, while the token drawn at a node is one of its children, step to it; the first
@@ -129,6 +190,7 @@ mod tests {
             let target = JointLogProbs::from_steps(&tree, &steps.iter().map(|s| s.1).collect::<Vec<_>>()).unwrap();
             let levels = best_beam_levels(&tree, &draft);
             prop_assert_eq!(&levels[..], draft.as_slice());
+            prop_assert_eq!(&max_levels(&tree, &draft), &levels);
             let accepted = mmtad(&tree, &target, &levels, Threshold::new(tau).unwrap()).map_or(0, |n| n + 1);
             prop_assert_eq!(accepted, mtad(draft.as_slice(), target.as_slice(), tau));
         }

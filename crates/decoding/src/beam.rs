@@ -1,9 +1,14 @@
 //! Drafting: beams from the draft's joint distribution, depth by depth.
 
-use crate::{Distribution, JointLogProbs, TokenId, TokenTree};
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::{Candidates, Distribution, JointLogProbs, TokenId, TokenTree, best_beam};
 
 /// How the beams of the next depth are chosen among all (beam, token) pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expansion {
     /// The pairs of the largest joint log-probability; ties by lower (beam, token). Temperature 0.
     Top,
@@ -15,13 +20,59 @@ pub enum Expansion {
     },
 }
 
+impl Expansion {
+    /// Every one, the default first.
+    pub const ALL: [Self; 3] =
+        [Self::Sampled { replacement: false }, Self::Sampled { replacement: true }, Self::Top];
+
+    /// The name in flags and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sampled { replacement: false } => "sampled",
+            Self::Sampled { replacement: true } => "sampled-with-replacement",
+            Self::Top => "top",
+        }
+    }
+}
+
+impl fmt::Display for Expansion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The name of no way to choose beams.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("unknown beams {0:?}: choose one of sampled, sampled-with-replacement, top")]
+pub struct UnknownExpansion(pub String);
+
+impl FromStr for Expansion {
+    type Err = UnknownExpansion;
+
+    fn from_str(name: &str) -> Result<Self, UnknownExpansion> {
+        Self::ALL.into_iter().find(|e| e.name() == name).ok_or_else(|| UnknownExpansion(name.to_owned()))
+    }
+}
+
 /// A finished draft.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DraftTree {
-    /// Every beam that was ever alive.
+    /// Every beam that was ever alive, or every candidate.
     pub tree: TokenTree,
     /// `Q` of every node.
     pub joint: JointLogProbs,
+    /// What rejection sampling needs besides; `None` for beams, and where nothing was drawn.
+    pub candidates: Option<Candidates>,
+}
+
+impl DraftTree {
+    /// The best beam alone, and its leaf in the whole tree; `None` for an empty tree.
+    pub fn best_beam_alone(&self) -> Option<(usize, Self)> {
+        let leaf = best_beam(&self.tree, &self.joint)?;
+        let joint = self.tree.path(leaf).into_iter().map(|n| self.joint.get(n)).collect();
+        let joint = JointLogProbs::from_sums(joint);
+        Some((leaf, Self { tree: self.tree.chain_to(leaf), joint, candidates: None }))
+    }
 }
 
 /// Beam search that leaves the model to its caller: ask for the [`frontier`](Self::frontier), compute its
@@ -38,11 +89,12 @@ pub struct BeamSearch {
     beams: Vec<usize>,
 }
 
+/// A (beam, token) pair and the weight it is chosen by.
 #[derive(Clone, Copy)]
-struct Candidate {
-    beam: usize,
-    token: TokenId,
-    joint: f64,
+pub(crate) struct Candidate {
+    pub(crate) beam: usize,
+    pub(crate) token: TokenId,
+    pub(crate) joint: f64,
 }
 
 impl BeamSearch {
@@ -112,13 +164,13 @@ impl BeamSearch {
 
     /// The union of all beams.
     pub fn finish(self) -> DraftTree {
-        DraftTree { tree: self.tree, joint: JointLogProbs::from_sums(self.joint) }
+        DraftTree { tree: self.tree, joint: JointLogProbs::from_sums(self.joint), candidates: None }
     }
 }
 
 /// The `width` candidates of the largest joint log-probability, best first; of equal ones, the first. Within a beam equal
 /// candidates come in token order.
-fn top(candidates: &[Candidate], width: usize) -> Vec<usize> {
+pub(crate) fn top(candidates: &[Candidate], width: usize) -> Vec<usize> {
     let rank = |&a: &usize, &b: &usize| candidates[b].joint.total_cmp(&candidates[a].joint).then(a.cmp(&b));
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     if width < order.len() {
@@ -130,7 +182,7 @@ fn top(candidates: &[Candidate], width: usize) -> Vec<usize> {
 }
 
 /// `width` candidates drawn in proportion to exp(joint), in the order drawn.
-fn draw(
+pub(crate) fn draw(
     candidates: &[Candidate],
     width: usize,
     replacement: bool,

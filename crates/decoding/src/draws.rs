@@ -8,7 +8,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub enum Purpose {
     /// Tokens drawn from the target's distribution: the bonus token, exact match, autoregressive decoding.
     TargetToken,
-    /// Beams drawn from the draft's joint distribution, this deep under the root. The position is the root's: a tree that was
+    /// Tests of candidates for this position by rejection sampling, one draw per candidate.
+    Acceptance,
+    /// Beams, or candidates, drawn from the draft's distribution, this deep under the root. The position is the root's: a tree that was
     /// rejected must not lend its draws to the next one, which would no longer be independent of the rejection.
     DraftBeams {
         /// 0 for the root's children.
@@ -26,7 +28,7 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// Words of the ChaCha stream that one position owns; a uniform takes two.
+    /// Words of the ChaCha stream that one position owns; a uniform takes two, so that a depth has 512 draws.
     const WORDS_PER_POSITION: u128 = 1024;
 
     /// The draws of the request with this seed.
@@ -38,6 +40,7 @@ impl Draws {
     pub fn uniforms(self, position: usize, purpose: Purpose) -> impl Iterator<Item = f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(match purpose {
+            Purpose::Acceptance => 0,
             Purpose::TargetToken => 1,
             Purpose::DraftBeams { depth } => 2 + depth as u64,
         });
@@ -66,6 +69,7 @@ mod tests {
         assert_ne!(first[0], d.uniform(4, Purpose::DraftBeams { depth: 0 }));
         assert_ne!(first[0], d.uniform(3, Purpose::DraftBeams { depth: 1 }));
         assert_ne!(first[0], d.uniform(3, Purpose::TargetToken));
+        assert_ne!(d.uniform(3, Purpose::Acceptance), d.uniform(3, Purpose::TargetToken));
         assert_ne!(first[0], Draws::new(8).uniform(3, Purpose::DraftBeams { depth: 0 }));
     }
 

@@ -29,20 +29,32 @@
 
 mod acceptance;
 mod beam;
+mod candidates;
 mod draws;
 mod joint;
 mod mask;
 mod method;
+mod rejection;
+mod search;
 mod token;
 mod tree;
 mod warp;
 
-pub use acceptance::{Accepted, Threshold, best_beam, best_beam_levels, exact_match, mmtad};
-pub use beam::{BeamSearch, DraftTree, Expansion};
+pub use acceptance::{Accepted, Reference, Threshold, UnknownReference, best_beam, exact_match, mmtad};
+pub use beam::{BeamSearch, DraftTree, Expansion, UnknownExpansion};
+pub use candidates::{CandidateSearch, Candidates, InvalidCandidates};
 pub use draws::{Draws, Purpose};
 pub use joint::{InvalidJoint, JointLogProbs};
 pub use mask::AncestorMask;
-pub use method::{Decoding, InvalidDecoding, MAX_BEAM_WIDTH, MAX_DRAFT_TOKENS, Method, UnknownMethod};
+pub use method::{
+    Decoding, DecodingParams, InvalidDecoding, MAX_BEAM_WIDTH, MAX_CANDIDATES, MAX_DRAFT_TOKENS, Method,
+    UnknownMethod,
+};
+pub use rejection::{Verified, multi_round, test_candidates};
+pub use search::{Drafting, TreeSearch};
 pub use token::TokenId;
 pub use tree::{InvalidTree, TokenTree, TreeLimits};
-pub use warp::{Distribution, InvalidLogits, InvalidSampling, MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
+pub use warp::{
+    Distribution, InvalidDistribution, InvalidLogits, InvalidSampling, MAX_TEMPERATURE, MIN_TEMPERATURE,
+    Sampling, log_normalizer,
+};

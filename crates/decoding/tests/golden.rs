@@ -2,51 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod common;
+
 use std::collections::BTreeMap;
 
+use common::{Num, cases, floats};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tandem_decoding::{
-    InvalidLogits, JointLogProbs, Sampling, Threshold, TokenId, TokenTree, TreeLimits, best_beam_levels,
-    mmtad,
+    InvalidLogits, JointLogProbs, Reference, Sampling, Threshold, TokenId, TokenTree, TreeLimits, mmtad,
 };
-
-#[derive(Deserialize)]
-struct File<C> {
-    cases: Vec<C>,
-}
-
-fn cases<C: DeserializeOwned>(name: &str) -> Vec<C> {
-    let path = format!("{}/../testkit/golden/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect(&path);
-    serde_json::from_str::<File<C>>(&text).expect(&path).cases
-}
-
-/// Numbers as the golden files write them: `null` is -inf; "nan" and "inf" are strings.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(from = "Option<Written>")]
-struct Num(f64);
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Number(f64),
-    Name(String),
-}
-
-impl From<Option<Written>> for Num {
-    fn from(written: Option<Written>) -> Self {
-        Self(match written {
-            None => f64::NEG_INFINITY,
-            Some(Written::Number(x)) => x,
-            Some(Written::Name(name)) => name.parse().expect("nan or inf"),
-        })
-    }
-}
-
-fn floats(nums: &[Num]) -> Vec<f64> {
-    nums.iter().map(|n| n.0).collect()
-}
 
 #[derive(Deserialize)]
 struct Warp {
@@ -142,7 +106,7 @@ fn accept_mtad() {
             steps[0] -= 1e-6;
         }
         let target = JointLogProbs::from_steps(&tree, &steps).unwrap();
-        let levels = best_beam_levels(&tree, &draft);
+        let levels = Reference::BestBeam.levels(&tree, &draft);
         for (tau, expected) in &case.accept_len {
             let (len, _) = accepted_len(&tree, &target, &levels, tau.parse().unwrap());
             assert_eq!(len, *expected, "{} at tau {tau}", case.tag);
@@ -226,7 +190,7 @@ fn verify_real() {
             let (target, levels) = if case.rule == "mtad" {
                 let draft = JointLogProbs::from_steps(&tree, &floats(&case.draft_logp.unwrap())).unwrap();
                 let target = JointLogProbs::from_steps(&tree, &floats(&case.target_logp.unwrap())).unwrap();
-                (target, best_beam_levels(&tree, &draft))
+                (target, Reference::BestBeam.levels(&tree, &draft))
             } else {
                 let joint = floats(&case.target_joint_logp.unwrap().concat());
                 (JointLogProbs::new(&tree, joint).unwrap(), floats(&case.verify_thres.unwrap()))

@@ -1,11 +1,10 @@
 //! A language model small enough to enumerate.
 
 use tandem_decoding::{
-    Accepted, BeamSearch, Distribution, DraftTree, Draws, Expansion, JointLogProbs, Purpose, Sampling,
-    TokenId, TokenTree, best_beam,
+    Accepted, Distribution, Drafting, Draws, JointLogProbs, Purpose, Sampling, TokenId, TokenTree, TreeSearch,
 };
-use tandem_orchestrator::{DraftSession, Drafter, GenerateError, Scored, Scorer, TargetSession};
-use tandem_proto::{Fault, OpenSession, ProposeShape};
+use tandem_orchestrator::{DraftSession, Drafter, GenerateError, Proposal, Scorer, TargetSession};
+use tandem_proto::{Fault, OpenSession, Propose, Scores, TokenLogProbs, Wanted};
 use tokenizers::Tokenizer;
 
 /// A model over a handful of tokens, whose logits are a fixed function of the last two tokens and a salt: two models of
@@ -69,11 +68,29 @@ impl ToySession {
     }
 
     /// The distribution at a node of `tree`, or at the root.
-    fn at(&self, tree: &TokenTree, node: Option<usize>) -> Result<Distribution, GenerateError> {
+    fn at(
+        &self,
+        tree: &TokenTree,
+        node: Option<usize>,
+        sampling: Sampling,
+    ) -> Result<Distribution, GenerateError> {
         let path = node.map_or_else(Vec::new, |n| tree.path(n));
         let text: Vec<TokenId> =
             self.text.iter().copied().chain(path.into_iter().map(|n| tree.tokens()[n])).collect();
-        self.model.distribution(&text, self.sampling)
+        self.model.distribution(&text, sampling)
+    }
+
+    /// The distributions at the root, then at each node.
+    fn rows(&self, tree: &TokenTree, sampling: Sampling) -> Result<Vec<Distribution>, GenerateError> {
+        let nodes = std::iter::once(None).chain((0..tree.len()).map(Some));
+        nodes.map(|node| self.at(tree, node, sampling)).collect()
+    }
+
+    /// Log-probabilities of the nodes' tokens under the unwarped distribution.
+    fn unwarped_nodes(&self, tree: &TokenTree) -> Result<Vec<f64>, GenerateError> {
+        let log_prob =
+            |n: usize| Ok(self.at(tree, tree.parents()[n], Sampling::UNWARPED)?.log_prob(tree.tokens()[n]));
+        (0..tree.len()).map(log_prob).collect()
     }
 }
 
@@ -89,37 +106,36 @@ impl DraftSession for ToySession {
     async fn propose(
         &mut self,
         commit: Option<&Accepted>,
-        shape: ProposeShape,
-    ) -> Result<DraftTree, GenerateError> {
+        propose: &Propose,
+    ) -> Result<Proposal, GenerateError> {
         self.commit(commit);
-        let expansion = if self.sampling.is_greedy() {
-            Expansion::Top
-        } else {
-            Expansion::Sampled { replacement: shape.with_replacement }
-        };
-        let mut search = BeamSearch::new(shape.beam_width, expansion);
-        for depth in 0..shape.draft_tokens {
+        let drafting = &propose.drafting;
+        let mut search = TreeSearch::new(drafting, self.sampling.is_greedy());
+        for depth in 0..drafting.depth() {
             let q: Vec<Distribution> = search
                 .frontier()
                 .iter()
-                .map(|&node| self.at(search.tree(), node))
+                .map(|&node| self.at(search.tree(), node, self.sampling))
                 .collect::<Result<_, _>>()?;
             search.advance(&q, self.draws.uniforms(self.text.len(), Purpose::DraftBeams { depth }));
         }
         let mut draft = search.finish();
-        if let Some(leaf) = best_beam(&draft.tree, &draft.joint).filter(|_| shape.best_beam_only) {
-            let joint = draft.tree.path(leaf).into_iter().map(|n| draft.joint.get(n)).collect();
-            let tree = draft.tree.chain_to(leaf);
-            let joint = JointLogProbs::new(&tree, joint).map_err(|e| Fault::Bug(e.to_string()))?;
-            draft = DraftTree { tree, joint };
+        if let Drafting::Beams { best_only: true, .. } = drafting {
+            draft = draft.best_beam_alone().map(|(_, alone)| alone).unwrap_or_default();
         }
+        let log_probs = if propose.log_probs { self.unwarped_nodes(&draft.tree)? } else { Vec::new() };
         self.tree = draft.tree.clone();
-        Ok(draft)
+        Ok(Proposal { draft, log_probs })
     }
 }
 
 impl Scorer for ToyModel {
     type Session = ToySession;
+    type Own = Self;
+
+    fn own(&self) -> &Self {
+        self
+    }
 
     async fn open(&self, open: &OpenSession) -> Result<ToySession, GenerateError> {
         Ok(self.session(open))
@@ -127,13 +143,15 @@ impl Scorer for ToyModel {
 }
 
 impl TargetSession for ToySession {
-    async fn score(&mut self, commit: Option<&Accepted>, tree: &TokenTree) -> Result<Scored, GenerateError> {
+    async fn score(
+        &mut self,
+        commit: Option<&Accepted>,
+        tree: &TokenTree,
+        wanted: Wanted,
+    ) -> Result<Scores, GenerateError> {
         self.commit(commit);
         self.tree = tree.clone();
-        let p: Vec<Distribution> = std::iter::once(None)
-            .chain((0..tree.len()).map(Some))
-            .map(|node| self.at(tree, node))
-            .collect::<Result<_, _>>()?;
+        let p = self.rows(tree, self.sampling)?;
         let drawn = p.iter().enumerate().map(|(i, p)| {
             let depth = i.checked_sub(1).map_or(0, |node| tree.depth(node));
             self.sampling.pick(p, self.draws.uniform(self.text.len() + depth, Purpose::TargetToken))
@@ -141,9 +159,23 @@ impl TargetSession for ToySession {
         let steps: Vec<f64> = (0..tree.len())
             .map(|n| p[tree.parents()[n].map_or(0, |parent| parent + 1)].log_prob(tree.tokens()[n]))
             .collect();
-        let drawn = drawn.collect();
+        let drawn: Vec<TokenId> = drawn.collect();
         let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
-        Ok(Scored { joint, drawn })
+        let log_probs = if wanted.log_probs {
+            let unwarped = self.rows(tree, Sampling::UNWARPED)?;
+            let of_row = |(p, u): (&Distribution, &Distribution)| {
+                p.iter().map(|(t, _)| u.log_prob(t) as f32).collect::<Vec<_>>()
+            };
+            Some(TokenLogProbs {
+                nodes: self.unwarped_nodes(tree)?,
+                drawn: drawn.iter().zip(&unwarped).map(|(&t, u)| u.log_prob(t)).collect(),
+                distributions: p.iter().zip(&unwarped).map(of_row).collect(),
+            })
+        } else {
+            None
+        };
+        let distributions = if wanted.distributions { p } else { Vec::new() };
+        Ok(Scores { joint, drawn, distributions, log_probs })
     }
 }
 

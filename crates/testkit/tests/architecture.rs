@@ -6,22 +6,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Allowed dependencies among our crates; dev-dependencies are free.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("tandem-decoding", &[]),
     ("tandem-serving", &[]),
     ("tandem-proto", &["decoding"]),
     ("tandem-proto-codegen", &[]),
     ("tandem-engine", &["decoding"]),
+    ("tandem-energy", &[]),
+    ("tandem-eval", &["decoding"]),
     ("tandem-worker", &["decoding", "engine", "proto", "serving"]),
     ("tandem-draft-service", &["decoding", "engine", "proto", "serving", "worker"]),
-    ("tandem-target-service", &["decoding", "engine", "proto", "serving", "worker"]),
+    // The draft's face too: a target proposes its own beams for MTJD.
+    ("tandem-target-service", &["decoding", "draft-service", "engine", "proto", "serving", "worker"]),
     // Never the engine: the orchestrator runs on machines without one.
     ("tandem-orchestrator", &["decoding", "proto", "serving"]),
     (
         "tandem-cli",
         &[
             "decoding",
+            "energy",
             "engine",
+            "eval",
             "proto",
             "serving",
             "worker",

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use tandem_decoding::{Decoding, Method, Sampling, TokenId};
+use tandem_decoding::{Decoding, DecodingParams, Expansion, Method, Sampling, TokenId};
 use tandem_orchestrator::{Finish, FinishReason, Job, generate};
 use tandem_proto::OpenSession;
 use tandem_testkit::{ToyModel, toy_tokenizer};
@@ -17,25 +17,37 @@ const TARGET: ToyModel = ToyModel { vocab: VOCAB, salt: 1 };
 const DRAFT: ToyModel = ToyModel { vocab: VOCAB, salt: 2 };
 
 struct Setting {
-    method: Method,
     sampling: Sampling,
-    beam_width: usize,
-    draft_tokens: usize,
+    decoding: DecodingParams,
+}
+
+impl Setting {
+    fn new(method: Method, sampling: Sampling, beam_width: usize, draft_tokens: usize) -> Self {
+        let branching = vec![beam_width, 2, 1];
+        let paper = DecodingParams::default();
+        Self { sampling, decoding: DecodingParams { method, beam_width, draft_tokens, branching, ..paper } }
+    }
+
+    fn with_replacement(mut self) -> Self {
+        self.decoding.expansion = Expansion::Sampled { replacement: true };
+        self
+    }
 }
 
 async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usize) -> (Vec<TokenId>, Finish) {
-    let Setting { method, sampling, beam_width, draft_tokens } = *setting;
+    let Setting { sampling, decoding } = setting;
     let job = Job {
         open: OpenSession {
             prompt: vec![TokenId(0), TokenId(1)],
             max_new_tokens: tokens,
             max_tree_nodes: 64,
-            sampling,
+            sampling: *sampling,
             seed,
             vocab_limit: None,
         },
-        decoding: Decoding::new(method, beam_width, draft_tokens, 0.5).unwrap(),
-        with_replacement: false,
+        decoding: Decoding::new(decoding.clone()).unwrap(),
+        log_probs: true,
+        trace: false,
         eos: &[],
         stops: &[],
         tokenizer,
@@ -44,11 +56,24 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
     let (out, mut pieces) = mpsc::channel(tokens + 1);
     let finish = generate(&DRAFT, &TARGET, &job, &out).await.unwrap();
     drop(out);
-    let mut text = Vec::new();
-    while let Some(piece) = pieces.recv().await {
-        text.extend(piece.tokens);
+    let (mut text, mut log_probs) = (Vec::new(), Vec::new());
+    while let Some(update) = pieces.recv().await {
+        text.extend(update.piece.tokens);
+        log_probs.extend(update.log_probs);
     }
+    check_log_probs(&text, &log_probs);
     (text, finish)
+}
+
+/// Whatever the method: the log-probabilities that come with the tokens are the target's, unwarped.
+fn check_log_probs(text: &[TokenId], log_probs: &[f64]) {
+    assert_eq!(text.len(), log_probs.len());
+    let mut whole = vec![TokenId(0), TokenId(1)];
+    for (&token, log_prob) in text.iter().zip(log_probs) {
+        let expected = TARGET.distribution(&whole, Sampling::UNWARPED).unwrap().log_prob(token);
+        assert!((log_prob - expected).abs() < 1e-6, "{log_prob} instead of {expected}");
+        whole.push(token);
+    }
 }
 
 /// Probabilities of all continuations of `depth` tokens, by enumeration.
@@ -104,25 +129,36 @@ fn warped() -> Sampling {
 
 #[tokio::test]
 async fn lossless_methods_sample_the_targets_distribution() {
-    for (method, sampling) in [
-        (Method::Autoregressive, warped()),
-        (Method::ExactMatch, warped()),
-        (Method::ExactMatch, Sampling::new(1.0, 0, 0.0).unwrap()),
+    let unfiltered = Sampling::UNWARPED;
+    for setting in [
+        Setting::new(Method::Autoregressive, warped(), 3, 2),
+        Setting::new(Method::ExactMatch, warped(), 3, 2),
+        Setting::new(Method::ExactMatch, unfiltered, 3, 2),
+        Setting::new(Method::Speculative, warped(), 1, 2),
+        Setting::new(Method::Speculative, unfiltered, 1, 3),
+        Setting::new(Method::SpecInfer, warped(), 2, 3),
+        Setting::new(Method::SpecInfer, unfiltered, 3, 3),
+        Setting::new(Method::SpecInfer, warped(), 3, 3).with_replacement(),
+        Setting::new(Method::SpecInfer, unfiltered, 3, 3).with_replacement(),
     ] {
-        let (chi2, limit) = chi_square(&Setting { method, sampling, beam_width: 3, draft_tokens: 2 }).await;
+        assert!(setting.decoding.method.is_lossless());
+        let (chi2, limit) = chi_square(&setting).await;
+        let Setting { sampling, decoding } = setting;
         assert!(
             chi2 < limit,
-            "{method} under {sampling:?}: chi-square {chi2:.1}, limit {limit:.1} (p = 0.001)"
+            "{decoding:?} under {sampling:?}: chi-square {chi2:.1}, limit {limit:.1} (p = 0.001)"
         );
     }
 }
 
-/// The test above can fail: a method that is not lossless does.
+/// The test above can fail: methods that are not lossless do.
 #[tokio::test]
-async fn the_chi_square_test_tells_mmtad_from_the_target() {
-    let setting = Setting { method: Method::Mmtad, sampling: warped(), beam_width: 3, draft_tokens: 2 };
-    let (chi2, limit) = chi_square(&setting).await;
-    assert!(chi2 > 2.0 * limit, "chi-square {chi2:.1}, limit {limit:.1}");
+async fn the_chi_square_test_tells_joint_decoding_from_the_target() {
+    for method in [Method::Mtad, Method::Mmtad, Method::Mtjd] {
+        assert!(!method.is_lossless());
+        let (chi2, limit) = chi_square(&Setting::new(method, warped(), 3, 2)).await;
+        assert!(chi2 > 2.0 * limit, "{method}: chi-square {chi2:.1}, limit {limit:.1}");
+    }
 }
 
 /// A seed means something: lossless methods draw the same token at the same position, drafted or not.
@@ -131,7 +167,7 @@ async fn exact_match_writes_what_autoregressive_decoding_writes() {
     let tokenizer = toy_tokenizer(VOCAB);
     for sampling in [Sampling::greedy(), warped()] {
         for seed in 0..200 {
-            let with = |method| Setting { method, sampling, beam_width: 3, draft_tokens: 3 };
+            let with = |method| Setting::new(method, sampling, 3, 3);
             let (plain, _) = write(&tokenizer, &with(Method::Autoregressive), seed, 40).await;
             let (assisted, finish) = write(&tokenizer, &with(Method::ExactMatch), seed, 40).await;
             assert_eq!(plain, assisted, "seed {seed}, {sampling:?}");
@@ -141,11 +177,42 @@ async fn exact_match_writes_what_autoregressive_decoding_writes() {
 }
 
 #[tokio::test]
+async fn at_temperature_0_every_lossless_method_is_greedy_decoding() {
+    let tokenizer = toy_tokenizer(VOCAB);
+    let with = |method| Setting::new(method, Sampling::greedy(), 2, 3);
+    let (greedy, _) = write(&tokenizer, &with(Method::Autoregressive), 0, 40).await;
+    for method in Method::ALL.into_iter().filter(|m| m.is_lossless()) {
+        let (text, _) = write(&tokenizer, &with(method), 0, 40).await;
+        assert_eq!(text, greedy, "{method}");
+    }
+}
+
+/// Beams as many as there are texts: then the best one is the likeliest text of all, found here by enumeration.
+#[tokio::test]
+async fn mtjd_with_top_beams_writes_the_likeliest_text() {
+    let tokenizer = toy_tokenizer(VOCAB);
+    let mut setting = Setting::new(Method::Mtjd, Sampling::UNWARPED, 32, 3);
+    setting.decoding.expansion = Expansion::Top;
+    let (text, finish) = write(&tokenizer, &setting, 0, 3).await;
+    let all = exact(Sampling::UNWARPED, 3);
+    let likeliest = all.iter().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    assert_eq!(&text, likeliest);
+    assert_eq!((finish.statistics.iterations, finish.statistics.accepted), (1, 2));
+}
+
+/// One beam of one token leaves nothing to choose.
+#[tokio::test]
+async fn mtjd_of_one_token_is_plain_sampling() {
+    let (chi2, limit) = chi_square(&Setting::new(Method::Mtjd, warped(), 1, 1)).await;
+    assert!(chi2 < limit, "chi-square {chi2:.1}, limit {limit:.1}");
+}
+
+#[tokio::test]
 async fn every_method_ends_where_it_was_told_and_counts_right() {
     let tokenizer = toy_tokenizer(VOCAB);
     for method in Method::ALL {
         for tokens in [1, 2, 7] {
-            let setting = Setting { method, sampling: warped(), beam_width: 2, draft_tokens: 4 };
+            let setting = Setting::new(method, warped(), 2, 4);
             let (text, finish) = write(&tokenizer, &setting, 3, tokens).await;
             let s = &finish.statistics;
             assert_eq!((text.len(), s.new_tokens), (tokens, tokens), "{method}");

@@ -125,10 +125,15 @@ pub(crate) enum Ends {
 }
 
 impl SessionState {
+    /// The logits of a row whose tokens may be proposed or drawn.
+    pub fn possible<'a>(&self, row: &'a [f32]) -> &'a [f32] {
+        &row[..self.vocab]
+    }
+
     /// The warped distribution of each row.
     pub fn warp(&self, logits: &Logits) -> Result<Vec<Distribution>, Fault> {
         let warped =
-            logits.rows().map(|row| self.sampling.warp(&row[..self.vocab])).collect::<Result<_, _>>();
+            logits.rows().map(|row| self.sampling.warp(self.possible(row))).collect::<Result<_, _>>();
         warped.map_err(|e| Fault::Bug(e.to_string()))
     }
 

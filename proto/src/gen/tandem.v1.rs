@@ -118,6 +118,53 @@ pub struct TokenTree {
     #[prost(sint32, repeated, tag = "2")]
     pub parents: ::prost::alloc::vec::Vec<i32>,
 }
+/// A warped distribution: the tokens that are possible.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Distribution {
+    /// Ascending. Empty: all from 0.
+    #[prost(uint32, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<u32>,
+    /// Natural log. Rounded: the reader renormalises.
+    #[prost(float, repeated, tag = "2")]
+    pub log_probs: ::prost::alloc::vec::Vec<f32>,
+}
+/// How the beams of the next depth are chosen among all (beam, token) pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Beams {
+    /// Sampled.
+    Unspecified = 0,
+    /// Drawn in proportion to their joint probability, without replacement.
+    Sampled = 1,
+    /// The same with replacement, as the paper's code does.
+    SampledWithReplacement = 2,
+    /// The best ones.
+    Top = 3,
+}
+impl Beams {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BEAMS_UNSPECIFIED",
+            Self::Sampled => "BEAMS_SAMPLED",
+            Self::SampledWithReplacement => "BEAMS_SAMPLED_WITH_REPLACEMENT",
+            Self::Top => "BEAMS_TOP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BEAMS_UNSPECIFIED" => Some(Self::Unspecified),
+            "BEAMS_SAMPLED" => Some(Self::Sampled),
+            "BEAMS_SAMPLED_WITH_REPLACEMENT" => Some(Self::SampledWithReplacement),
+            "BEAMS_TOP" => Some(Self::Top),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProposeRequest {
     #[prost(message, optional, tag = "1")]
@@ -128,18 +175,46 @@ pub struct ProposeRequest {
     /// Of the step before; absent at step 1.
     #[prost(message, optional, tag = "3")]
     pub commit: ::core::option::Option<Commit>,
+    /// Return the nodes' log-probabilities under the unwarped softmax, too.
+    #[prost(bool, tag = "6")]
+    pub log_probs: bool,
+    #[prost(oneof = "propose_request::Shape", tags = "4, 5")]
+    pub shape: ::core::option::Option<propose_request::Shape>,
+}
+/// Nested message and enum types in `ProposeRequest`.
+pub mod propose_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Shape {
+        #[prost(message, tag = "4")]
+        Beams(super::BeamShape),
+        #[prost(message, tag = "5")]
+        Candidates(super::CandidateShape),
+    }
+}
+/// The union of beams of the joint distribution. At temperature 0 beams are not drawn but the best ones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BeamShape {
     /// B, 1 to 32.
-    #[prost(uint32, tag = "4")]
+    #[prost(uint32, tag = "1")]
     pub beam_width: u32,
     /// Depth of the tree, gamma, 1 to 32.
-    #[prost(uint32, tag = "5")]
+    #[prost(uint32, tag = "2")]
     pub draft_tokens: u32,
-    /// Draw beams with replacement, as the paper's code does. At temperature 0 beams are not drawn.
-    #[prost(bool, tag = "6")]
-    pub with_replacement: bool,
+    /// How beams are chosen.
+    #[prost(enumeration = "Beams", tag = "3")]
+    pub beams: i32,
     /// Return the best beam alone (MTAD).
-    #[prost(bool, tag = "7")]
+    #[prost(bool, tag = "4")]
     pub best_beam_only: bool,
+}
+/// Candidates of every node by itself, for rejection sampling. At temperature 0 they are not drawn but the likeliest ones.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CandidateShape {
+    /// Children per node, by depth; at most 32 numbers and 256 nodes.
+    #[prost(uint32, repeated, tag = "1")]
+    pub branching: ::prost::alloc::vec::Vec<u32>,
+    #[prost(bool, tag = "2")]
+    pub with_replacement: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProposeResponse {
@@ -148,6 +223,22 @@ pub struct ProposeResponse {
     /// \[nodes\]: the draft's joint log-probability of the path from the root to each node, natural log, warped.
     #[prost(double, repeated, tag = "2")]
     pub joint_log_probs: ::prost::alloc::vec::Vec<f64>,
+    /// Only for candidates that were drawn.
+    #[prost(message, optional, tag = "3")]
+    pub candidates: ::core::option::Option<Candidates>,
+    /// \[nodes\], only if asked for: each node's own log-probability given the path to it, under the unwarped softmax.
+    #[prost(double, repeated, tag = "4")]
+    pub log_probs: ::prost::alloc::vec::Vec<f64>,
+}
+/// How candidates were drawn.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Candidates {
+    /// \[draws\]: the node of every draw, those of one parent in the order drawn.
+    #[prost(uint32, repeated, tag = "1")]
+    pub draws: ::prost::alloc::vec::Vec<u32>,
+    /// Of every node with children, the root's first, then in node order: what its children were drawn from.
+    #[prost(message, repeated, tag = "2")]
+    pub distributions: ::prost::alloc::vec::Vec<Distribution>,
 }
 /// Generated client implementations.
 pub mod draft_client {
@@ -685,6 +776,12 @@ pub struct ScoreTreeRequest {
     /// May be empty: then only the root is scored, which is autoregressive decoding.
     #[prost(message, optional, tag = "4")]
     pub tree: ::core::option::Option<TokenTree>,
+    /// Return the distributions, which rejection sampling needs.
+    #[prost(bool, tag = "5")]
+    pub distributions: bool,
+    /// Return log-probabilities under the unwarped softmax, too.
+    #[prost(bool, tag = "6")]
+    pub log_probs: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScoreTreeResponse {
@@ -696,6 +793,30 @@ pub struct ScoreTreeResponse {
     /// the draft (at temperature 0: the argmax).
     #[prost(uint32, repeated, tag = "2")]
     pub drawn_tokens: ::prost::alloc::vec::Vec<u32>,
+    /// \[1 + nodes\], only if asked for: the warped distribution at the root, then at each node.
+    #[prost(message, repeated, tag = "3")]
+    pub distributions: ::prost::alloc::vec::Vec<Distribution>,
+    /// Only if asked for.
+    #[prost(message, optional, tag = "4")]
+    pub log_probs: ::core::option::Option<TokenLogProbs>,
+}
+/// Log-probabilities under the unwarped softmax, natural log.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenLogProbs {
+    /// \[nodes\]: of each node's token, given the path to it.
+    #[prost(double, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<f64>,
+    /// \[1 + nodes\]: of each drawn token.
+    #[prost(double, repeated, tag = "2")]
+    pub drawn: ::prost::alloc::vec::Vec<f64>,
+    /// \[1 + nodes\], with `distributions` alone: of each of their tokens.
+    #[prost(message, repeated, tag = "3")]
+    pub distributions: ::prost::alloc::vec::Vec<LogProbs>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogProbs {
+    #[prost(float, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
 }
 /// Generated client implementations.
 pub mod target_client {
@@ -708,7 +829,8 @@ pub mod target_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Scores token trees. Errors as the Draft service.
+    /// Scores token trees. Errors as the Draft service, which a target offers beside this one: with the model's own beams
+    /// (MTJD) it is its own draft.
     #[derive(Debug, Clone)]
     pub struct TargetClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -955,7 +1077,8 @@ pub mod target_server {
             tonic::Status,
         >;
     }
-    /// Scores token trees. Errors as the Draft service.
+    /// Scores token trees. Errors as the Draft service, which a target offers beside this one: with the model's own beams
+    /// (MTJD) it is its own draft.
     #[derive(Debug)]
     pub struct TargetServer<T> {
         inner: Arc<T>,
@@ -1326,6 +1449,12 @@ pub struct GenerateRequest {
     pub ignore_eos: bool,
     #[prost(message, optional, tag = "10")]
     pub decoding: ::core::option::Option<DecodingParams>,
+    /// Give the log-probability of every token with it.
+    #[prost(bool, tag = "11")]
+    pub log_probs: bool,
+    /// Give every iteration's token tree with the text it led to.
+    #[prost(bool, tag = "12")]
+    pub trace: bool,
     #[prost(oneof = "generate_request::Input", tags = "1, 2")]
     pub input: ::core::option::Option<generate_request::Input>,
 }
@@ -1341,22 +1470,28 @@ pub mod generate_request {
         Tokens(super::TokenIds),
     }
 }
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DecodingParams {
     #[prost(enumeration = "Method", tag = "1")]
     pub method: i32,
     /// B, 1 to 32. Default 4.
     #[prost(uint32, optional, tag = "2")]
     pub beam_width: ::core::option::Option<u32>,
-    /// gamma, 1 to 32. Default 4.
+    /// gamma, 1 to 32. Default 4. SpecInfer reads `branching` instead.
     #[prost(uint32, optional, tag = "3")]
     pub draft_tokens: ::core::option::Option<u32>,
-    /// tau, above 0 and at most 1. Default 0.5.
+    /// tau, above 0 and at most 1, of MTAD and MMTAD. Default 0.5.
     #[prost(double, optional, tag = "4")]
     pub acceptance_threshold: ::core::option::Option<f64>,
-    /// Draw beams with replacement. Default false.
-    #[prost(bool, tag = "5")]
-    pub with_replacement: bool,
+    /// How beams are chosen; for rejection sampling, how candidates are drawn. Default: sampled without replacement.
+    #[prost(enumeration = "Beams", tag = "5")]
+    pub beams: i32,
+    /// Of MMTAD. Default: best beam.
+    #[prost(enumeration = "Reference", tag = "6")]
+    pub reference: i32,
+    /// Of SpecInfer: children per node, by depth; at most 32 numbers and 256 nodes. Default 4, 2, 2.
+    #[prost(uint32, repeated, tag = "7")]
+    pub branching: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GenerateResponse {
@@ -1389,7 +1524,7 @@ pub struct Started {
     #[prost(string, tag = "5")]
     pub draft_model: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Chunk {
     /// May be empty while a character or a possible stop string is incomplete.
     #[prost(string, tag = "1")]
@@ -1397,6 +1532,35 @@ pub struct Chunk {
     /// The tokens that this text ends in; all chunks together hold each emitted token once.
     #[prost(uint32, repeated, tag = "2")]
     pub token_ids: ::prost::alloc::vec::Vec<u32>,
+    /// \[token_ids\]: only if asked for: their log-probabilities under the target's unwarped softmax, natural log.
+    #[prost(double, repeated, tag = "3")]
+    pub log_probs: ::prost::alloc::vec::Vec<f64>,
+    /// Only if asked for: the iteration that made this chunk.
+    #[prost(message, optional, tag = "4")]
+    pub iteration: ::core::option::Option<Iteration>,
+}
+/// One round of propose, score, accept.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Iteration {
+    #[prost(message, optional, tag = "1")]
+    pub tree: ::core::option::Option<TokenTree>,
+    /// \[nodes\]: text of each token by itself.
+    #[prost(string, repeated, tag = "2")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// \[nodes\]: Q, the draft's joint log-probability.
+    #[prost(double, repeated, tag = "3")]
+    pub draft_joint_log_probs: ::prost::alloc::vec::Vec<f64>,
+    /// \[nodes\]: P, the target's; -inf where a token was warped out. Empty for MTJD, whose tree is the target's own.
+    #[prost(double, repeated, tag = "4")]
+    pub target_joint_log_probs: ::prost::alloc::vec::Vec<f64>,
+    /// From the root's child downwards.
+    #[prost(uint32, repeated, tag = "5")]
+    pub accepted_nodes: ::prost::alloc::vec::Vec<u32>,
+    /// The token behind them.
+    #[prost(uint32, tag = "6")]
+    pub bonus_token: u32,
+    #[prost(string, tag = "7")]
+    pub bonus_text: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Finished {
@@ -1433,7 +1597,7 @@ pub struct Statistics {
     /// 1 + accepted_tokens / iterations.
     #[prost(double, tag = "8")]
     pub block_efficiency: f64,
-    /// accepted_tokens / sum over the iterations of the depth asked for.
+    /// accepted_tokens / asked_tokens.
     #[prost(double, tag = "9")]
     pub acceptance_rate: f64,
     /// Milliseconds, wall. The parts add up to the total: waiting for draft and target, and all else.
@@ -1451,6 +1615,9 @@ pub struct Statistics {
     /// Of the time before the first iteration: opening the sessions, prefill included.
     #[prost(double, tag = "15")]
     pub prefill_ms: f64,
+    /// Sum over the iterations of the depth asked for.
+    #[prost(uint32, tag = "16")]
+    pub asked_tokens: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1465,6 +1632,12 @@ pub enum Method {
     Mmtad = 3,
     /// The token tree, walked by tokens drawn from the target. Lossless.
     ExactMatch = 4,
+    /// A chain drawn from the draft, accepted by rejection sampling. Lossless.
+    Speculative = 5,
+    /// A tree drawn from the draft, accepted by multi-round rejection sampling. Lossless.
+    Specinfer = 6,
+    /// Multi-token joint decoding by the target alone: beams of its own, the best one committed whole. For evaluation: it is slow.
+    Mtjd = 7,
 }
 impl Method {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1478,6 +1651,9 @@ impl Method {
             Self::Mtad => "METHOD_MTAD",
             Self::Mmtad => "METHOD_MMTAD",
             Self::ExactMatch => "METHOD_EXACT_MATCH",
+            Self::Speculative => "METHOD_SPECULATIVE",
+            Self::Specinfer => "METHOD_SPECINFER",
+            Self::Mtjd => "METHOD_MTJD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1488,6 +1664,42 @@ impl Method {
             "METHOD_MTAD" => Some(Self::Mtad),
             "METHOD_MMTAD" => Some(Self::Mmtad),
             "METHOD_EXACT_MATCH" => Some(Self::ExactMatch),
+            "METHOD_SPECULATIVE" => Some(Self::Speculative),
+            "METHOD_SPECINFER" => Some(Self::Specinfer),
+            "METHOD_MTJD" => Some(Self::Mtjd),
+            _ => None,
+        }
+    }
+}
+/// Which reference levels MMTAD accepts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Reference {
+    /// Best beam.
+    Unspecified = 0,
+    /// Q of the best beam's ancestors.
+    BestBeam = 1,
+    /// The largest Q of each depth.
+    Max = 2,
+}
+impl Reference {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REFERENCE_UNSPECIFIED",
+            Self::BestBeam => "REFERENCE_BEST_BEAM",
+            Self::Max => "REFERENCE_MAX",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REFERENCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REFERENCE_BEST_BEAM" => Some(Self::BestBeam),
+            "REFERENCE_MAX" => Some(Self::Max),
             _ => None,
         }
     }

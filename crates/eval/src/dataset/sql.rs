@@ -1,0 +1,41 @@
+//! The bundled text-to-SQL set.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Dataset, DatasetError, DatasetKind, Item, jsonl};
+use crate::Judge;
+use crate::judge::sqlite::{Database, Table};
+
+pub(super) const STOP: [&str; 1] = [";"];
+pub(super) const MAX_NEW_TOKENS: u32 = 100;
+pub(super) const METRIC: &str = "execution accuracy";
+
+#[derive(Deserialize)]
+struct Line {
+    schema: String,
+    pairs: Vec<(String, String)>,
+    db: BTreeMap<String, Table>,
+}
+
+/// JSONL with `schema`, `pairs` of question and SQL, of which the first is asked, and `db`, the tables with their rows.
+pub fn text_to_sql(path: &Path) -> Result<Dataset, DatasetError> {
+    jsonl::items(path, |number, line: Line| {
+        let (question, gold) = line.pairs.into_iter().next().ok_or("it has no question")?;
+        let database = Database::Tables(line.db);
+        database.check().map_err(|e| format!("its tables cannot be built: {e}"))?;
+        Ok(Item {
+            id: format!("sql-{number:04}"),
+            turns: vec![prompt(&line.schema, &question)],
+            judge: Judge::Sql { database, gold },
+        })
+    })?
+    .into_dataset(path, DatasetKind::TextToSql, &STOP, MAX_NEW_TOKENS, Some(METRIC))
+}
+
+/// `schema` ends its last line.
+pub(super) fn prompt(schema: &str, question: &str) -> String {
+    format!("{schema}Question: {question}\nSQL:")
+}

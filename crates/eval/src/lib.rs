@@ -1,0 +1,17 @@
+//! Evaluation: datasets × methods × settings → one report.
+//!
+//! [`Dataset`]s give prompts and say how an answer is judged; [`report::Report`] is what comes out, as JSON, Markdown, plots and a
+//! page. Nothing here generates text: the `tandem eval` command does, through the public API of the orchestrator.
+
+pub mod dataset;
+pub mod gate;
+mod grid;
+pub mod judge;
+pub mod metrics;
+pub mod report;
+mod sample;
+
+pub use dataset::{BadItem, Dataset, DatasetError, DatasetKind, Item, UnknownDataset};
+pub use grid::{CellSpec, Grid, InvalidGrid};
+pub use judge::{Judge, Verdict};
+pub use sample::{Failure, Header, Journal, JournalError, Sample};

@@ -1,0 +1,103 @@
+//! Scores.
+
+use tandem_decoding::{Distribution, JointLogProbs, TokenId, TokenTree};
+
+use super::{TreeOnWire, distribution, tokens};
+use crate::{Fault, v1};
+
+/// What a target is asked for beside joint log-probabilities and drawn tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The warped distributions, which rejection sampling needs.
+    pub distributions: bool,
+    /// Log-probabilities under the unwarped softmax.
+    pub log_probs: bool,
+}
+
+/// The target's view of a tree.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// `P` of every node.
+    pub joint: JointLogProbs,
+    /// A token drawn from the target at the root, then at each node.
+    pub drawn: Vec<TokenId>,
+    /// If wanted: `p` at the root, then at each node.
+    pub distributions: Vec<Distribution>,
+    /// If wanted.
+    pub log_probs: Option<TokenLogProbs>,
+}
+
+/// Log-probabilities under the target's unwarped softmax, natural log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenLogProbs {
+    /// Of each node's token, given the path to it.
+    pub nodes: Vec<f64>,
+    /// Of each drawn token.
+    pub drawn: Vec<f64>,
+    /// If wanted: of each token of each distribution.
+    pub distributions: Vec<Vec<f32>>,
+}
+
+impl v1::ScoreTreeRequest {
+    /// The tree to score; a missing one is empty.
+    pub fn take_tree(&mut self) -> Result<TokenTree, Fault> {
+        TreeOnWire::try_from(self.tree.take()).map(|t| t.0)
+    }
+
+    /// What is wanted.
+    pub fn wanted(&self) -> Wanted {
+        Wanted { distributions: self.distributions, log_probs: self.log_probs }
+    }
+}
+
+impl From<Scores> for v1::ScoreTreeResponse {
+    fn from(scores: Scores) -> Self {
+        let log_probs = scores.log_probs.map(|l| v1::TokenLogProbs {
+            nodes: l.nodes,
+            drawn: l.drawn,
+            distributions: l.distributions.into_iter().map(|values| v1::LogProbs { values }).collect(),
+        });
+        Self {
+            joint_log_probs: scores.joint.as_slice().to_vec(),
+            drawn_tokens: super::ids(&scores.drawn),
+            distributions: scores.distributions.iter().map(Into::into).collect(),
+            log_probs,
+        }
+    }
+}
+
+impl v1::ScoreTreeResponse {
+    /// The scores of `tree`, checked to be what was `wanted`.
+    pub fn into_scores(self, tree: &TokenTree, wanted: Wanted) -> Result<Scores, Fault> {
+        let rows = tree.len() + 1;
+        let count = |field, given: usize, expected: usize| {
+            let message =
+                || format!("{given} where {expected} were expected, for a tree of {} nodes", tree.len());
+            if given == expected { Ok(()) } else { Err(Fault::invalid(field, message())) }
+        };
+        let joint = JointLogProbs::new(tree, self.joint_log_probs)
+            .map_err(|e| Fault::invalid("joint_log_probs", e))?;
+        count("drawn_tokens", self.drawn_tokens.len(), rows)?;
+        let distributions = if wanted.distributions { self.distributions } else { Vec::new() };
+        if wanted.distributions {
+            count("distributions", distributions.len(), rows)?;
+        }
+        let distributions: Vec<Distribution> =
+            distributions.into_iter().map(|d| distribution(d, "distributions")).collect::<Result<_, _>>()?;
+        let log_probs = match self.log_probs.filter(|_| wanted.log_probs) {
+            None if wanted.log_probs => return Err(Fault::invalid("log_probs", "are missing")),
+            None => None,
+            Some(l) => {
+                count("log_probs.nodes", l.nodes.len(), tree.len())?;
+                count("log_probs.drawn", l.drawn.len(), rows)?;
+                count("log_probs.distributions", l.distributions.len(), distributions.len())?;
+                let by_row: Vec<Vec<f32>> = l.distributions.into_iter().map(|d| d.values).collect();
+                for (values, distribution) in by_row.iter().zip(&distributions) {
+                    count("log_probs.distributions.values", values.len(), distribution.iter().len())?;
+                }
+                Some(TokenLogProbs { nodes: l.nodes, drawn: l.drawn, distributions: by_row })
+            }
+        };
+        Ok(Scores { joint, drawn: tokens(self.drawn_tokens), distributions, log_probs })
+    }
+}

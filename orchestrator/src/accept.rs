@@ -1,11 +1,9 @@
 //! What an iteration commits.
 
-use tandem_decoding::{
-    Accepted, Decoding, Distribution, Draws, Method, Purpose, TokenId, exact_match, mmtad, multi_round,
-};
+use tandem_decoding::{Accepted, Draws, Method, Purpose, TokenId, exact_match, mmtad, multi_round};
 use tandem_proto::{Fault, Scores};
 
-use crate::{GenerateError, Proposal};
+use crate::{GenerateError, Job, Proposal};
 
 /// The committed tokens of an iteration.
 pub(crate) struct Committed {
@@ -17,18 +15,16 @@ pub(crate) struct Committed {
     pub(crate) log_probs: Option<Vec<f64>>,
 }
 
-/// Accepts by the rule of `decoding`. `root` is the number of committed tokens, by which the draws of rejection sampling are
-/// numbered.
+/// Accepts by the rule of `job`. `root` is the number of committed tokens, by which the draws of rejection sampling are numbered.
 pub(crate) fn accept(
-    decoding: &Decoding,
+    job: &Job<'_>,
     proposal: &Proposal,
     scores: &Scores,
-    draws: Draws,
     root: usize,
 ) -> Result<Committed, GenerateError> {
-    let tree = &proposal.draft.tree;
-    // The place of a bonus token that was drawn from a residual, among the tokens of its row.
-    let mut from_residual = None;
+    let (tree, decoding, draws) = (&proposal.draft.tree, &job.decoding, Draws::new(job.open.seed));
+    // Whether the bonus token was drawn from a residual, not by the target.
+    let mut from_residual = false;
     let accepted = match decoding.method() {
         Method::Autoregressive => Accepted::up_to(tree, None, &scores.drawn),
         // On the best beam alone the levels are its own `Q`: that is MTAD.
@@ -43,10 +39,9 @@ pub(crate) fn accept(
                 let verified = multi_round(tree, candidates, &scores.distributions, |depth, round| {
                     draws.uniforms(root + depth, Purpose::Acceptance).nth(round).unwrap_or_default()
                 });
-                let row = verified.node.map_or(0, |n| n + 1);
                 let depth = verified.node.map_or(0, |n| tree.depth(n));
                 let bonus = verified.residual.quantile(draws.uniform(root + depth, Purpose::TargetToken));
-                from_residual = place(&scores.distributions[row], bonus);
+                from_residual = true;
                 Accepted { path: verified.node.map_or_else(Vec::new, |n| tree.path(n)), bonus }
             }
             // Nothing was drawn: greedy decoding, or the last token. The likeliest tokens are a tree as any other.
@@ -56,18 +51,16 @@ pub(crate) fn accept(
     };
     let log_probs = scores.log_probs.as_ref().map(|l| {
         let row = accepted.path.last().map_or(0, |n| n + 1);
-        let bonus = match from_residual {
-            Some(place) => f64::from(l.distributions[row][place]),
-            None => l.drawn[row],
+        let bonus = if from_residual {
+            let warped = scores.distributions[row].log_prob(accepted.bonus);
+            job.open.sampling.likelihood_temperature() * warped + l.distribution_offsets[row]
+        } else {
+            l.drawn[row]
         };
         accepted.path.iter().map(|&n| l.nodes[n]).chain([bonus]).collect()
     });
     let tokens = accepted.path.iter().map(|&n| tree.tokens()[n]).chain([accepted.bonus]).collect();
     Ok(Committed { accepted, tokens, log_probs })
-}
-
-fn place(distribution: &Distribution, token: TokenId) -> Option<usize> {
-    distribution.iter().position(|(t, _)| t == token)
 }
 
 /// MTJD: the best beam whole. Its last token takes the place of the bonus token, which is not drawn.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tandem_decoding::{Accepted, Decoding, Drafting, Draws, Method, TokenId};
+use tandem_decoding::{Accepted, Decoding, Drafting, Method, TokenId};
 use tandem_proto::{OpenSession, Propose, Scores, Wanted};
 use tokenizers::Tokenizer;
 use tokio::sync::mpsc;
@@ -82,7 +82,6 @@ async fn assisted<D: Drafter, S: Scorer>(
 ) -> Result<Finish, GenerateError> {
     let job = emitter.job;
     let (mut draft, mut target) = open_both(drafter, scorer, job, &mut emitter.stats).await?;
-    let draws = Draws::new(job.open.seed);
     let mut commit: Option<Accepted> = None;
     loop {
         // The bonus token comes on top, so drafting more than `left - 1` would be for nothing.
@@ -104,7 +103,7 @@ async fn assisted<D: Drafter, S: Scorer>(
         let scores = target.score(commit.as_ref(), &proposal.draft.tree, wanted).await?;
         emitter.stats.target += begun.elapsed();
         let root = job.open.prompt.len() + job.open.max_new_tokens - emitter.left;
-        let committed = accept(&job.decoding, &proposal, &scores, draws, root)?;
+        let committed = accept(job, &proposal, &scores, root)?;
         let depth = drafting.as_ref().map_or(0, Drafting::depth);
         emitter.stats.count(depth, proposal.draft.tree.len(), committed.accepted.path.len());
         if let Some(reason) = emitter.emit(&committed, proposal, scores).await? {

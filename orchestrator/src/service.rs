@@ -133,14 +133,14 @@ fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result
 /// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to
 /// be read. (Top-p alone may keep many tokens too; what then is too large fails as a reply.)
 fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault> {
-    /// An f32; without filters tokens are not named. Log-probabilities, if asked for, are as many again.
+    /// An f32; without filters tokens are not named.
     const BYTES: usize = 4;
     let candidates = matches!(params.decoding.drafting(), Some(Drafting::Candidates { .. }));
     if !candidates || params.sampling.is_greedy() || params.sampling.is_filtered() {
         return Ok(());
     }
     let rows = params.decoding.max_tree_nodes() + 1;
-    let bytes = rows * vocab as usize * BYTES * if params.log_probs { 2 } else { 1 };
+    let bytes = rows * vocab as usize * BYTES;
     if bytes <= MAX_MESSAGE_BYTES {
         return Ok(());
     }

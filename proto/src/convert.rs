@@ -292,7 +292,7 @@ mod tests {
             log_probs: Some(TokenLogProbs {
                 nodes: vec![-1.5],
                 drawn: vec![-0.5, -0.25],
-                distributions: vec![vec![-0.5, -1.0]; 2],
+                distribution_offsets: vec![-0.5, -1.0],
             }),
         };
         let all = Wanted { distributions: true, log_probs: true };
@@ -312,6 +312,6 @@ mod tests {
         broken(&|w| w.distributions.truncate(1));
         broken(&|w| w.log_probs = None);
         broken(&|w| w.log_probs.as_mut().unwrap().nodes.clear());
-        broken(&|w| w.log_probs.as_mut().unwrap().distributions[1].values.clear());
+        broken(&|w| w.log_probs.as_mut().unwrap().distribution_offsets.clear());
     }
 }

@@ -59,10 +59,13 @@ fn unwarped(
     let log_prob = |row: usize, token: TokenId| {
         rows[row].get(token.0 as usize).map_or(f64::NEG_INFINITY, |&x| f64::from(x) - normalizers[row])
     };
-    let of_row = |(row, p): (usize, &Distribution)| p.iter().map(|(t, _)| log_prob(row, t) as f32).collect();
+    let scale = state.sampling.likelihood_temperature();
+    let offset = |(row, p): (usize, &Distribution)| {
+        p.iter().next().map_or(0.0, |(token, warped)| log_prob(row, token) - scale * warped)
+    };
     TokenLogProbs {
         nodes: (0..tree.len()).map(|n| log_prob(parent_row(tree, n), tree.tokens()[n])).collect(),
         drawn: drawn.iter().enumerate().map(|(row, &token)| log_prob(row, token)).collect(),
-        distributions: p.iter().enumerate().map(of_row).collect(),
+        distribution_offsets: p.iter().enumerate().map(offset).collect(),
     }
 }

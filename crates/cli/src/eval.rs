@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use tandem_energy::EnergyMeter;
 use tandem_eval::report::{DatasetReport, Machine, Report, SCHEMA_VERSION};
-use tandem_eval::{CellSpec, Dataset, Header, Journal, Sample, gate, metrics};
+use tandem_eval::{Dataset, Header, Journal, gate, metrics};
 use tandem_serving::init_logging;
 
 pub use self::args::Args;
@@ -64,9 +64,26 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let replays = if complete { runner.replays(&plan, &samples, args.replays).await? } else { Vec::new() };
     let report = Report {
-        replays,
+        schema_version: SCHEMA_VERSION,
+        tandem_version: header.tandem_version,
+        created: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+        command: command_line(),
         machine: machine(&args, runner.meter.as_ref()),
-        ..report(&args, &dataset, &cells, &samples, &header)
+        target_model: header.target_model,
+        draft_model: header.draft_model,
+        dataset: DatasetReport {
+            name: dataset.name.clone(),
+            items: dataset.items.len(),
+            metric: dataset.metric.map(str::to_owned),
+            max_new_tokens: header.max_new_tokens,
+            stop: header.stop,
+            bad: dataset.bad.clone(),
+        },
+        seeds: (0..args.seeds).collect(),
+        samples_planned: dataset.items.len() * cells.len() * args.seeds as usize,
+        samples_done: samples.len(),
+        cells: metrics::cells(&cells, &samples),
+        replays,
     };
     output::write(&args.out, &report, &dataset, &samples)?;
     output::show(&args.out, &report);
@@ -125,37 +142,6 @@ fn machine(args: &Args, meter: Option<&EnergyMeter>) -> Machine {
         os: std::env::consts::OS.to_owned(),
         device: args.endpoint.as_ref().map_or_else(|| args.pair.device.to_string(), |_| "remote".into()),
         energy: meter.map_or("not available", EnergyMeter::name).to_owned(),
-    }
-}
-
-fn report(args: &Args, dataset: &Dataset, cells: &[CellSpec], samples: &[Sample], header: &Header) -> Report {
-    Report {
-        schema_version: SCHEMA_VERSION,
-        tandem_version: header.tandem_version.clone(),
-        created: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
-        command: command_line(),
-        machine: Machine {
-            cpu: String::new(),
-            cores: 0,
-            os: String::new(),
-            device: String::new(),
-            energy: String::new(),
-        },
-        target_model: header.target_model.clone(),
-        draft_model: header.draft_model.clone(),
-        dataset: DatasetReport {
-            name: dataset.name.clone(),
-            items: dataset.items.len(),
-            metric: dataset.metric.map(str::to_owned),
-            max_new_tokens: header.max_new_tokens,
-            stop: header.stop.clone(),
-            bad: dataset.bad.clone(),
-        },
-        seeds: (0..args.seeds).collect(),
-        samples_planned: dataset.items.len() * cells.len() * args.seeds as usize,
-        samples_done: samples.len(),
-        cells: metrics::cells(cells, samples),
-        replays: Vec::new(),
     }
 }
 

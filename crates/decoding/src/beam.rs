@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::{Candidates, Distribution, JointLogProbs, TokenId, TokenTree, best_beam};
+use crate::pairs::Pairs;
+use crate::{Candidates, Distribution, JointLogProbs, TokenTree, best_beam};
 
 /// How the beams of the next depth are chosen among all (beam, token) pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,14 +90,6 @@ pub struct BeamSearch {
     beams: Vec<usize>,
 }
 
-/// A (beam, token) pair and the weight it is chosen by.
-#[derive(Clone, Copy)]
-pub(crate) struct Candidate {
-    pub(crate) beam: usize,
-    pub(crate) token: TokenId,
-    pub(crate) joint: f64,
-}
-
 impl BeamSearch {
     /// A search of `width` beams from the root.
     pub fn new(width: usize, expansion: Expansion) -> Self {
@@ -128,30 +121,17 @@ impl BeamSearch {
     /// If `distributions` is not as long as the frontier.
     pub fn advance(&mut self, distributions: &[Distribution], uniforms: impl Iterator<Item = f64>) {
         assert_eq!(distributions.len(), self.frontier.len(), "one distribution per frontier node");
-        let mut candidates = Vec::new();
-        for (beam, &at) in self.beams.iter().enumerate() {
-            let before = self.frontier[at].map_or(0.0, |node| self.joint[node]);
-            let pairs =
-                distributions[at].iter().map(|(token, lp)| Candidate { beam, token, joint: before + lp });
-            match self.expansion {
-                // No beam can place more than `width`, and an unfiltered vocabulary is large.
-                Expansion::Top => {
-                    let pairs: Vec<Candidate> = pairs.collect();
-                    candidates.extend(top(&pairs, self.width).into_iter().map(|i| pairs[i]));
-                }
-                Expansion::Sampled { .. } => candidates.extend(pairs),
-            }
-        }
+        let before: Vec<f64> = self.frontier.iter().map(|node| node.map_or(0.0, |n| self.joint[n])).collect();
+        let pairs = Pairs { beams: &self.beams, before: &before, distributions };
         let chosen = match self.expansion {
-            Expansion::Top => top(&candidates, self.width),
-            Expansion::Sampled { replacement } => draw(&candidates, self.width, replacement, uniforms),
+            Expansion::Top => pairs.top(self.width),
+            Expansion::Sampled { replacement } => pairs.draw(self.width, replacement, uniforms),
         };
         let (mut frontier, mut beams) = (Vec::new(), Vec::new());
-        for candidate in chosen.into_iter().map(|i| &candidates[i]) {
-            let parent = self.frontier[self.beams[candidate.beam]];
-            let (node, new) = self.tree.insert(parent, candidate.token);
+        for pair in chosen {
+            let (node, new) = self.tree.insert(self.frontier[self.beams[pair.beam]], pair.token);
             if new {
-                self.joint.push(candidate.joint);
+                self.joint.push(pair.joint);
             }
             let known = frontier.iter().position(|&n| n == Some(node));
             beams.push(known.unwrap_or(frontier.len()));
@@ -168,59 +148,12 @@ impl BeamSearch {
     }
 }
 
-/// The `width` candidates of the largest joint log-probability, best first; of equal ones, the first. Within a beam equal
-/// candidates come in token order.
-pub(crate) fn top(candidates: &[Candidate], width: usize) -> Vec<usize> {
-    let rank = |&a: &usize, &b: &usize| candidates[b].joint.total_cmp(&candidates[a].joint).then(a.cmp(&b));
-    let mut order: Vec<usize> = (0..candidates.len()).collect();
-    if width < order.len() {
-        order.select_nth_unstable_by(width, rank);
-        order.truncate(width);
-    }
-    order.sort_unstable_by(rank);
-    order
-}
-
-/// `width` candidates drawn in proportion to exp(joint), in the order drawn.
-pub(crate) fn draw(
-    candidates: &[Candidate],
-    width: usize,
-    replacement: bool,
-    uniforms: impl Iterator<Item = f64>,
-) -> Vec<usize> {
-    let max = candidates.iter().map(|c| c.joint).fold(f64::NEG_INFINITY, f64::max);
-    let mut weights: Vec<f64> = candidates.iter().map(|c| (c.joint - max).exp()).collect();
-    let mut drawn = Vec::with_capacity(width);
-    for uniform in uniforms.take(width) {
-        // Summed anew each time: subtracting what was taken would leave rounding errors as large as small weights.
-        let total: f64 = weights.iter().sum();
-        if total <= 0.0 {
-            break;
-        }
-        let mut left = uniform * total;
-        let mut last = None;
-        for (i, &weight) in weights.iter().enumerate().filter(|&(_, &w)| w > 0.0) {
-            last = Some(i);
-            left -= weight;
-            if left < 0.0 {
-                break;
-            }
-        }
-        let Some(i) = last else { break };
-        drawn.push(i);
-        if !replacement {
-            weights[i] = 0.0;
-        }
-    }
-    drawn
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Draws, Purpose, Sampling};
+    use crate::{Draws, Purpose, Sampling, TokenId};
 
     fn distribution(probs: &[f64]) -> Distribution {
         let logits: Vec<f32> = probs.iter().map(|p| p.ln() as f32).collect();

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::beam::{Candidate, draw, top};
+use crate::pairs::Pairs;
 use crate::{Distribution, DraftTree, Expansion, JointLogProbs, TokenId, TokenTree};
 
 /// Which candidates were drawn at each node, and from what: all that rejection sampling needs beside the tree.
@@ -152,16 +152,15 @@ impl CandidateSearch {
         let mut frontier = Vec::new();
         for (&parent, q) in self.frontier.iter().zip(distributions) {
             let before = parent.map_or(0.0, |node| self.joint[node]);
-            let pairs: Vec<Candidate> =
-                q.iter().map(|(token, lp)| Candidate { beam: 0, token, joint: before + lp }).collect();
+            let pairs = Pairs { beams: &[0], before: &[before], distributions: std::slice::from_ref(q) };
             let chosen = match self.expansion {
-                Expansion::Top => top(&pairs, count),
-                Expansion::Sampled { replacement } => draw(&pairs, count, replacement, &mut uniforms),
+                Expansion::Top => pairs.top(count),
+                Expansion::Sampled { replacement } => pairs.draw(count, replacement, &mut uniforms),
             };
-            for candidate in chosen.into_iter().map(|i| &pairs[i]) {
-                let (node, new) = self.tree.insert(parent, candidate.token);
+            for pair in chosen {
+                let (node, new) = self.tree.insert(parent, pair.token);
                 if new {
-                    self.joint.push(candidate.joint);
+                    self.joint.push(pair.joint);
                     frontier.push(Some(node));
                 }
                 self.draws.push(node);

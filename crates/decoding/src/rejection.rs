@@ -56,9 +56,16 @@ pub fn test_candidates(
     replacement: bool,
     mut uniform: impl FnMut(usize) -> f64,
 ) -> (Option<usize>, Distribution) {
+    // Most first candidates are accepted, and most others never looked at: nothing is copied before the first rejection.
+    let first =
+        drawn.first().filter(|&&token| uniform(0) * q.log_prob(token).exp() < p.log_prob(token).exp());
+    if first.is_some() {
+        return (Some(0), p.clone());
+    }
     let (mut p, mut q) = (Masses::new(p), Masses::new(q));
     for (round, &token) in drawn.iter().enumerate() {
-        if uniform(round) * q.of(token) < p.of(token) {
+        // The first one was tested above.
+        if round > 0 && uniform(round) * q.of(token) < p.of(token) {
             return (Some(round), p.into_distribution());
         }
         p.subtract(&q);
@@ -69,12 +76,12 @@ pub fn test_candidates(
     (None, p.into_distribution())
 }
 
-/// Probabilities by ascending token.
+/// Probabilities by ascending token. With filters off they are the whole vocabulary: everything here is one walk over it.
 struct Masses(Vec<(TokenId, f64)>);
 
 impl Masses {
     fn new(distribution: &Distribution) -> Self {
-        Self(distribution.iter().map(|(token, lp)| (token, lp.exp())).collect())
+        Self(distribution.entries().iter().map(|e| (e.token, e.prob)).collect())
     }
 
     fn of(&self, token: TokenId) -> f64 {
@@ -84,8 +91,13 @@ impl Masses {
     /// `max(0, self − other)`, renormalised. Nothing is left only if rounding rejected a token of two equal distributions; then they
     /// stay as they are.
     fn subtract(&mut self, other: &Self) {
-        let left = self.0.iter().map(|&(token, mass)| (token, (mass - other.of(token)).max(0.0)));
-        let left: Vec<_> = left.filter(|m| m.1 > 0.0).collect();
+        let mut others = other.0.iter().peekable();
+        let left = self.0.iter().filter_map(|&(token, mass)| {
+            while others.next_if(|o| o.0 < token).is_some() {}
+            let rest = mass - others.next_if(|o| o.0 == token).map_or(0.0, |o| o.1);
+            (rest > 0.0).then_some((token, rest))
+        });
+        let left: Vec<_> = left.collect();
         if !left.is_empty() {
             self.0 = left;
             self.normalise();

@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use thiserror::Error;
 
 use crate::TokenId;
+use crate::exp::exp_of_negative;
 
 /// Highest temperature that a request may ask for.
 pub const MAX_TEMPERATURE: f64 = 100.0;
@@ -82,6 +83,11 @@ impl Sampling {
         self.temperature
     }
 
+    /// The temperature that likelihoods are computed at: 1 when greedy.
+    pub fn likelihood_temperature(&self) -> f64 {
+        if self.is_greedy() { 1.0 } else { self.temperature }
+    }
+
     /// As given; 0 is off.
     pub fn top_k(&self) -> usize {
         self.top_k
@@ -108,7 +114,7 @@ impl Sampling {
             return Err(InvalidLogits::NothingPossible);
         }
         let floor = kth_largest(logits, self.top_k);
-        let inverse_temperature = if self.is_greedy() { 1.0 } else { 1.0 / self.temperature };
+        let inverse_temperature = 1.0 / self.likelihood_temperature();
         let mut kept: Vec<Entry> = (0u32..)
             .zip(logits)
             .filter(|&(_, &x)| x >= floor && x > f32::NEG_INFINITY)
@@ -116,8 +122,12 @@ impl Sampling {
             .map(|(token, &x)| Entry {
                 token: TokenId(token),
                 log_prob: f64::from(x - max) * inverse_temperature,
+                prob: 0.0,
             })
             .collect();
+        for entry in &mut kept {
+            entry.prob = exp_of_negative(entry.log_prob);
+        }
         normalise(&mut kept);
         if self.has_nucleus() {
             kept = nucleus(kept, self.top_p);
@@ -139,10 +149,12 @@ pub struct Distribution {
     entries: Vec<Entry>,
 }
 
+/// A possible token. The probability is there beside its logarithm because whole vocabularies of both are needed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Entry {
-    token: TokenId,
-    log_prob: f64,
+pub(crate) struct Entry {
+    pub(crate) token: TokenId,
+    pub(crate) log_prob: f64,
+    pub(crate) prob: f64,
 }
 
 /// Why numbers are no distribution.
@@ -165,7 +177,9 @@ impl Distribution {
 
     /// Checks (token, log-probability) pairs, which may be rounded: they are renormalised.
     pub fn new(entries: impl IntoIterator<Item = (TokenId, f64)>) -> Result<Self, InvalidDistribution> {
-        let entries = entries.into_iter().map(|(token, log_prob)| Entry { token, log_prob });
+        let entry =
+            |(token, log_prob)| Entry { token, log_prob, prob: exp_of_negative(f64::min(log_prob, 0.0)) };
+        let entries = entries.into_iter().map(entry);
         let mut entries: Vec<Entry> = entries.collect();
         if entries.is_empty() {
             return Err(InvalidDistribution::LengthMismatch { tokens: 0, log_probs: 0 });
@@ -180,7 +194,7 @@ impl Distribution {
         if let Some(e) = entries.iter().find(|e| !(e.log_prob.is_finite() && e.log_prob <= slack)) {
             return Err(InvalidDistribution::NotALogProb { token: e.token, value: e.log_prob });
         }
-        let mass: f64 = entries.iter().map(|e| e.log_prob.exp()).sum();
+        let mass: f64 = entries.iter().map(|e| e.prob).sum();
         if (mass - 1.0).abs() > slack {
             return Err(InvalidDistribution::NotNormalised(mass));
         }
@@ -190,7 +204,7 @@ impl Distribution {
 
     /// Positive probabilities by ascending token, at least one, that sum to 1 but for rounding.
     pub(crate) fn from_masses(masses: Vec<(TokenId, f64)>) -> Self {
-        let entry = |(token, mass): (TokenId, f64)| Entry { token, log_prob: mass.ln() };
+        let entry = |(token, mass): (TokenId, f64)| Entry { token, log_prob: mass.ln(), prob: mass };
         Self { entries: masses.into_iter().map(entry).collect() }
     }
 
@@ -206,6 +220,10 @@ impl Distribution {
         self.entries.iter().map(|e| (e.token, e.log_prob))
     }
 
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// The most likely token; of equal ones, the lowest.
     pub fn argmax(&self) -> TokenId {
         self.entries.iter().min_by(|a, b| by_rank(a, b)).map_or(TokenId(0), |e| e.token)
@@ -215,7 +233,7 @@ impl Distribution {
     pub fn quantile(&self, uniform: f64) -> TokenId {
         let mut mass = 0.0;
         for entry in &self.entries {
-            mass += entry.log_prob.exp();
+            mass += entry.prob;
             if uniform < mass {
                 return entry.token;
             }
@@ -227,42 +245,18 @@ impl Distribution {
 
 /// `log Σ exp` of `logits`: what a logit loses to become a log-probability under the unwarped softmax.
 pub fn log_normalizer(logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return f64::NEG_INFINITY;
+    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    if max == f64::NEG_INFINITY {
+        return max;
     }
-    // Lanes, so that the compiler can use vectors; f64 over the chunks, so that large vocabularies lose nothing.
-    let sum: f64 = logits
-        .chunks(256)
-        .map(|chunk| {
-            let mut lanes = [0f32; 8];
-            for part in chunk.chunks(lanes.len()) {
-                for (lane, &x) in lanes.iter_mut().zip(part) {
-                    *lane += exp_of_negative(x - max);
-                }
-            }
-            lanes.into_iter().map(f64::from).sum::<f64>()
-        })
-        .sum();
-    f64::from(max) + sum.ln()
-}
-
-/// `exp(x)` for `x ≤ 0`, to about one part in ten million; 0 from −87 down. Without branches or calls: the library's costs as much
-/// per row as a tenth of the row's pass of a small model.
-fn exp_of_negative(x: f32) -> f32 {
-    // Adding and subtracting it rounds to an integer.
-    const ROUND: f32 = 12_582_912.0;
-    let scaled = x.max(-88.0) * std::f32::consts::LOG2_E;
-    let whole = (scaled + ROUND) - ROUND;
-    let rest = (scaled - whole) * std::f32::consts::LN_2;
-    // Taylor, |rest| ≤ ln 2 / 2.
-    let mut power = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        power = power * rest + coefficient;
+    // Lanes, so that the compiler can use vectors.
+    let mut lanes = [0.0; 8];
+    for part in logits.chunks(lanes.len()) {
+        for (lane, &x) in lanes.iter_mut().zip(part) {
+            *lane += exp_of_negative(f64::from(x) - max);
+        }
     }
-    // 2^whole, by its exponent's bits; 0 where it would be subnormal.
-    let scale = f32::from_bits((((whole as i32) + 127).max(0) as u32) << 23);
-    power * scale
+    max + lanes.iter().sum::<f64>().ln()
 }
 
 /// Descending probability, then ascending token.
@@ -305,11 +299,13 @@ impl Ord for Total {
     }
 }
 
-/// Subtracts log Σ exp. The largest value is at most 0 and close to it, so nothing over- or underflows.
+/// Makes the probabilities sum to 1.
 fn normalise(entries: &mut [Entry]) {
-    let log_mass = entries.iter().map(|e| e.log_prob.exp()).sum::<f64>().ln();
+    let mass: f64 = entries.iter().map(|e| e.prob).sum();
+    let log_mass = mass.ln();
     for entry in entries {
         entry.log_prob -= log_mass;
+        entry.prob /= mass;
     }
 }
 
@@ -340,7 +336,7 @@ fn nucleus(entries: Vec<Entry>, top_p: f64) -> Vec<Entry> {
         if mass_before > top_p {
             break;
         }
-        mass_before += entry.log_prob.exp();
+        mass_before += entry.prob;
         kept.push(entry);
     }
     kept.sort_unstable_by_key(|e| e.token);

@@ -163,13 +163,14 @@ impl TargetSession for ToySession {
         let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
         let log_probs = if wanted.log_probs {
             let unwarped = self.rows(tree, Sampling::UNWARPED)?;
-            let of_row = |(p, u): (&Distribution, &Distribution)| {
-                p.iter().map(|(t, _)| u.log_prob(t) as f32).collect::<Vec<_>>()
+            let scale = self.sampling.likelihood_temperature();
+            let offset = |(p, u): (&Distribution, &Distribution)| {
+                p.iter().next().map_or(0.0, |(t, warped)| u.log_prob(t) - scale * warped)
             };
             Some(TokenLogProbs {
                 nodes: self.unwarped_nodes(tree)?,
                 drawn: drawn.iter().zip(&unwarped).map(|(&t, u)| u.log_prob(t)).collect(),
-                distributions: p.iter().zip(&unwarped).map(of_row).collect(),
+                distribution_offsets: p.iter().zip(&unwarped).map(offset).collect(),
             })
         } else {
             None

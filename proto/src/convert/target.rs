@@ -34,8 +34,8 @@ pub struct TokenLogProbs {
     pub nodes: Vec<f64>,
     /// Of each drawn token.
     pub drawn: Vec<f64>,
-    /// If wanted: of each token of each distribution.
-    pub distributions: Vec<Vec<f32>>,
+    /// With distributions alone: temperature × a warped log-probability + this is the unwarped one.
+    pub distribution_offsets: Vec<f64>,
 }
 
 impl v1::ScoreTreeRequest {
@@ -55,7 +55,7 @@ impl From<Scores> for v1::ScoreTreeResponse {
         let log_probs = scores.log_probs.map(|l| v1::TokenLogProbs {
             nodes: l.nodes,
             drawn: l.drawn,
-            distributions: l.distributions.into_iter().map(|values| v1::LogProbs { values }).collect(),
+            distribution_offsets: l.distribution_offsets,
         });
         Self {
             joint_log_probs: scores.joint.as_slice().to_vec(),
@@ -90,12 +90,9 @@ impl v1::ScoreTreeResponse {
             Some(l) => {
                 count("log_probs.nodes", l.nodes.len(), tree.len())?;
                 count("log_probs.drawn", l.drawn.len(), rows)?;
-                count("log_probs.distributions", l.distributions.len(), distributions.len())?;
-                let by_row: Vec<Vec<f32>> = l.distributions.into_iter().map(|d| d.values).collect();
-                for (values, distribution) in by_row.iter().zip(&distributions) {
-                    count("log_probs.distributions.values", values.len(), distribution.iter().len())?;
-                }
-                Some(TokenLogProbs { nodes: l.nodes, drawn: l.drawn, distributions: by_row })
+                count("log_probs.distribution_offsets", l.distribution_offsets.len(), distributions.len())?;
+                let v1::TokenLogProbs { nodes, drawn, distribution_offsets } = l;
+                Some(TokenLogProbs { nodes, drawn, distribution_offsets })
             }
         };
         Ok(Scores { joint, drawn: tokens(self.drawn_tokens), distributions, log_probs })

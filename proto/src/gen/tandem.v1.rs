@@ -809,14 +809,9 @@ pub struct TokenLogProbs {
     /// \[1 + nodes\]: of each drawn token.
     #[prost(double, repeated, tag = "2")]
     pub drawn: ::prost::alloc::vec::Vec<f64>,
-    /// \[1 + nodes\], with `distributions` alone: of each of their tokens.
-    #[prost(message, repeated, tag = "3")]
-    pub distributions: ::prost::alloc::vec::Vec<LogProbs>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct LogProbs {
-    #[prost(float, repeated, tag = "1")]
-    pub values: ::prost::alloc::vec::Vec<f32>,
+    /// \[1 + nodes\], with `distributions` alone: temperature × a warped log-probability + this is the unwarped one.
+    #[prost(double, repeated, tag = "3")]
+    pub distribution_offsets: ::prost::alloc::vec::Vec<f64>,
 }
 /// Generated client implementations.
 pub mod target_client {

@@ -22,7 +22,7 @@ pub struct Args {
     pub data: Option<PathBuf>,
 
     /// Ask the first N items
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub prompts: usize,
 
     /// Ask each of them with seeds 0 to N-1

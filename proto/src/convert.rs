@@ -60,25 +60,21 @@ impl From<&TokenTree> for v1::TokenTree {
 
 impl From<&Distribution> for v1::Distribution {
     fn from(distribution: &Distribution) -> Self {
-        let tokens: Vec<u32> = distribution.iter().map(|(token, _)| token.0).collect();
+        let tokens = distribution.tokens();
         // With the filters off every token is possible, and need not be named.
-        let all = tokens.iter().zip(0..).all(|(&token, i)| token == i);
-        let log_probs = distribution.iter().map(|(_, lp)| lp as f32).collect();
-        Self { tokens: if all { Vec::new() } else { tokens }, log_probs }
+        let all = tokens.last().is_some_and(|last| last.0 as usize + 1 == tokens.len());
+        let log_probs = distribution.log_probs().iter().map(|&lp| lp as f32).collect();
+        Self { tokens: if all { Vec::new() } else { ids(tokens) }, log_probs }
     }
 }
 
 /// A distribution that came over the wire.
 fn distribution(wire: v1::Distribution, field: &'static str) -> Result<Distribution, Fault> {
-    let count = wire.log_probs.len();
-    if !wire.tokens.is_empty() && wire.tokens.len() != count {
-        let message = format!("{count} log-probabilities for {} tokens", wire.tokens.len());
-        return Err(Fault::invalid(field, message));
-    }
-    let tokens = if wire.tokens.is_empty() { (0..to_u32(count)).collect() } else { wire.tokens };
-    // f32 rounding of a very small probability is harmless; of one that underflows, -inf cannot come.
-    let entries = tokens.into_iter().map(TokenId).zip(wire.log_probs.into_iter().map(f64::from));
-    Distribution::new(entries).map_err(|e| Fault::invalid(field, e))
+    let tokens =
+        if wire.tokens.is_empty() { (0..to_u32(wire.log_probs.len())).collect() } else { wire.tokens };
+    let log_probs = wire.log_probs.into_iter().map(f64::from).collect();
+    Distribution::new(tokens.into_iter().map(TokenId).collect(), log_probs)
+        .map_err(|e| Fault::invalid(field, e))
 }
 
 fn expansion_from_wire(number: i32, field: &'static str) -> Result<Expansion, Fault> {

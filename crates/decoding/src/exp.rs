@@ -32,6 +32,17 @@ pub(crate) fn exp_of_negative(x: f64) -> f64 {
     if x < -708.0 { 0.0 } else { power * scale }
 }
 
+/// The sum, in lanes, so that the compiler can use vectors.
+pub(crate) fn sum(values: &[f64]) -> f64 {
+    let mut lanes = [0.0; 8];
+    for part in values.chunks(lanes.len()) {
+        for (lane, x) in lanes.iter_mut().zip(part) {
+            *lane += x;
+        }
+    }
+    lanes.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

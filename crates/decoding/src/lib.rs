@@ -30,6 +30,7 @@
 mod acceptance;
 mod beam;
 mod candidates;
+mod distribution;
 mod draws;
 mod exp;
 mod joint;
@@ -45,6 +46,7 @@ mod warp;
 pub use acceptance::{Accepted, Reference, Threshold, UnknownReference, best_beam, exact_match, mmtad};
 pub use beam::{BeamSearch, DraftTree, Expansion, UnknownExpansion};
 pub use candidates::{CandidateSearch, Candidates, InvalidCandidates};
+pub use distribution::{Distribution, InvalidDistribution};
 pub use draws::{Draws, Purpose};
 pub use joint::{InvalidJoint, JointLogProbs};
 pub use mask::AncestorMask;
@@ -56,7 +58,4 @@ pub use rejection::{Verified, multi_round, test_candidates};
 pub use search::{Drafting, TreeSearch};
 pub use token::TokenId;
 pub use tree::{InvalidTree, TokenTree, TreeLimits};
-pub use warp::{
-    Distribution, InvalidDistribution, InvalidLogits, InvalidSampling, MAX_TEMPERATURE, MIN_TEMPERATURE,
-    Sampling, log_normalizer,
-};
+pub use warp::{InvalidLogits, InvalidSampling, MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, log_normalizer};

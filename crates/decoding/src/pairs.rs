@@ -1,6 +1,6 @@
 //! Choosing among all (beam, token) pairs of a depth.
 
-use crate::exp::exp_of_negative;
+use crate::exp::{exp_of_negative, sum};
 use crate::{Distribution, TokenId};
 
 /// All pairs: `beams[b]` is the frontier node of beam `b`, whose joint log-probability is `before` and whose next token has the
@@ -25,9 +25,9 @@ impl Pairs<'_> {
     pub(crate) fn top(&self, width: usize) -> Vec<Pair> {
         let mut best: Vec<Pair> = Vec::new();
         for (beam, &at) in self.beams.iter().enumerate() {
-            let entries = self.distributions[at].entries().iter();
+            let pairs = self.distributions[at].iter();
             let pairs: Vec<Pair> =
-                entries.map(|e| Pair { beam, token: e.token, joint: self.before[at] + e.log_prob }).collect();
+                pairs.map(|(token, lp)| Pair { beam, token, joint: self.before[at] + lp }).collect();
             // No beam can place more than `width`.
             best.extend(largest(&pairs, width));
         }
@@ -47,7 +47,7 @@ impl Pairs<'_> {
         for &at in self.beams {
             let scale = exp_of_negative(self.before[at] - max);
             starts.push(weights.len());
-            weights.extend(self.distributions[at].entries().iter().map(|e| scale * e.prob));
+            weights.extend(self.distributions[at].probs().iter().map(|p| scale * p));
         }
         let mut urn = Urn::new(weights);
         let mut drawn = Vec::with_capacity(width);
@@ -55,8 +55,9 @@ impl Pairs<'_> {
             let Some(i) = urn.draw(uniform, replacement) else { break };
             let beam = starts.partition_point(|&start| start <= i) - 1;
             let at = self.beams[beam];
-            let entry = &self.distributions[at].entries()[i - starts[beam]];
-            drawn.push(Pair { beam, token: entry.token, joint: self.before[at] + entry.log_prob });
+            let (distribution, place) = (&self.distributions[at], i - starts[beam]);
+            let joint = self.before[at] + distribution.log_probs()[place];
+            drawn.push(Pair { beam, token: distribution.tokens()[place], joint });
         }
         drawn
     }
@@ -83,13 +84,13 @@ impl Urn {
     const CHUNK: usize = 64;
 
     fn new(weights: Vec<f64>) -> Self {
-        let sums = weights.chunks(Self::CHUNK).map(|chunk| chunk.iter().sum()).collect();
+        let sums = weights.chunks(Self::CHUNK).map(|chunk| sum(chunk)).collect();
         Self { weights, sums }
     }
 
     /// The weight at `uniform` of what is left, which is taken out unless with `replacement`. `None` when nothing is left.
     fn draw(&mut self, uniform: f64, replacement: bool) -> Option<usize> {
-        let mut left = uniform * self.sums.iter().sum::<f64>();
+        let mut left = uniform * sum(&self.sums);
         let chunk = pick(&self.sums, &mut left)?;
         let start = chunk * Self::CHUNK;
         let end = self.weights.len().min(start + Self::CHUNK);
@@ -97,7 +98,7 @@ impl Urn {
         if !replacement {
             self.weights[i] = 0.0;
             // Summed anew: subtracting would leave rounding errors as large as small weights.
-            self.sums[chunk] = self.weights[start..end].iter().sum();
+            self.sums[chunk] = sum(&self.weights[start..end]);
         }
         Some(i)
     }

@@ -81,7 +81,7 @@ struct Masses(Vec<(TokenId, f64)>);
 
 impl Masses {
     fn new(distribution: &Distribution) -> Self {
-        Self(distribution.entries().iter().map(|e| (e.token, e.prob)).collect())
+        Self(distribution.tokens().iter().copied().zip(distribution.probs().iter().copied()).collect())
     }
 
     fn of(&self, token: TokenId) -> f64 {

@@ -5,8 +5,8 @@ use std::collections::BinaryHeap;
 
 use thiserror::Error;
 
-use crate::TokenId;
-use crate::exp::exp_of_negative;
+use crate::exp::{exp_of_negative, sum};
+use crate::{Distribution, TokenId};
 
 /// Highest temperature that a request may ask for.
 pub const MAX_TEMPERATURE: f64 = 100.0;
@@ -103,143 +103,35 @@ impl Sampling {
     /// top-k keeps ties with the k-th. top-p drops a token when the mass before it, in descending order, already
     /// exceeds `top_p`; the first is always kept.
     pub fn warp(&self, logits: &[f32]) -> Result<Distribution, InvalidLogits> {
-        let mut max = f32::NEG_INFINITY;
+        let (mut max, mut min) = (f32::NEG_INFINITY, f32::INFINITY);
         for (token, &value) in logits.iter().enumerate() {
             if value.is_nan() || value == f32::INFINITY {
                 return Err(InvalidLogits::NotFinite { token, value });
             }
             max = max.max(value);
+            min = min.min(value);
         }
         if max == f32::NEG_INFINITY {
             return Err(InvalidLogits::NothingPossible);
         }
         let floor = kth_largest(logits, self.top_k);
         let inverse_temperature = 1.0 / self.likelihood_temperature();
-        let mut kept: Vec<Entry> = (0u32..)
-            .zip(logits)
-            .filter(|&(_, &x)| x >= floor && x > f32::NEG_INFINITY)
-            // The largest is subtracted first, so that nothing overflows at a low temperature.
-            .map(|(token, &x)| Entry {
-                token: TokenId(token),
-                log_prob: f64::from(x - max) * inverse_temperature,
-                prob: 0.0,
-            })
-            .collect();
-        for entry in &mut kept {
-            entry.prob = exp_of_negative(entry.log_prob);
-        }
-        normalise(&mut kept);
-        if self.has_nucleus() {
-            kept = nucleus(kept, self.top_p);
-            normalise(&mut kept);
-        }
-        Ok(Distribution { entries: kept })
+        // The largest is subtracted first, so that nothing overflows at a low temperature.
+        let weight = |x: f32| f64::from(x - max) * inverse_temperature;
+        let distribution = if floor == f32::NEG_INFINITY && min > f32::NEG_INFINITY {
+            let tokens = (0u32..).map(TokenId).take(logits.len()).collect();
+            Distribution::from_weights(tokens, logits.iter().map(|&x| weight(x)).collect())
+        } else {
+            let kept = (0u32..).zip(logits).filter(|&(_, &x)| x >= floor && x > f32::NEG_INFINITY);
+            let (tokens, log_probs) = kept.map(|(token, &x)| (TokenId(token), weight(x))).unzip();
+            Distribution::from_weights(tokens, log_probs)
+        };
+        Ok(if self.has_nucleus() { distribution.nucleus(self.top_p) } else { distribution })
     }
 
     /// The token at `uniform` in `[0, 1)` of the distribution; the argmax when greedy.
     pub fn pick(&self, distribution: &Distribution, uniform: f64) -> TokenId {
         if self.is_greedy() { distribution.argmax() } else { distribution.quantile(uniform) }
-    }
-}
-
-/// A warped distribution: the tokens that are possible, by ascending token, with their log-probabilities (natural log).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Distribution {
-    /// Never empty.
-    entries: Vec<Entry>,
-}
-
-/// A possible token. The probability is there beside its logarithm because whole vocabularies of both are needed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Entry {
-    pub(crate) token: TokenId,
-    pub(crate) log_prob: f64,
-    pub(crate) prob: f64,
-}
-
-/// Why numbers are no distribution.
-#[derive(Clone, Debug, PartialEq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum InvalidDistribution {
-    #[error("{log_probs} log-probabilities for {tokens} tokens: give one each, and at least one")]
-    LengthMismatch { tokens: usize, log_probs: usize },
-    #[error("token {after} comes behind token {before}: tokens must ascend")]
-    NotAscending { before: TokenId, after: TokenId },
-    #[error("the log-probability of token {token} is {value}: it must be finite and at most 0")]
-    NotALogProb { token: TokenId, value: f64 },
-    #[error("the probabilities sum to {0}, not to 1")]
-    NotNormalised(f64),
-}
-
-impl Distribution {
-    /// How far from 1 the sum of probabilities rounded to f32 may be.
-    const SLACK: f64 = 1e-3;
-
-    /// Checks (token, log-probability) pairs, which may be rounded: they are renormalised.
-    pub fn new(entries: impl IntoIterator<Item = (TokenId, f64)>) -> Result<Self, InvalidDistribution> {
-        let entry =
-            |(token, log_prob)| Entry { token, log_prob, prob: exp_of_negative(f64::min(log_prob, 0.0)) };
-        let entries = entries.into_iter().map(entry);
-        let mut entries: Vec<Entry> = entries.collect();
-        if entries.is_empty() {
-            return Err(InvalidDistribution::LengthMismatch { tokens: 0, log_probs: 0 });
-        }
-        for pair in entries.windows(2) {
-            let (before, after) = (pair[0].token, pair[1].token);
-            if before >= after {
-                return Err(InvalidDistribution::NotAscending { before, after });
-            }
-        }
-        let slack = Self::SLACK;
-        if let Some(e) = entries.iter().find(|e| !(e.log_prob.is_finite() && e.log_prob <= slack)) {
-            return Err(InvalidDistribution::NotALogProb { token: e.token, value: e.log_prob });
-        }
-        let mass: f64 = entries.iter().map(|e| e.prob).sum();
-        if (mass - 1.0).abs() > slack {
-            return Err(InvalidDistribution::NotNormalised(mass));
-        }
-        normalise(&mut entries);
-        Ok(Self { entries })
-    }
-
-    /// Positive probabilities by ascending token, at least one, that sum to 1 but for rounding.
-    pub(crate) fn from_masses(masses: Vec<(TokenId, f64)>) -> Self {
-        let entry = |(token, mass): (TokenId, f64)| Entry { token, log_prob: mass.ln(), prob: mass };
-        Self { entries: masses.into_iter().map(entry).collect() }
-    }
-
-    /// Log-probability of `token`; −∞ when it was warped out.
-    pub fn log_prob(&self, token: TokenId) -> f64 {
-        self.entries
-            .binary_search_by_key(&token, |e| e.token)
-            .map_or(f64::NEG_INFINITY, |i| self.entries[i].log_prob)
-    }
-
-    /// The possible tokens, by ascending token, with their log-probabilities.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (TokenId, f64)> {
-        self.entries.iter().map(|e| (e.token, e.log_prob))
-    }
-
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// The most likely token; of equal ones, the lowest.
-    pub fn argmax(&self) -> TokenId {
-        self.entries.iter().min_by(|a, b| by_rank(a, b)).map_or(TokenId(0), |e| e.token)
-    }
-
-    /// The token at `uniform` in `[0, 1)` of the cumulative distribution.
-    pub fn quantile(&self, uniform: f64) -> TokenId {
-        let mut mass = 0.0;
-        for entry in &self.entries {
-            mass += entry.prob;
-            if uniform < mass {
-                return entry.token;
-            }
-        }
-        // The masses sum to 1 up to rounding; the most likely token can best afford a draw in the gap.
-        self.argmax()
     }
 }
 
@@ -249,19 +141,8 @@ pub fn log_normalizer(logits: &[f32]) -> f64 {
     if max == f64::NEG_INFINITY {
         return max;
     }
-    // Lanes, so that the compiler can use vectors.
-    let mut lanes = [0.0; 8];
-    for part in logits.chunks(lanes.len()) {
-        for (lane, &x) in lanes.iter_mut().zip(part) {
-            *lane += exp_of_negative(f64::from(x) - max);
-        }
-    }
-    max + lanes.iter().sum::<f64>().ln()
-}
-
-/// Descending probability, then ascending token.
-fn by_rank(a: &Entry, b: &Entry) -> Ordering {
-    b.log_prob.total_cmp(&a.log_prob).then(a.token.cmp(&b.token))
+    let weights: Vec<f64> = logits.iter().map(|&x| exp_of_negative(f64::from(x) - max)).collect();
+    max + sum(&weights).ln()
 }
 
 /// The `k`-th largest of `values`; −∞ when `k` is 0 (filter off) or not below their number.
@@ -297,50 +178,6 @@ impl Ord for Total {
     fn cmp(&self, other: &Self) -> Ordering {
         self.0.total_cmp(&other.0)
     }
-}
-
-/// Makes the probabilities sum to 1.
-fn normalise(entries: &mut [Entry]) {
-    let mass: f64 = entries.iter().map(|e| e.prob).sum();
-    let log_mass = mass.ln();
-    for entry in entries {
-        entry.log_prob -= log_mass;
-        entry.prob /= mass;
-    }
-}
-
-/// The smallest set of most likely tokens whose mass exceeds `top_p`, by ascending token.
-fn nucleus(entries: Vec<Entry>, top_p: f64) -> Vec<Entry> {
-    struct Ranked(Entry);
-    impl PartialEq for Ranked {
-        fn eq(&self, other: &Self) -> bool {
-            self.cmp(other).is_eq()
-        }
-    }
-    impl Eq for Ranked {}
-    impl PartialOrd for Ranked {
-        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-    impl Ord for Ranked {
-        fn cmp(&self, other: &Self) -> Ordering {
-            by_rank(&other.0, &self.0)
-        }
-    }
-    // A heap, not a sort: with top-k off the vocabulary is large and the nucleus small.
-    let mut heap: BinaryHeap<Ranked> = entries.into_iter().map(Ranked).collect();
-    let mut kept = Vec::new();
-    let mut mass_before = 0.0;
-    while let Some(Ranked(entry)) = heap.pop() {
-        if mass_before > top_p {
-            break;
-        }
-        mass_before += entry.prob;
-        kept.push(entry);
-    }
-    kept.sort_unstable_by_key(|e| e.token);
-    kept
 }
 
 #[cfg(test)]
@@ -384,24 +221,6 @@ mod tests {
     fn greedy_takes_the_lowest_of_equal_maxima() {
         let d = Sampling::greedy().warp(&[0.0, 2.0, 2.0]).unwrap();
         assert_eq!(Sampling::greedy().pick(&d, 0.99), TokenId(1));
-    }
-
-    #[test]
-    fn what_is_no_distribution_is_refused() {
-        let new = |pairs: &[(u32, f64)]| Distribution::new(pairs.iter().map(|&(t, lp)| (TokenId(t), lp)));
-        let half = 0.5f64.ln();
-        assert!((new(&[(1, half), (5, half)]).unwrap().log_prob(TokenId(5)) - half).abs() < 1e-12);
-        for broken in [
-            &[][..],
-            &[(5, half), (1, half)],
-            &[(5, half), (5, half)],
-            &[(1, f64::NAN)],
-            &[(1, 0.5), (2, -9.0)],
-            &[(1, half), (2, f64::NEG_INFINITY)],
-            &[(1, half)],
-        ] {
-            assert!(new(broken).is_err(), "{broken:?}");
-        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use tandem_decoding::{
 fn distribution(probs: impl IntoIterator<Item = (u32, f64)>) -> Distribution {
     let mut probs: Vec<(u32, f64)> = probs.into_iter().filter(|p| p.1 > 0.0).collect();
     probs.sort_by_key(|p| p.0);
-    Distribution::new(probs.into_iter().map(|(token, p)| (TokenId(token), p.ln()))).unwrap()
+    let (tokens, log_probs) = probs.into_iter().map(|(token, p)| (TokenId(token), p.ln())).unzip();
+    Distribution::new(tokens, log_probs).unwrap()
 }
 
 fn assert_close(ours: &Distribution, expected: &BTreeMap<u32, f64>, case: &str) {

@@ -56,12 +56,12 @@ impl Pair {
             model,
         };
         let drafter = proposer(DRAFT, draft_channel, KnownModel::new(draft.clone()));
-        let known = KnownModel::new(target.clone());
         let mut scorer = GrpcScorer {
             client: TargetClient::new(target_channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            own: proposer(TARGET, target_channel, known.clone()),
+            // Known by itself: its sessions are of another incarnation than those that score.
+            own: proposer(TARGET, target_channel, KnownModel::new(target.clone())),
             timeout: step_timeout,
-            model: known,
+            model: KnownModel::new(target.clone()),
         };
         if draft.vocab_hash != target.vocab_hash {
             return Err(ConnectError::VocabularyMismatch { draft: draft.model_id, target: target.model_id });

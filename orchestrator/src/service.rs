@@ -136,7 +136,7 @@ fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault>
     /// An f32; without filters tokens are not named.
     const BYTES: usize = 4;
     let candidates = matches!(params.decoding.drafting(), Some(Drafting::Candidates { .. }));
-    if !candidates || params.sampling.is_greedy() || params.sampling.is_filtered() {
+    if !candidates || params.sampling.is_greedy() || params.sampling.filters(vocab as usize) {
         return Ok(());
     }
     let rows = params.decoding.max_tree_nodes() + 1;
@@ -217,14 +217,22 @@ fn iteration(trace: &Trace, tokenizer: &Tokenizer) -> Result<v1::Iteration, Gene
         tokenizer.decode(&[token.0], false).map_err(|e| GenerateError::Tokenizer(e.to_string()))
     };
     let DraftTree { tree, joint, .. } = &trace.proposal.draft;
+    // Nobody scored it: it was committed whole, and its last token took the place of the bonus token.
+    let whole = trace.scores.drawn.is_empty();
+    let bonus = Some(trace.accepted.bonus).filter(|_| !whole);
+    let accepted_nodes = if whole {
+        (0..count(tree.len())).collect()
+    } else {
+        trace.accepted.path.iter().map(|&n| count(n)).collect()
+    };
     Ok(v1::Iteration {
         tree: Some(tree.into()),
         texts: tree.tokens().iter().map(|&t| text(t)).collect::<Result<_, _>>()?,
         draft_joint_log_probs: joint.as_slice().to_vec(),
         target_joint_log_probs: trace.scores.joint.as_slice().to_vec(),
-        accepted_nodes: trace.accepted.path.iter().map(|&n| count(n)).collect(),
-        bonus_token: trace.accepted.bonus.0,
-        bonus_text: text(trace.accepted.bonus)?,
+        accepted_nodes,
+        bonus_token: bonus.map(|token| token.0),
+        bonus_text: bonus.map(text).transpose()?.unwrap_or_default(),
     })
 }
 

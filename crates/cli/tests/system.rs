@@ -212,7 +212,7 @@ fn check_trace(answer: &Answer) {
             (iteration.texts.len(), iteration.draft_joint_log_probs.len())
         );
         tokens.extend(iteration.accepted_nodes.iter().map(|&n| tree.tokens[n as usize]));
-        tokens.push(iteration.bonus_token);
+        tokens.extend(iteration.bonus_token);
     }
     assert!(tokens.starts_with(&answer.token_ids));
 }

@@ -25,6 +25,8 @@ pub enum InvalidCandidates {
     NeverDrawn { node: usize },
     #[error("node {node} was drawn twice, without replacement")]
     DrawnTwice { node: usize },
+    #[error("draw {draw} is one more than the {limit} that were asked for at its depth")]
+    TooManyDraws { draw: usize, limit: usize },
     #[error("{given} distributions for {parents} nodes with children: give one each, the root's first")]
     LengthMismatch { given: usize, parents: usize },
     #[error("node {node} carries token {token}, which the draft's distribution at its parent cannot draw")]
@@ -32,14 +34,18 @@ pub enum InvalidCandidates {
 }
 
 impl Candidates {
-    /// Checks the draws of `tree` and the distributions that they were drawn from; see the fields.
+    /// Checks the draws of `tree`, `branching[d]` at most at a node of depth `d`, and the distributions that they were drawn from; see
+    /// the fields.
     pub fn new(
         tree: &TokenTree,
+        branching: &[usize],
         draws: Vec<usize>,
         q: Vec<Distribution>,
         replacement: bool,
     ) -> Result<Self, InvalidCandidates> {
         let mut drawn = vec![false; tree.len()];
+        // Of each node, the root's first.
+        let mut draws_at = vec![0; tree.len() + 1];
         for (draw, &node) in draws.iter().enumerate() {
             let seen = drawn.get_mut(node);
             let seen = seen.ok_or(InvalidCandidates::NoSuchNode { draw, node, nodes: tree.len() })?;
@@ -47,6 +53,12 @@ impl Candidates {
                 return Err(InvalidCandidates::DrawnTwice { node });
             }
             *seen = true;
+            let limit = branching.get(tree.depth(node) - 1).copied().unwrap_or(0);
+            let count: &mut usize = &mut draws_at[tree.parents()[node].map_or(0, |parent| parent + 1)];
+            *count += 1;
+            if *count > limit {
+                return Err(InvalidCandidates::TooManyDraws { draw, limit });
+            }
         }
         if let Some(node) = drawn.iter().position(|&seen| !seen) {
             return Err(InvalidCandidates::NeverDrawn { node });
@@ -213,8 +225,8 @@ mod tests {
                 let draft = drawn(&[3, 2], Expansion::Sampled { replacement }, seed);
                 let c = draft.candidates.unwrap();
                 assert_eq!(c.drawn_at(&draft.tree, None).len(), 3);
-                let again =
-                    Candidates::new(&draft.tree, c.draws().to_vec(), c.distributions().to_vec(), replacement);
+                let (draws, q) = (c.draws().to_vec(), c.distributions().to_vec());
+                let again = Candidates::new(&draft.tree, &[3, 2], draws, q, replacement);
                 assert_eq!(again.as_ref(), Ok(&c));
             }
         }
@@ -224,8 +236,11 @@ mod tests {
     fn candidates_of_another_tree_are_refused() {
         let draft = drawn(&[2], Expansion::Sampled { replacement: false }, 1);
         let (tree, c) = (draft.tree, draft.candidates.unwrap());
-        let with =
-            |draws: &[usize], q: &[Distribution]| Candidates::new(&tree, draws.to_vec(), q.to_vec(), false);
+        let with = |draws: &[usize], q: &[Distribution]| {
+            Candidates::new(&tree, &[2], draws.to_vec(), q.to_vec(), false)
+        };
+        let many = Candidates::new(&tree, &[2], vec![0, 1, 1], c.distributions().to_vec(), true);
+        assert_eq!(many, Err(InvalidCandidates::TooManyDraws { draw: 2, limit: 2 }));
         let q = c.distributions();
         assert_eq!(with(&[0, 5], q), Err(InvalidCandidates::NoSuchNode { draw: 1, node: 5, nodes: 2 }));
         assert_eq!(with(&[0], q), Err(InvalidCandidates::NeverDrawn { node: 1 }));

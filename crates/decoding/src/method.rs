@@ -156,7 +156,7 @@ pub enum InvalidDecoding {
     )]
     Branching(Vec<usize>),
     #[error(
-        "beams are \"top\" and the method is {0}: rejection sampling holds for drawn candidates alone; choose sampled beams, or temperature 0"
+        "beams are \"top\" and the method is {0}: rejection sampling holds for drawn candidates alone; choose sampled beams"
     )]
     NotDrawn(Method),
 }

@@ -69,9 +69,9 @@ impl Sampling {
         self.temperature == 0.0
     }
 
-    /// Whether a filter is on, so that distributions are smaller than the vocabulary.
-    pub fn is_filtered(&self) -> bool {
-        self.top_k > 0 || self.has_nucleus()
+    /// Whether a filter makes distributions smaller than a vocabulary of this size.
+    pub fn filters(&self, vocab: usize) -> bool {
+        (1..vocab).contains(&self.top_k) || self.has_nucleus()
     }
 
     fn has_nucleus(&self) -> bool {

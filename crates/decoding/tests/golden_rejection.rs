@@ -126,7 +126,7 @@ fn specinfer_tree() {
             }
         }
         let tree = TokenTree::new(tokens, parents, TreeLimits::default()).unwrap();
-        let candidates = Candidates::new(&tree, draws, q, case.replacement).unwrap();
+        let candidates = Candidates::new(&tree, &case.k_config, draws, q, case.replacement).unwrap();
         let mut uniforms = case.uniforms.iter();
         let verified = multi_round(&tree, &candidates, &p, |_, _| *uniforms.next().unwrap());
         let path = verified.node.map_or_else(Vec::new, |n| tree.path(n));

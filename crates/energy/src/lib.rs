@@ -1,7 +1,7 @@
 //! Energy from the machine's cumulative counters: differences of a counter are exact whatever lies between two readings, where
 //! sums of power samples are not.
 //!
-//! GPUs by NVML (total energy since the driver was loaded; Volta or newer), else processor packages by RAPL as Linux shows it under
+//! GPUs by NVML (total energy since the driver was loaded; Volta or newer), processor packages by RAPL as Linux shows it under
 //! `/sys/class/powercap`. The counters cover whole GPUs or packages: what else runs there is counted too.
 
 mod rapl;
@@ -25,11 +25,15 @@ enum Source {
 }
 
 impl EnergyMeter {
-    /// The machine's own counters: of all its GPUs if there are any, else of its processor packages. `None` where there are none, or
-    /// they may not be read (RAPL is root's on most systems).
-    pub fn detect() -> Option<Self> {
-        let source = nvml().or_else(|| Rapl::open(Path::new("/sys/class/powercap")).map(Source::Rapl))?;
-        Some(Self { source })
+    /// All GPUs of this machine, by NVML; `None` where there are none that count their energy.
+    pub fn gpus() -> Option<Self> {
+        Some(Self { source: nvml()? })
+    }
+
+    /// The processor packages of this machine, by RAPL; `None` where there is none, or it may not be read (it is root's on most
+    /// systems).
+    pub fn processors() -> Option<Self> {
+        Some(Self { source: Source::Rapl(Rapl::open(Path::new("/sys/class/powercap"))?) })
     }
 
     /// "nvml" or "rapl".

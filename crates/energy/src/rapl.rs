@@ -10,6 +10,7 @@ pub(crate) struct Rapl {
 
 #[derive(Debug)]
 struct Package {
+    name: String,
     counter: PathBuf,
     /// The counter goes back to 0 behind this.
     range: u64,
@@ -23,7 +24,10 @@ impl Rapl {
     pub(crate) fn open(powercap: &Path) -> Option<Self> {
         let directories = fs::read_dir(powercap).ok()?.flatten().map(|entry| entry.path());
         let mut packages: Vec<Package> = directories.filter_map(|dir| Package::open(&dir)).collect();
-        packages.sort_by(|a, b| a.counter.cmp(&b.counter));
+        // Some processors show a package twice, as intel-rapl and as intel-rapl-mmio: the first counts.
+        let guise = |p: &Package| p.counter.to_string_lossy().contains("mmio");
+        packages.sort_by(|a, b| (&a.name, guise(a)).cmp(&(&b.name, guise(b))));
+        packages.dedup_by(|a, b| a.name == b.name);
         if packages.is_empty() { None } else { Some(Self { packages }) }
     }
 
@@ -42,7 +46,7 @@ impl Package {
             return None;
         }
         let (counter, range) = (dir.join("energy_uj"), number("max_energy_range_uj")?);
-        Some(Self { last: number("energy_uj")?, counter, range, total: 0 })
+        Some(Self { name, last: number("energy_uj")?, counter, range, total: 0 })
     }
 
     fn read(&mut self) -> Option<u64> {
@@ -70,7 +74,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         package(root.path(), "intel-rapl:0", "package-0", 999_000_000);
         package(root.path(), "intel-rapl:1", "package-1", 5_000_000);
-        // Part of package 0: must not count twice.
+        // Package 0 in another guise, and a part of it: must not count twice.
+        package(root.path(), "intel-rapl-mmio:0", "package-0", 7);
         package(root.path(), "intel-rapl:0:0", "core", 1);
         let mut rapl = Rapl::open(root.path()).unwrap();
         assert_eq!(rapl.joules(), Some(0.0));

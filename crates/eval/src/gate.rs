@@ -86,6 +86,8 @@ pub enum NotComparable {
         "the baseline has schema version {0}, this program reads {SCHEMA_VERSION}: make the baseline anew"
     )]
     Schema(u32),
+    #[error("the baseline was interrupted, {done} of {planned} samples: take one that is whole")]
+    Incomplete { done: usize, planned: usize },
     #[error("the baseline's {what} is {baseline}, this run's {now}: only like can be compared with like")]
     Different { what: &'static str, baseline: String, now: String },
 }
@@ -127,12 +129,14 @@ pub fn baseline(json: &str) -> Result<Report, NotComparable> {
     Ok(serde_json::from_str(json)?)
 }
 
-/// Every measure of every cell of the baseline. A cell or a measure that is gone is a regression.
-pub fn compare(
-    now: &Report,
-    baseline: &Report,
-    tolerances: &Tolerances,
-) -> Result<Vec<Finding>, NotComparable> {
+/// Whether the two can be compared: to be asked before anything is run, with a report that has no cells yet.
+pub fn check(now: &Report, baseline: &Report) -> Result<(), NotComparable> {
+    if baseline.samples_done < baseline.samples_planned {
+        return Err(NotComparable::Incomplete {
+            done: baseline.samples_done,
+            planned: baseline.samples_planned,
+        });
+    }
     let same = |what, baseline: &dyn fmt::Display, now: &dyn fmt::Display| {
         let (baseline, now) = (baseline.to_string(), now.to_string());
         if baseline == now { Ok(()) } else { Err(NotComparable::Different { what, baseline, now }) }
@@ -140,8 +144,20 @@ pub fn compare(
     same("dataset", &baseline.dataset.name, &now.dataset.name)?;
     same("number of items", &baseline.dataset.items, &now.dataset.items)?;
     same("limit of new tokens", &baseline.dataset.max_new_tokens, &now.dataset.max_new_tokens)?;
+    let stop =
+        |r: &Report| if r.dataset.run_on { "none".to_owned() } else { format!("{:?}", r.dataset.stop) };
+    same("list of stops", &stop(baseline), &stop(now))?;
     same("target", &baseline.target_model, &now.target_model)?;
-    same("draft", &baseline.draft_model, &now.draft_model)?;
+    same("draft", &baseline.draft_model, &now.draft_model)
+}
+
+/// Every measure of every cell of the baseline. A cell or a measure that is gone is a regression.
+pub fn compare(
+    now: &Report,
+    baseline: &Report,
+    tolerances: &Tolerances,
+) -> Result<Vec<Finding>, NotComparable> {
+    check(now, baseline)?;
     let mut findings = Vec::new();
     for then in &baseline.cells {
         match now.cells.iter().find(|c| c.id == then.id) {
@@ -161,8 +177,8 @@ pub fn compare(
 
 fn compare_cell(now: &Cell, then: &Cell, t: &Tolerances) -> Vec<Finding> {
     let failed = |c: &Cell| Some(c.failures.values().sum::<usize>() as f64 / c.samples.max(1) as f64);
-    let speedup = |c: &Cell| c.vs_autoregressive.map(|r| r.speedup.value);
-    let energy = |c: &Cell| c.vs_autoregressive.and_then(|r| r.energy_ratio);
+    let speedup = |c: &Cell| c.vs_autoregressive.as_ref().map(|r| r.speedup.value);
+    let energy = |c: &Cell| c.vs_autoregressive.as_ref().and_then(|r| r.energy_ratio);
     let score = |c: &Cell| c.score.map(|e| e.value);
     let perplexity = |c: &Cell| c.perplexity.map(|e| e.value);
     let block_efficiency = |c: &Cell| Some(c.block_efficiency.value);

@@ -8,10 +8,12 @@ pub mod gate;
 mod grid;
 pub mod judge;
 pub mod metrics;
+mod plan;
 pub mod report;
 mod sample;
 
 pub use dataset::{BadItem, Dataset, DatasetError, DatasetKind, Item, UnknownDataset};
 pub use grid::{CellSpec, Grid, InvalidGrid};
 pub use judge::{Judge, Verdict};
+pub use plan::order;
 pub use sample::{Failure, Header, Journal, JournalError, Sample};

@@ -68,7 +68,8 @@ struct Sums {
 
 impl Sums {
     fn of(sample: &Sample) -> Self {
-        let score = sample.verdict.score().filter(|_| sample.error.is_none());
+        // No answer is no right answer: else a cell would gain by failing where it is hard.
+        let score = if sample.error.is_some() { Some(0.0) } else { sample.verdict.score() };
         Self {
             tokens: sample.tokens as f64,
             log_prob: sample.log_prob,
@@ -169,16 +170,23 @@ impl Figures {
             value: quantile(&times, 0.5).unwrap_or(f64::NAN),
             resampled: resamples.iter().map(|r| median(r, &times_by_item)).collect(),
         };
-        let (score, perplexity) = (spread(&Sums::score), spread(&Sums::perplexity));
+        let (mut score, perplexity) = (spread(&Sums::score), spread(&Sums::perplexity));
+        if samples.iter().all(|s| s.error.is_some() || s.verdict == Verdict::Unjudged) {
+            // Nobody judges this dataset.
+            score = Spread { value: f64::NAN, resampled: vec![f64::NAN; resamples.len()] };
+        }
         let zero = Estimate { value: 0.0, low: 0.0, high: 0.0 };
         let decode_ms: f64 = samples.iter().map(|s| s.decode_ms()).sum();
         let per_token =
             |part: &dyn Fn(&Sample) -> f64| ratio(samples.iter().map(|s| part(s)).sum::<f64>(), total.tokens);
         let setting = Setting::from(spec);
-        let depth = setting.draft_tokens.unwrap_or(0);
+        // MTJD commits whole beams: there is nothing to accept.
+        let drafts = spec.decoding.method.drafts();
+        let depth = setting.draft_tokens.filter(|_| drafts).unwrap_or(0);
         let at_depth =
             |d: usize| samples.iter().filter_map(|s| s.accepted_by_depth.get(d)).sum::<u64>() as f64;
-        let joules: Option<f64> = samples.iter().map(|s| s.joules).sum();
+        let whole = samples.iter().filter(|s| s.error.is_none());
+        let joules: Option<f64> = whole.map(|s| s.joules).sum();
         let cell = Cell {
             id: spec.id.clone(),
             label: spec.label.clone(),
@@ -191,7 +199,7 @@ impl Figures {
             ms_per_token_p90: quantile(&times, 0.9).unwrap_or(0.0),
             tokens_per_second: ratio(total.tokens, decode_ms / 1e3),
             block_efficiency: spread(&Sums::block_efficiency).estimate().unwrap_or(zero),
-            acceptance_rate: spread(&Sums::acceptance_rate).estimate(),
+            acceptance_rate: spread(&Sums::acceptance_rate).estimate().filter(|_| drafts),
             acceptance_by_depth: (0..depth).map(|d| ratio(at_depth(d), total.iterations)).collect(),
             time: TimeSplit {
                 prefill: per_token(&|s| s.prefill_ms),
@@ -247,15 +255,19 @@ fn failures(samples: &[&Sample]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Beside the cell of `method` under the same sampling; of several, the first.
+/// Beside the cell of `method` under the same sampling; of several, the one that drafts as deep, else the first.
 fn against(figures: &Figures, all: &[Figures], method: &str) -> Option<Relative> {
     let sampling = |s: &Setting| (s.temperature, s.top_k, s.top_p);
     let this = &figures.cell;
-    let other = all
-        .iter()
-        .find(|o| o.cell.setting.method == method && sampling(&o.cell.setting) == sampling(&this.setting))?;
+    let is_other = |o: &&Figures| {
+        o.cell.setting.method == method && sampling(&o.cell.setting) == sampling(&this.setting)
+    };
+    let others = || all.iter().filter(is_other);
+    let as_deep = others().find(|o| o.cell.setting.draft_tokens == this.setting.draft_tokens);
+    let other = as_deep.or_else(|| others().next())?;
     let energy = this.joules_per_token.zip(other.cell.joules_per_token);
     Some(Relative {
+        to: other.cell.label.clone(),
         speedup: figures.time.with(&other.time, |this, other| other / this)?,
         score_difference: figures.score.with(&other.score, |this, other| this - other),
         perplexity_ratio: figures.perplexity.with(&other.perplexity, |this, other| this / other),

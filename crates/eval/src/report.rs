@@ -28,7 +28,7 @@ pub struct Report {
     pub schema_version: u32,
     /// Of the program.
     pub tandem_version: String,
-    /// When the last sample was made, RFC 3339, UTC.
+    /// When this report was written, RFC 3339, UTC.
     pub created: String,
     /// The command line.
     pub command: String,
@@ -78,8 +78,10 @@ pub struct DatasetReport {
     pub metric: Option<String>,
     /// Limit of each answer.
     pub max_new_tokens: u32,
-    /// Strings that ended an answer; empty if answers ran on to their limit.
+    /// Strings that ended an answer.
     pub stop: Vec<String>,
+    /// Whether answers ran on to their limit.
+    pub run_on: bool,
     /// Parts of the file that could not be used.
     pub bad: Vec<BadItem>,
 }
@@ -125,7 +127,7 @@ pub struct Estimate {
 /// What one method and setting achieved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Unique: the method and all that is set, e.g. "mmtad B=4 γ=4 τ=0.5 sampled T=1 k=10 p=0.9".
+    /// Unique: the method and all that is set, e.g. "mmtad B=4 γ=4 τ=0.5 sampled reference=best-beam T=1 top-k=10 top-p=0.9".
     pub id: String,
     /// Short and unique in this report: names only what differs between its cells, e.g. "mmtad τ=0.5".
     pub label: String,
@@ -137,7 +139,7 @@ pub struct Cell {
     pub tokens: u64,
     /// Share of right answers, 0 to 1.
     pub score: Option<Estimate>,
-    /// Under the unwarped target.
+    /// Under the unwarped target, over the tokens that both models have.
     pub perplexity: Option<Estimate>,
     /// Decode time (prefill not included) per emitted token, median over the samples.
     pub ms_per_token: f64,
@@ -153,7 +155,7 @@ pub struct Cell {
     pub acceptance_by_depth: Vec<f64>,
     /// Where the time went, milliseconds per emitted token.
     pub time: TimeSplit,
-    /// Energy per emitted token; absent where the machine cannot measure it.
+    /// Energy per emitted token, prefill included; absent where the machine cannot measure it.
     pub joules_per_token: Option<f64>,
     /// Answers and generations that failed, by name.
     pub failures: BTreeMap<String, usize>,
@@ -176,9 +178,11 @@ pub struct TimeSplit {
     pub orchestration: f64,
 }
 
-/// A cell beside another one, item by item.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// A cell beside another one. Both are resampled alike, so that the intervals are those of pairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Relative {
+    /// The other's label.
+    pub to: String,
     /// The other's time per token divided by this one's: above 1 is faster.
     pub speedup: Estimate,
     /// This score minus the other's.
@@ -217,8 +221,8 @@ pub struct Iteration {
     pub nodes: Vec<Node>,
     /// Accepted nodes, from the root's child downwards.
     pub accepted: Vec<usize>,
-    /// Text of the token drawn from the target behind them.
-    pub bonus: String,
+    /// Text of the token drawn from the target behind them; absent for MTJD, which commits whole beams.
+    pub bonus: Option<String>,
 }
 
 /// A proposed token.
@@ -230,6 +234,6 @@ pub struct Node {
     pub parent: Option<usize>,
     /// `Q`: the draft's joint log-probability of the path to this node.
     pub draft: Option<f64>,
-    /// `P`: the target's; absent where it is −∞ (warped out), or nobody asked.
+    /// `P`: the target's; absent where it is −∞ (warped out), and for MTJD, whose beams are the target's own.
     pub target: Option<f64>,
 }

@@ -1,6 +1,6 @@
 //! One generation of an evaluation, and the file that keeps them all.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -67,18 +67,22 @@ impl Sample {
 /// What all samples of a journal have in common: samples that differ in it must not be mixed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Dataset and its file.
+    /// Dataset, its file, and a digest of that.
     pub dataset: String,
-    /// Target model.
+    /// Target model, and what identifies its weights.
     pub target_model: String,
-    /// Draft model.
+    /// Draft model, likewise.
     pub draft_model: String,
+    /// Devices and dtype, or the endpoint; and the machine.
+    pub place: String,
     /// Limit of each answer.
     pub max_new_tokens: u32,
     /// Strings that end an answer.
     pub stop: Vec<String>,
-    /// Of the program.
-    pub tandem_version: String,
+    /// Whether answers go on behind an end of sequence.
+    pub run_on: bool,
+    /// Of the program: other code, other times.
+    pub build: String,
 }
 
 /// Why samples cannot be kept.
@@ -91,6 +95,8 @@ pub enum JournalError {
         "{path} holds samples of another evaluation ({there}, now {here}): choose another directory with --out, or delete it"
     )]
     Other { path: PathBuf, there: String, here: String },
+    #[error("another evaluation is writing to {path}: wait for it, or choose another directory with --out")]
+    Busy { path: PathBuf },
     #[error("{path}, line {line}, is no sample ({reason}): delete that line, or the file")]
     Broken { path: PathBuf, line: usize, reason: String },
 }
@@ -113,6 +119,10 @@ impl Journal {
         };
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        // Held until the journal is dropped. A file system without locks is trusted.
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(JournalError::Busy { path: path.to_owned() });
+        }
         let (mut samples, mut whole) = (Vec::new(), 0u64);
         let mut reader = BufReader::new(&mut file);
         let mut text = String::new();
@@ -159,9 +169,11 @@ fn check(path: &Path, there: &Header, here: &Header) -> Result<(), JournalError>
             format!("dataset {}", h.dataset),
             format!("target {}", h.target_model),
             format!("draft {}", h.draft_model),
+            format!("on {}", h.place),
             format!("{} new tokens", h.max_new_tokens),
             format!("stops {:?}", h.stop),
-            format!("version {}", h.tandem_version),
+            format!("running on: {}", h.run_on),
+            format!("by build {}", h.build),
         ]
     };
     match fields(there).into_iter().zip(fields(here)).find(|(a, b)| a != b) {

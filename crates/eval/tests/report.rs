@@ -21,6 +21,7 @@ fn cell(method: &str, gamma: Option<usize>, threshold: Option<f64>) -> Cell {
     label += &threshold.map_or_else(String::new, |t| format!(" τ={t}"));
     let plain = method == "autoregressive";
     let relative = Relative {
+        to: "autoregressive".into(),
         speedup: Estimate { value: 1.524, low: 1.4, high: 1.63 },
         score_difference: Some(Estimate { value: 0.012, low: -0.005, high: 0.029 }),
         perplexity_ratio: Some(estimate(0.9)),
@@ -83,7 +84,7 @@ fn report() -> Report {
         iterations: vec![Iteration {
             nodes: vec![node("SEL", None, -0.1, Some(-0.2)), node("</script>", Some(0), -2.0, None)],
             accepted: vec![0],
-            bonus: "ECT".into(),
+            bonus: Some("ECT".into()),
         }],
     };
     Report {
@@ -106,6 +107,7 @@ fn report() -> Report {
             metric: Some("execution accuracy".into()),
             max_new_tokens: 128,
             stop: vec!["\n".into()],
+            run_on: false,
             bad: (1..=12).map(|n| BadItem { item: format!("line {n}"), reason: "not JSON".into() }).collect(),
         },
         seeds: vec![1, 2],
@@ -136,10 +138,10 @@ fn markdown_has_every_cell_and_its_numbers() {
     let text = markdown(&report);
     let row = text.lines().find(|l| l.starts_with("| mtad γ=4 τ=0.5 |")).unwrap();
     let wanted = "| mtad γ=4 τ=0.5 | no | 84.2 % [81.0, 87.1] | 3.21 [3.10, 3.33] | 12.3 (15.0) | 81.0 | \
-                  2.50 [2.38, 2.62] | 60.0 % [57.0, 63.0] | 1.52× [1.40, 1.63] | n/a |";
+                  2.50 [2.38, 2.62] | 60.0 % [57.0, 63.0] | 1.524× [1.400, 1.630] | n/a |";
     assert_eq!(row, wanted);
     assert!(
-        text.contains("| mtad γ=4 τ=0.5 | autoregressive | 1.52× [1.40, 1.63] | +1.2 [-0.5, +2.9] |"),
+        text.contains("| mtad γ=4 τ=0.5 | autoregressive | 1.524× [1.400, 1.630] | +1.2 [-0.5, +2.9] |"),
         "{text}"
     );
     assert!(text.contains(" | invalid SQL | 3 of 40 |"), "{text}");
@@ -211,7 +213,7 @@ fn extreme_numbers_draw_something() {
             cell.perplexity = Some(odd);
             cell.acceptance_by_depth = vec![extreme; 3];
             cell.ms_per_token = extreme;
-            cell.vs_autoregressive = cell.vs_autoregressive.map(|r| Relative { speedup: odd, ..r });
+            cell.vs_autoregressive = cell.vs_autoregressive.take().map(|r| Relative { speedup: odd, ..r });
         }
         for (file, svg) in plots(&report).unwrap() {
             roxmltree::Document::parse(&svg).unwrap_or_else(|e| panic!("{file}: {e}"));

@@ -94,13 +94,18 @@ impl v1::ProposeResponse {
             );
             return Err(Fault::invalid("tree", message));
         }
+        if matches!(asked.drafting, Drafting::Beams { best_only: true, .. }) && tree.max_depth() < tree.len()
+        {
+            return Err(Fault::invalid("tree", "the best beam alone was asked for, and this is no chain"));
+        }
         let joint = JointLogProbs::new(&tree, self.joint_log_probs)
             .map_err(|e| Fault::invalid("joint_log_probs", e))?;
         let candidates = match (self.candidates, &asked.drafting) {
-            (Some(c), Drafting::Candidates { replacement, .. }) => {
+            (Some(c), Drafting::Candidates { branching, replacement }) => {
                 let q = c.distributions.into_iter().map(|d| distribution(d, "candidates.distributions"));
                 let draws = c.draws.into_iter().map(|n| n as usize).collect();
-                let candidates = Candidates::new(&tree, draws, q.collect::<Result<_, _>>()?, *replacement);
+                let q = q.collect::<Result<_, _>>()?;
+                let candidates = Candidates::new(&tree, branching, draws, q, *replacement);
                 Some(candidates.map_err(|e| Fault::invalid("candidates", e))?)
             }
             _ => None,

@@ -103,7 +103,8 @@ pub struct Commit {
     /// Nodes of that step's tree: a path from a child of the root downwards, at most 32.
     #[prost(uint32, repeated, tag = "1")]
     pub accepted_nodes: ::prost::alloc::vec::Vec<u32>,
-    /// The token drawn from the target behind them. It becomes the root of the next tree.
+    /// The token behind them: drawn from the target, or the last one of the target's own beam (MTJD). It becomes the root of
+    /// the next tree.
     #[prost(uint32, tag = "2")]
     pub bonus_token: u32,
 }
@@ -176,18 +177,18 @@ pub struct ProposeRequest {
     #[prost(message, optional, tag = "3")]
     pub commit: ::core::option::Option<Commit>,
     /// Return the nodes' log-probabilities under the unwarped softmax, too.
-    #[prost(bool, tag = "6")]
+    #[prost(bool, tag = "10")]
     pub log_probs: bool,
-    #[prost(oneof = "propose_request::Shape", tags = "4, 5")]
+    #[prost(oneof = "propose_request::Shape", tags = "8, 9")]
     pub shape: ::core::option::Option<propose_request::Shape>,
 }
 /// Nested message and enum types in `ProposeRequest`.
 pub mod propose_request {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Shape {
-        #[prost(message, tag = "4")]
+        #[prost(message, tag = "8")]
         Beams(super::BeamShape),
-        #[prost(message, tag = "5")]
+        #[prost(message, tag = "9")]
         Candidates(super::CandidateShape),
     }
 }
@@ -1479,7 +1480,7 @@ pub struct DecodingParams {
     #[prost(double, optional, tag = "4")]
     pub acceptance_threshold: ::core::option::Option<f64>,
     /// How beams are chosen; for rejection sampling, how candidates are drawn. Default: sampled without replacement.
-    #[prost(enumeration = "Beams", tag = "5")]
+    #[prost(enumeration = "Beams", tag = "8")]
     pub beams: i32,
     /// Of MMTAD. Default: best beam.
     #[prost(enumeration = "Reference", tag = "6")]
@@ -1527,7 +1528,8 @@ pub struct Chunk {
     /// The tokens that this text ends in; all chunks together hold each emitted token once.
     #[prost(uint32, repeated, tag = "2")]
     pub token_ids: ::prost::alloc::vec::Vec<u32>,
-    /// \[token_ids\]: only if asked for: their log-probabilities under the target's unwarped softmax, natural log.
+    /// \[token_ids\]: only if asked for: their log-probabilities under the target's unwarped softmax over the tokens that both
+    /// models have, natural log.
     #[prost(double, repeated, tag = "3")]
     pub log_probs: ::prost::alloc::vec::Vec<f64>,
     /// Only if asked for: the iteration that made this chunk.
@@ -1551,9 +1553,9 @@ pub struct Iteration {
     /// From the root's child downwards.
     #[prost(uint32, repeated, tag = "5")]
     pub accepted_nodes: ::prost::alloc::vec::Vec<u32>,
-    /// The token behind them.
-    #[prost(uint32, tag = "6")]
-    pub bonus_token: u32,
+    /// The token drawn from the target behind them; absent for MTJD, which commits its tree whole.
+    #[prost(uint32, optional, tag = "6")]
+    pub bonus_token: ::core::option::Option<u32>,
     #[prost(string, tag = "7")]
     pub bonus_text: ::prost::alloc::string::String,
 }

@@ -82,7 +82,7 @@ pub(super) fn show(out: &Path, report: &Report) {
             cell.score.map_or_else(none, |e| range(e, 100.0, 1)),
             cell.perplexity.map_or_else(none, |e| range(e, 1.0, 3)),
             format!("{:.2}", cell.ms_per_token),
-            cell.vs_autoregressive.map_or_else(none, |r| range(r.speedup, 1.0, 2)),
+            cell.vs_autoregressive.as_ref().map_or_else(none, |r| range(r.speedup, 1.0, 2)),
             format!("{:.2}", cell.block_efficiency.value),
             cell.acceptance_rate.map_or_else(none, |e| format!("{:.1} %", e.value * 100.0)),
             cell.failures.values().sum::<usize>().to_string(),

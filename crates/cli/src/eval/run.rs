@@ -4,15 +4,18 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::Duration;
 
+use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use tandem_energy::EnergyMeter;
 use tandem_eval::report::{Iteration, Node, Replay};
-use tandem_eval::{CellSpec, Dataset, Failure, Item, Journal, Sample, Verdict};
+use tandem_eval::{CellSpec, Dataset, Failure, Item, Journal, Sample, Verdict, order};
 use tandem_proto::v1::generate_request::Input;
 use tandem_proto::{decoding_to_wire, v1};
-use tonic::Status;
+use tonic::{Code, Status};
 
+use super::Args;
 use crate::client::{Answer, Client, generate};
+use crate::output::DIM;
 
 /// What is to be run.
 pub(super) struct Plan<'a> {
@@ -29,24 +32,39 @@ pub(super) struct Models {
 
 /// Asks, measures, has the answers judged.
 pub(super) struct Runner {
-    pub(super) client: Client,
+    client: Client,
+    stop: Vec<String>,
     pub(super) meter: Option<EnergyMeter>,
+    pub(super) models: Models,
     pub(super) max_new_tokens: u32,
-    /// Empty: answers run on.
-    pub(super) stop: Vec<String>,
+    /// Neither stop strings nor an end of sequence ends an answer.
+    pub(super) run_on: bool,
 }
 
 impl Runner {
-    /// Asks for one token; it also warms up.
-    pub(super) async fn models(&mut self) -> anyhow::Result<Models> {
+    /// Asks for a few tokens: who answers? That also warms up.
+    pub(super) async fn new(
+        mut client: Client,
+        meter: Option<EnergyMeter>,
+        args: &Args,
+        dataset: &Dataset,
+    ) -> anyhow::Result<Self> {
         let request = v1::GenerateRequest {
             input: Some(Input::Prompt("?".into())),
-            max_new_tokens: Some(1),
+            max_new_tokens: Some(8),
+            ignore_eos: true,
             ..v1::GenerateRequest::default()
         };
-        let answer = generate(&mut self.client, request, |_| ()).await;
+        let answer = generate(&mut client, request, |_| ()).await;
         let started = answer.map_err(|s| anyhow::anyhow!("{} ({})", s.message(), s.code()))?.started;
-        Ok(Models { target: started.target_model, draft: started.draft_model })
+        Ok(Self {
+            client,
+            meter,
+            models: Models { target: started.target_model, draft: started.draft_model },
+            max_new_tokens: args.max_new_tokens.unwrap_or(dataset.max_new_tokens),
+            stop: if args.run_on { Vec::new() } else { dataset.stop.clone() },
+            run_on: args.run_on,
+        })
     }
 
     /// Runs what `done` lacks, until all is done or the user interrupts: the samples of this plan, and whether they are all.
@@ -61,6 +79,13 @@ impl Runner {
             plan.runs().map(|(cell, item, seed)| (cell.id.clone(), item.id.clone(), seed)).collect();
         let mut samples: Vec<Sample> = done.into_iter().filter(|s| wanted.contains(&key(s))).collect();
         let known: HashSet<_> = samples.iter().map(key).collect();
+        if !known.is_empty() {
+            let (known, wanted) = (known.len(), wanted.len());
+            anstream::eprintln!(
+                "{DIM}{known} of {wanted} samples are there from before{}",
+                DIM.render_reset()
+            );
+        }
         let bar = progress_bar(wanted.len(), known.len());
         let mut interrupted = pin!(tokio::signal::ctrl_c());
         for (cell, item, seed) in plan.runs() {
@@ -108,10 +133,10 @@ impl Runner {
         for turn in &item.turns {
             prompt += turn;
             let request = v1::GenerateRequest { log_probs: true, ..self.request(cell, &prompt, seed) };
-            match generate(&mut self.client, request, |_| ()).await {
+            match self.patiently(request).await {
                 Ok(answer) => {
                     prompt += &answer.text;
-                    add(&mut sample, answer);
+                    add(&mut sample, answer)?;
                 }
                 Err(status) => {
                     sample.error = Some(failure(&status)?);
@@ -124,6 +149,22 @@ impl Runner {
             sample.verdict = judge(item, sample.answers.last())?;
         }
         Ok(sample)
+    }
+
+    /// A busy orchestrator is asked again: refusals of the moment are no property of the method.
+    async fn patiently(&mut self, request: v1::GenerateRequest) -> Result<Answer, Status> {
+        for pause in [1, 2, 4, 8].map(Duration::from_secs) {
+            match generate(&mut self.client, request.clone(), |_| ()).await {
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    tracing::warn!(message = status.message(), "busy");
+                    // Nothing tells when it has room again.
+                    #[allow(clippy::disallowed_methods)]
+                    tokio::time::sleep(pause).await;
+                }
+                result => return result,
+            }
+        }
+        generate(&mut self.client, request, |_| ()).await
     }
 
     fn joules(&mut self) -> Option<f64> {
@@ -140,8 +181,7 @@ impl Runner {
             top_p: Some(sampling.top_p),
             seed: Some(seed),
             stop: self.stop.clone(),
-            // A text that ended would say nothing more about speed.
-            ignore_eos: self.stop.is_empty(),
+            ignore_eos: self.run_on,
             decoding: Some(decoding_to_wire(&cell.decoding)),
             ..v1::GenerateRequest::default()
         }
@@ -149,18 +189,19 @@ impl Runner {
 
     /// The first items again under every cell, with their trees. Apart from what is measured, because a trace takes time; a seed
     /// writes the same text again.
-    pub(super) async fn replays(
-        &mut self,
-        plan: &Plan<'_>,
-        samples: &[Sample],
-        items: usize,
-    ) -> anyhow::Result<Vec<Replay>> {
+    pub(super) async fn replays(&mut self, plan: &Plan<'_>, samples: &[Sample], items: usize) -> Vec<Replay> {
         let mut replays = Vec::new();
+        let mut interrupted = pin!(tokio::signal::ctrl_c());
         for item in plan.dataset.items.iter().take(items) {
             for cell in plan.cells {
                 let Some(prompt) = item.turns.first() else { continue };
                 let request = v1::GenerateRequest { trace: true, ..self.request(cell, prompt, 0) };
-                let Ok(answer) = generate(&mut self.client, request, |_| ()).await else { continue };
+                let answer = tokio::select! {
+                    answer = generate(&mut self.client, request, |_| ()) => answer,
+                    _ = &mut interrupted => return replays,
+                };
+                // A request that is refused is among the failures already.
+                let Ok(answer) = answer else { continue };
                 let sample = samples
                     .iter()
                     .find(|s| (s.cell.as_str(), s.item.as_str(), s.seed) == (&cell.id, &item.id, 0));
@@ -176,16 +217,16 @@ impl Runner {
                 });
             }
         }
-        Ok(replays)
+        replays
     }
 }
 
 impl Plan<'_> {
-    /// Item by item. Which cell begins moves on, so that none always runs behind the same other one.
+    /// Item by item.
     fn runs(&self) -> impl Iterator<Item = (&CellSpec, &Item, u64)> {
         let rounds = self.dataset.items.iter().flat_map(|item| (0..self.seeds).map(move |seed| (item, seed)));
-        rounds.enumerate().flat_map(move |(round, (item, seed))| {
-            (0..self.cells.len()).map(move |i| (&self.cells[(round + i) % self.cells.len()], item, seed))
+        (0..).zip(rounds).flat_map(move |(round, (item, seed))| {
+            order(self.cells.len(), round).into_iter().map(move |cell| (&self.cells[cell], item, seed))
         })
     }
 }
@@ -203,14 +244,18 @@ fn progress_bar(planned: usize, known: usize) -> ProgressBar {
     bar
 }
 
-fn add(sample: &mut Sample, answer: Answer) {
+fn add(sample: &mut Sample, answer: Answer) -> anyhow::Result<()> {
     let s = answer.finished.statistics.unwrap_or_default();
+    if answer.log_probs.len() != s.new_tokens as usize {
+        bail!("the orchestrator gives no log-probabilities with its tokens: it is older than this program");
+    }
     sample.tokens += u64::from(s.new_tokens);
     sample.log_prob += answer.log_probs.iter().sum::<f64>();
     sample.iterations += u64::from(s.iterations);
     sample.accepted += u64::from(s.accepted_tokens);
     sample.asked += u64::from(s.asked_tokens);
-    sample.accepted_by_depth.resize(s.accepted_by_depth.len(), 0);
+    let depth = sample.accepted_by_depth.len().max(s.accepted_by_depth.len());
+    sample.accepted_by_depth.resize(depth, 0);
     for (sum, &count) in sample.accepted_by_depth.iter_mut().zip(&s.accepted_by_depth) {
         *sum += u64::from(count);
     }
@@ -219,12 +264,13 @@ fn add(sample: &mut Sample, answer: Answer) {
     sample.target_ms += s.target_ms;
     sample.orchestration_ms += s.orchestration_ms;
     sample.answers.push(answer.text);
+    Ok(())
 }
 
 /// A refused request is a failure of its sample; a service that is gone ends the evaluation.
 fn failure(status: &Status) -> anyhow::Result<Failure> {
-    if status.code() == tonic::Code::Unavailable {
-        anyhow::bail!("the orchestrator is gone: {}", status.message());
+    if status.code() == Code::Unavailable {
+        bail!("the orchestrator is gone: {}", status.message());
     }
     Ok(Failure { name: format!("{:?}", status.code()), message: status.message().to_owned() })
 }
@@ -247,6 +293,6 @@ fn iteration(wire: v1::Iteration) -> Iteration {
     Iteration {
         nodes: nodes.collect(),
         accepted: wire.accepted_nodes.iter().map(|&n| n as usize).collect(),
-        bonus: wire.bonus_text,
+        bonus: wire.bonus_token.map(|_| wire.bonus_text),
     }
 }

@@ -85,7 +85,7 @@ pub fn judge(database: &Database, gold: &str, answer: &str) -> Verdict {
         }
     };
     match run(&mut connection, answer) {
-        Ok(rows) if same(&gold, &rows) => Verdict::Right,
+        Ok(rows) if gold == rows => Verdict::Right,
         Ok(_) => Verdict::Wrong,
         Err(Failure { name: name @ "corrupt database", message }) => Verdict::not_judged(name, message),
         Err(Failure { name, message }) => Verdict::failed(name, message),
@@ -203,7 +203,15 @@ fn message(error: &Error) -> String {
     }
 }
 
-fn run(connection: &mut Connection, sql: &str) -> Result<Vec<Vec<Cell>>, Failure> {
+/// What a query gave.
+struct Rows {
+    /// Also of an empty result.
+    columns: usize,
+    /// Sorted by [`order`].
+    rows: Vec<Vec<Cell>>,
+}
+
+fn run(connection: &mut Connection, sql: &str) -> Result<Rows, Failure> {
     if sql.contains('\0') {
         return Err(Failure::new("invalid SQL", "it holds a NUL character"));
     }
@@ -233,7 +241,7 @@ fn run(connection: &mut Connection, sql: &str) -> Result<Vec<Vec<Cell>>, Failure
         }
     }
     result.sort_by(|a, b| order(a, b));
-    Ok(result)
+    Ok(Rows { columns, rows: result })
 }
 
 #[derive(Debug)]
@@ -297,7 +305,10 @@ impl Cell {
             (Self::Integer(_) | Self::Real(_), Self::Integer(_) | Self::Real(_)) => {
                 let (a, b) = (self.number(), other.number());
                 // Sums of reals depend on the order of rows.
-                a == b || (a - b).abs() <= 1e-6 * a.abs().max(b.abs()) + 1e-12
+                a == b
+                    || (a.is_finite()
+                        && b.is_finite()
+                        && (a - b).abs() <= 1e-6 * a.abs().max(b.abs()) + 1e-12)
             }
             _ => self.exact() == other.exact(),
         }
@@ -317,7 +328,10 @@ fn order(a: &[Cell], b: &[Cell]) -> Ordering {
         .unwrap_or(Ordering::Equal)
 }
 
-fn same(a: &[Vec<Cell>], b: &[Vec<Cell>]) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is(b)))
+impl PartialEq for Rows {
+    fn eq(&self, other: &Self) -> bool {
+        let mut pairs = self.rows.iter().zip(&other.rows);
+        (self.columns, self.rows.len()) == (other.columns, other.rows.len())
+            && pairs.all(|(a, b)| a.iter().zip(b).all(|(a, b)| a.is(b)))
+    }
 }

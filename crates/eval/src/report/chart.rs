@@ -82,18 +82,18 @@ pub(super) fn panels(title: &str, panels: &[Panel], legend: bool) -> Drawn {
     })
 }
 
-/// Horizontal bars from 0, one below the other.
-pub(super) fn bars(title: &str, x: &str, bars: &[Bar]) -> Drawn {
+/// Horizontal bars, one below the other. They begin at `from`, the least value there can be.
+pub(super) fn bars(title: &str, x: &str, from: f64, bars: &[Bar]) -> Drawn {
     let rows = u32::try_from(bars.len()).unwrap_or(u32::MAX / 64);
     canvas(110 + 28 * rows, title, |page, room| {
         let longest = bars.iter().map(|b| b.name.chars().count().min(labels::LONGEST)).max().unwrap_or(0);
-        let most = bars.iter().fold(0.0, |m: f64, b| m.max(b.value.high));
+        let most = bars.iter().fold(from, |m: f64, b| m.max(b.value.high));
         let mut chart = ChartBuilder::on(room)
             .margin(10)
             .set_label_area_size(LabelAreaPosition::Left, i32::try_from(12 + 8 * longest).unwrap_or(0))
             .set_label_area_size(LabelAreaPosition::Bottom, 46)
             // Room for the text behind the longest bar.
-            .build_cartesian_2d(0.0..(most * 1.3).max(1e-6), 0.0..f64::from(rows))?;
+            .build_cartesian_2d(from..(from + (most - from) * 1.3).max(from + 1e-6), 0.0..f64::from(rows))?;
         let style = FONT.into_font().color(&INK);
         chart
             .configure_mesh()
@@ -109,8 +109,8 @@ pub(super) fn bars(title: &str, x: &str, bars: &[Bar]) -> Drawn {
             .draw()?;
         for (row, bar) in bars.iter().enumerate() {
             let y = f64::from(rows) - row as f64 - 0.5;
-            let [start, end, low, high] =
-                [0.0, bar.value.at, bar.value.low, bar.value.high].map(|x| chart.backend_coord(&(x, y)));
+            let [start, end, low, high] = [from, bar.value.at, bar.value.low, bar.value.high]
+                .map(|x| chart.backend_coord(&(x.max(from), y)));
             let rect = [(start.0, start.1 - 9), (end.0, end.1 + 9)];
             page.draw(&Rectangle::new(rect, bar.colour.mix(0.75).filled()))?;
             whisker(page, low, high, INK)?;

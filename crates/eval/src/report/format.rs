@@ -14,7 +14,8 @@ fn like(x: f64) -> impl Fn(f64) -> String {
     let decimals = match x.abs() {
         a if a >= 99.95 => Some(0),
         a if a >= 9.995 => Some(1),
-        a if a >= 0.9995 || a == 0.0 => Some(2),
+        // Perplexities and ratios near 1 differ in their third decimal.
+        a if a >= 1.9995 || a == 0.0 => Some(2),
         a if a >= 0.0005 => Some(3),
         _ => None,
     };
@@ -76,13 +77,17 @@ pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let seeds = report.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let judged =
         data.metric.as_ref().map_or_else(|| "answers are not judged".into(), |m| format!("judged by {m}"));
-    let ends = if data.stop.is_empty() { "none".into() } else { format!("{:?}", data.stop) };
+    let ends = match &data.stop[..] {
+        _ if data.run_on => "running on behind their end".into(),
+        [] => "without stop strings".into(),
+        stop => format!("ended by {stop:?}"),
+    };
     vec![
         ("Dataset", format!("{}, {}, {judged}", data.name, count(data.items, "item"))),
         ("Target model", report.target_model.clone()),
         ("Draft model", report.draft_model.clone()),
         ("Samples", format!("{} of {}, seeds {seeds}", report.samples_done, report.samples_planned)),
-        ("Answers", format!("at most {} tokens, stop strings: {ends}", data.max_new_tokens)),
+        ("Answers", format!("at most {} tokens, {ends}", data.max_new_tokens)),
         (
             "Machine",
             format!(

@@ -122,7 +122,7 @@
       const add = (text, kind) =>
         text && spans.push(element("span", { class: `token ${kind}${now}` }, text.replace(/\n/g, "⏎\n")));
       iteration.accepted.forEach((node) => add(iteration.nodes[node].text, "draft"));
-      add(iteration.bonus, "bonus");
+      if (iteration.bonus !== null) add(iteration.bonus, "bonus");
     });
     $("text").replaceChildren(...spans);
     $("text").scrollTop = $("text").scrollHeight;
@@ -140,13 +140,15 @@
   function root() {
     const before = state.replay.iterations[state.step - 1];
     if (!before) return { name: "prompt", about: "The end of the prompt." };
-    const text = before.bonus || before.nodes[before.accepted.at(-1)]?.text || "";
+    const text = before.bonus ?? before.nodes[before.accepted.at(-1)]?.text || "";
     return { name: short(text), about: `${quoted(text)}, the last token so far.` };
   }
 
   function tree(iteration) {
     const accepted = new Set(iteration.accepted);
-    // Places: 0 is the root, 1.. the nodes, the last one the bonus.
+    // Whole beams of the target's own (MTJD) have no bonus token, and nobody else judges them.
+    const asked = iteration.bonus !== null;
+    // Places: 0 is the root, 1.. the nodes, the last one the bonus, if there is one.
     const places = [{ ...root(), kind: "accepted", children: [], depth: 0 }];
     iteration.nodes.forEach((node, index) => {
       const parent = node.parent === null || node.parent === undefined ? 0 : node.parent + 1;
@@ -157,10 +159,11 @@
       places[parent].children.push(places.length);
       places.push({
         kind, depth, parent, children: [], name: short(node.text),
-        lines: [`Q ${typeof node.draft === "number" ? number(node.draft) : "–"}`, `P ${number(node.target)}`],
-        about: `${quoted(node.text)}, depth ${depth}, ${kind}: Q ${typeof node.draft === "number" ? number(node.draft) : "unknown"}, P ${number(node.target)}${ratio}.`,
+        lines: [`Q ${typeof node.draft === "number" ? number(node.draft) : "–"}`, `P ${asked ? number(node.target) : "–"}`],
+        about: `${quoted(node.text)}, depth ${depth}, ${kind}: Q ${typeof node.draft === "number" ? number(node.draft) : "unknown"}, P ${asked ? number(node.target) : "unknown"}${ratio}.`,
       });
     });
+    if (!asked) return drawTree(places);
     const parent = iteration.accepted.length ? iteration.accepted.at(-1) + 1 : 0;
     places[parent].children.unshift(places.length);
     places.push({

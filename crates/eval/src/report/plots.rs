@@ -50,7 +50,8 @@ pub fn plots(report: &Report) -> Result<Vec<(String, String)>, PlotError> {
 impl Plot {
     fn draw(&self) -> Drawn {
         match &self.content {
-            Content::Bars(x, bars) => chart::bars(self.title, x, bars),
+            // Perplexities, whose least value is 1.
+            Content::Bars(x, bars) => chart::bars(self.title, x, 1.0, bars),
             Content::Panels(panels, legend) => chart::panels(self.title, panels, *legend),
         }
     }
@@ -215,7 +216,7 @@ fn speedup(c: &Cell) -> Option<Value> {
     if c.setting.method == "autoregressive" {
         return exact(1.0);
     }
-    c.vs_autoregressive.and_then(|r| value(r.speedup, 1.0))
+    c.vs_autoregressive.as_ref().and_then(|r| value(r.speedup, 1.0))
 }
 
 fn exact(x: f64) -> Option<Value> {

@@ -67,7 +67,7 @@ fn results(report: &Report) -> Table {
             field(number(c.tokens_per_second), Some(c.tokens_per_second)),
             of(estimate, Some(c.block_efficiency)),
             of(percent, c.acceptance_rate),
-            of(factor, c.vs_autoregressive.map(|r| r.speedup)),
+            of(factor, c.vs_autoregressive.as_ref().map(|r| r.speedup)),
             field(optional(c.joules_per_token), c.joules_per_token),
         ]
     };
@@ -105,11 +105,11 @@ fn results(report: &Report) -> Table {
 fn comparisons(report: &Report) -> Table {
     let mut rows = Vec::new();
     for c in &report.cells {
-        for (base, name) in [(c.vs_autoregressive, "autoregressive"), (c.vs_speculative, "speculative")] {
-            let Some(r) = base.filter(|_| c.setting.method != name) else { continue };
+        for (base, name) in [(&c.vs_autoregressive, "autoregressive"), (&c.vs_speculative, "speculative")] {
+            let Some(r) = base.as_ref().filter(|_| c.setting.method != name) else { continue };
             rows.push(vec![
                 word(&c.label),
-                word(name),
+                word(&r.to),
                 of(factor, Some(r.speedup)),
                 of(points, r.score_difference),
                 of(estimate, r.perplexity_ratio),
@@ -119,7 +119,7 @@ fn comparisons(report: &Report) -> Table {
     }
     Table {
         title: "Comparisons",
-        about: "Prompt by prompt, under the same sampling. Speedup above 1 is faster; score in percentage points, \
+        about: "Under the same sampling; of medians and means over the same prompts, resampled alike. Speedup above 1 is faster; score in percentage points, \
                 above 0 is better; perplexity and energy ratios below 1 are better."
             .into(),
         header: header(&["Method", "Against", "Speedup", "Score, points", "Perplexity ratio", "Energy ratio"]),

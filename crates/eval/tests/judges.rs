@@ -62,7 +62,9 @@ fn rows_are_compared_as_a_multiset() {
         ),
         // A little noise in the first column must not part the rows.
         ("VALUES (1.0000000000000002, 2), (1.0, 3)", "VALUES (1.0, 2), (1.0000000000000002, 3)", "right"),
-        ("SELECT 1 WHERE 0", "SELECT 2, 3 WHERE 0", "right"),
+        ("SELECT 1 WHERE 0", "SELECT 2 WHERE 0", "right"),
+        ("SELECT 1 WHERE 0", "SELECT 2, 3 WHERE 0", "wrong"),
+        ("SELECT 5", "SELECT 9e999", "wrong"),
         ("SELECT 1;", " SELECT 1 -- one", "right"),
         (
             "SELECT 1",

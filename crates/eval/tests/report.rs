@@ -138,10 +138,10 @@ fn markdown_has_every_cell_and_its_numbers() {
     let text = markdown(&report);
     let row = text.lines().find(|l| l.starts_with("| mtad γ=4 τ=0.5 |")).unwrap();
     let wanted = "| mtad γ=4 τ=0.5 | no | 84.2 % [81.0, 87.1] | 3.21 [3.10, 3.33] | 12.3 (15.0) | 81.0 | \
-                  2.50 [2.38, 2.62] | 60.0 % [57.0, 63.0] | 1.524× [1.400, 1.630] | n/a |";
+                  2.50 [2.38, 2.62] | 60.0 % [57.0, 63.0] | 1.52× [1.40, 1.63] | n/a |";
     assert_eq!(row, wanted);
     assert!(
-        text.contains("| mtad γ=4 τ=0.5 | autoregressive | 1.524× [1.400, 1.630] | +1.2 [-0.5, +2.9] |"),
+        text.contains("| mtad γ=4 τ=0.5 | autoregressive | 1.52× [1.40, 1.63] | +1.2 [-0.5, +2.9] |"),
         "{text}"
     );
     assert!(text.contains(" | invalid SQL | 3 of 40 |"), "{text}");

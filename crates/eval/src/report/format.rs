@@ -14,8 +14,7 @@ fn like(x: f64) -> impl Fn(f64) -> String {
     let decimals = match x.abs() {
         a if a >= 99.95 => Some(0),
         a if a >= 9.995 => Some(1),
-        // Perplexities and ratios near 1 differ in their third decimal.
-        a if a >= 1.9995 || a == 0.0 => Some(2),
+        a if a >= 0.9995 || a == 0.0 => Some(2),
         a if a >= 0.0005 => Some(3),
         _ => None,
     };
@@ -25,6 +24,16 @@ fn like(x: f64) -> impl Fn(f64) -> String {
 /// "3.21 [3.10, 3.33]".
 pub(super) fn estimate(e: Option<&Estimate>) -> String {
     interval(e, like(e.map_or(0.0, |e| e.value)))
+}
+
+/// "1.226 [1.217, 1.236]": a perplexity, or a ratio of two, which near 1 differ in their third decimal.
+pub(super) fn perplexity(e: Option<&Estimate>) -> String {
+    if e.is_some_and(|e| e.value.abs() < 2.0) { interval(e, near_one) } else { estimate(e) }
+}
+
+/// "1.226".
+pub(super) fn near_one(x: f64) -> String {
+    if x.abs() < 2.0 { format!("{x:.3}") } else { number(x) }
 }
 
 /// "1.52× [1.40, 1.63]".

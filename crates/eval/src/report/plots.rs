@@ -4,7 +4,7 @@ use plotters::style::RGBColor;
 use thiserror::Error;
 
 use super::chart::{self, Bar, Drawn, Panel, Point, Series, Value};
-use super::format::number;
+use super::format::near_one;
 use crate::report::{Cell, Estimate, Report, Setting};
 
 /// More points than this are named by a legend, not one by one.
@@ -90,7 +90,7 @@ fn speed_vs_score(report: &Report) -> Option<Plot> {
 fn perplexity(report: &Report) -> Option<Plot> {
     let bar = |c: &Cell| {
         let value = c.perplexity.and_then(|p| value(p, 1.0))?;
-        Some(Bar { name: c.label.clone(), colour: colour(&c.setting.method), value, text: number(value.at) })
+        Some(Bar { name: c.label.clone(), colour: colour(&c.setting.method), value, text: near_one(value.at) })
     };
     let bars: Vec<_> = report.cells.iter().filter_map(bar).collect();
     let x = "Perplexity under the unwarped target (lower is likelier)".to_owned();

@@ -1,6 +1,6 @@
 //! The report's tables, before they become Markdown or HTML.
 
-use super::format::{count, estimate, factor, number, optional, percent, points, share};
+use super::format::{count, estimate, factor, number, optional, percent, perplexity, points, share};
 use crate::report::{Cell, Estimate, Report};
 
 /// Bad items are listed up to here, then only counted.
@@ -62,7 +62,7 @@ fn results(report: &Report) -> Table {
             word(&c.label),
             word(if c.setting.lossless { "yes" } else { "no" }),
             of(percent, c.score),
-            of(estimate, c.perplexity),
+            of(perplexity, c.perplexity),
             field(time, Some(c.ms_per_token)),
             field(number(c.tokens_per_second), Some(c.tokens_per_second)),
             of(estimate, Some(c.block_efficiency)),
@@ -112,7 +112,7 @@ fn comparisons(report: &Report) -> Table {
                 word(&r.to),
                 of(factor, Some(r.speedup)),
                 of(points, r.score_difference),
-                of(estimate, r.perplexity_ratio),
+                of(perplexity, r.perplexity_ratio),
                 field(optional(r.energy_ratio), r.energy_ratio),
             ]);
         }

@@ -34,7 +34,9 @@
 
   const PAUSE = 900; // milliseconds between two iterations
   const [WIDTH, HEIGHT, GAP_X, GAP_Y] = [120, 56, 44, 12]; // of a node, and between nodes
-  const state = { replay: replays[0], step: 0, timer: 0 };
+  // The first look is at a method with trees.
+  const first = replays.find((replay) => replay.label.startsWith("mmtad")) ?? replays[0];
+  const state = { replay: first, step: 0, timer: 0 };
   const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "": "∅" };
 
   const visible = (text) => (text === "" ? SIGNS[""] : text.replace(/[ \n\t\r]/g, (c) => SIGNS[c]));
@@ -140,7 +142,7 @@
   function root() {
     const before = state.replay.iterations[state.step - 1];
     if (!before) return { name: "prompt", about: "The end of the prompt." };
-    const text = before.bonus ?? before.nodes[before.accepted.at(-1)]?.text || "";
+    const text = before.bonus ?? before.nodes[before.accepted.at(-1)]?.text ?? "";
     return { name: short(text), about: `${quoted(text)}, the last token so far.` };
   }
 

@@ -88,7 +88,7 @@ fn read_baseline(path: &Path, out: &Path) -> anyhow::Result<Report> {
     if report.is_ok_and(|report| path.canonicalize().is_ok_and(|path| path == report)) {
         bail!("{} would be overwritten by this run: copy it, or choose another directory with --out", name());
     }
-    Ok(gate::baseline(&std::fs::read_to_string(path).with_context(name)?).with_context(name)?)
+    gate::baseline(&std::fs::read_to_string(path).with_context(name)?).with_context(name)
 }
 
 fn load(args: &Args, data: &Path) -> anyhow::Result<Dataset> {

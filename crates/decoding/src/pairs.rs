@@ -84,7 +84,7 @@ impl Urn {
     const CHUNK: usize = 64;
 
     fn new(weights: Vec<f64>) -> Self {
-        let sums = weights.chunks(Self::CHUNK).map(|chunk| sum(chunk)).collect();
+        let sums = weights.chunks(Self::CHUNK).map(sum).collect();
         Self { weights, sums }
     }
 

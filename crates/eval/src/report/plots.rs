@@ -90,7 +90,12 @@ fn speed_vs_score(report: &Report) -> Option<Plot> {
 fn perplexity(report: &Report) -> Option<Plot> {
     let bar = |c: &Cell| {
         let value = c.perplexity.and_then(|p| value(p, 1.0))?;
-        Some(Bar { name: c.label.clone(), colour: colour(&c.setting.method), value, text: near_one(value.at) })
+        Some(Bar {
+            name: c.label.clone(),
+            colour: colour(&c.setting.method),
+            value,
+            text: near_one(value.at),
+        })
     };
     let bars: Vec<_> = report.cells.iter().filter_map(bar).collect();
     let x = "Perplexity under the unwarped target (lower is likelier)".to_owned();

@@ -38,7 +38,7 @@ pub enum Reference {
 
 /// The name of no reference.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("unknown reference {0:?}: choose one of best-beam, max")]
+#[error("unknown reference {0:?}: choose one of {names}", names = Reference::ALL.map(Reference::name).join(", "))]
 pub struct UnknownReference(pub String);
 
 impl Reference {

@@ -44,7 +44,7 @@ impl fmt::Display for Expansion {
 
 /// The name of no way to choose beams.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("unknown beams {0:?}: choose one of sampled, sampled-with-replacement, top")]
+#[error("unknown beams {0:?}: choose one of {names}", names = Expansion::ALL.map(Expansion::name).join(", "))]
 pub struct UnknownExpansion(pub String);
 
 impl FromStr for Expansion {

@@ -161,6 +161,17 @@ pub enum InvalidDecoding {
     NotDrawn(Method),
 }
 
+/// Checks the shape of beams.
+pub(crate) fn check_beams(beam_width: usize, draft_tokens: usize) -> Result<(), InvalidDecoding> {
+    if !(1..=MAX_BEAM_WIDTH).contains(&beam_width) {
+        return Err(InvalidDecoding::BeamWidth(beam_width));
+    }
+    if !(1..=MAX_DRAFT_TOKENS).contains(&draft_tokens) {
+        return Err(InvalidDecoding::DraftTokens(draft_tokens));
+    }
+    Ok(())
+}
+
 /// Checks the shape of a tree of candidates.
 pub(crate) fn check_branching(branching: &[usize]) -> Result<(), InvalidDecoding> {
     let ok = (1..=MAX_DRAFT_TOKENS).contains(&branching.len())
@@ -173,12 +184,7 @@ impl Decoding {
     /// Checks `params`; all of them, also those that the method does not read.
     pub fn new(params: DecodingParams) -> Result<Self, InvalidDecoding> {
         let DecodingParams { beam_width, draft_tokens, acceptance_threshold, method, .. } = params;
-        if !(1..=MAX_BEAM_WIDTH).contains(&beam_width) {
-            return Err(InvalidDecoding::BeamWidth(beam_width));
-        }
-        if !(1..=MAX_DRAFT_TOKENS).contains(&draft_tokens) {
-            return Err(InvalidDecoding::DraftTokens(draft_tokens));
-        }
+        check_beams(beam_width, draft_tokens)?;
         check_branching(&params.branching)?;
         let candidates = matches!(method, Method::Speculative | Method::SpecInfer);
         if candidates && params.expansion == Expansion::Top {

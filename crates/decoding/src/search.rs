@@ -1,6 +1,7 @@
 //! What a draft is asked for, and the search that answers it.
 
-use crate::{BeamSearch, CandidateSearch, Distribution, DraftTree, Expansion, TokenTree};
+use crate::method::{check_beams, check_branching};
+use crate::{BeamSearch, CandidateSearch, Distribution, DraftTree, Expansion, InvalidDecoding, TokenTree};
 
 /// What a draft is asked for in one iteration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,14 @@ pub enum Drafting {
 }
 
 impl Drafting {
+    /// Whether it is within the limits of a decoding.
+    pub fn check(&self) -> Result<(), InvalidDecoding> {
+        match self {
+            Self::Beams { width, depth, .. } => check_beams(*width, *depth),
+            Self::Candidates { branching, .. } => check_branching(branching),
+        }
+    }
+
     /// Depth of the tree.
     pub fn depth(&self) -> usize {
         match self {

@@ -40,7 +40,7 @@ pub enum Verdict {
     Right,
     /// Counts 0: it ran, and the result is another.
     Wrong,
-    /// Counts 0: the answer could not be run to its end.
+    /// Counts 0: there is no answer, or it could not be run to its end.
     Failed {
         /// A short stable name, counted in the report: "invalid SQL", "ran too long", "out of memory", ...
         name: String,
@@ -82,6 +82,14 @@ impl Verdict {
             Self::Right => Some(1.0),
             Self::Wrong | Self::Failed { .. } => Some(0.0),
             Self::NotJudged { .. } | Self::Unjudged => None,
+        }
+    }
+
+    /// There is no answer to judge. No answer is no right answer: else a method would gain by failing where it is hard.
+    pub fn unanswered(judge: &Judge, name: String, message: String) -> Self {
+        match judge {
+            Judge::None => Self::NotJudged { name, message },
+            _ => Self::Failed { name, message },
         }
     }
 

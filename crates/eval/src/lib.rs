@@ -16,4 +16,4 @@ pub use dataset::{BadItem, Dataset, DatasetError, DatasetKind, Item, UnknownData
 pub use grid::{CellSpec, Grid, InvalidGrid};
 pub use judge::{Judge, Verdict};
 pub use plan::order;
-pub use sample::{Failure, Header, Journal, JournalError, Sample};
+pub use sample::{Header, Journal, JournalError, Sample};

@@ -68,8 +68,7 @@ struct Sums {
 
 impl Sums {
     fn of(sample: &Sample) -> Self {
-        // No answer is no right answer: else a cell would gain by failing where it is hard.
-        let score = if sample.error.is_some() { Some(0.0) } else { sample.verdict.score() };
+        let score = sample.verdict.score();
         Self {
             tokens: sample.tokens as f64,
             log_prob: sample.log_prob,
@@ -170,11 +169,7 @@ impl Figures {
             value: quantile(&times, 0.5).unwrap_or(f64::NAN),
             resampled: resamples.iter().map(|r| median(r, &times_by_item)).collect(),
         };
-        let (mut score, perplexity) = (spread(&Sums::score), spread(&Sums::perplexity));
-        if samples.iter().all(|s| s.error.is_some() || s.verdict == Verdict::Unjudged) {
-            // Nobody judges this dataset.
-            score = Spread { value: f64::NAN, resampled: vec![f64::NAN; resamples.len()] };
-        }
+        let (score, perplexity) = (spread(&Sums::score), spread(&Sums::perplexity));
         let zero = Estimate { value: 0.0, low: 0.0, high: 0.0 };
         let decode_ms: f64 = samples.iter().map(|s| s.decode_ms()).sum();
         let per_token =
@@ -185,8 +180,9 @@ impl Figures {
         let depth = setting.draft_tokens.filter(|_| drafts).unwrap_or(0);
         let at_depth =
             |d: usize| samples.iter().filter_map(|s| s.accepted_by_depth.get(d)).sum::<u64>() as f64;
-        let whole = samples.iter().filter(|s| s.error.is_none());
-        let joules: Option<f64> = whole.map(|s| s.joules).sum();
+        let metered = samples.iter().filter_map(|s| Some((s.joules?, s.tokens as f64)));
+        let (joules, metered_tokens) =
+            metered.fold((0.0, 0.0), |(j, t), (joules, tokens)| (j + joules, t + tokens));
         let cell = Cell {
             id: spec.id.clone(),
             label: spec.label.clone(),
@@ -207,7 +203,7 @@ impl Figures {
                 target: per_token(&|s| s.target_ms),
                 orchestration: per_token(&|s| s.orchestration_ms),
             },
-            joules_per_token: joules.filter(|_| total.tokens > 0.0).map(|j| j / total.tokens),
+            joules_per_token: (metered_tokens > 0.0).then(|| joules / metered_tokens),
             failures: failures(samples),
             vs_autoregressive: None,
             vs_speculative: None,
@@ -245,12 +241,9 @@ fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
 fn failures(samples: &[&Sample]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for sample in samples {
-        let name = match (&sample.error, &sample.verdict) {
-            (Some(error), _) => &error.name,
-            (None, Verdict::Failed { name, .. } | Verdict::NotJudged { name, .. }) => name,
-            (None, Verdict::Right | Verdict::Wrong | Verdict::Unjudged) => continue,
-        };
-        *counts.entry(name.clone()).or_default() += 1;
+        if let Verdict::Failed { name, .. } | Verdict::NotJudged { name, .. } = &sample.verdict {
+            *counts.entry(name.clone()).or_default() += 1;
+        }
     }
     counts
 }

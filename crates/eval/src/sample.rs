@@ -20,10 +20,8 @@ pub struct Sample {
     pub seed: u64,
     /// One per turn.
     pub answers: Vec<String>,
-    /// Of the last answer.
+    /// Of the last answer; also why there is none.
     pub verdict: Verdict,
-    /// Why there is no answer, if there is none.
-    pub error: Option<Failure>,
     /// Tokens emitted.
     pub tokens: u64,
     /// Sum of their log-probabilities under the unwarped target, natural log.
@@ -44,17 +42,8 @@ pub struct Sample {
     pub target_ms: f64,
     /// All else.
     pub orchestration_ms: f64,
-    /// Energy of the machine's packages or GPUs, if it can be measured.
+    /// Energy of the machine's packages or GPUs, if it can be measured, and all turns were answered.
     pub joules: Option<f64>,
-}
-
-/// A failure with a name to count it by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Short and stable.
-    pub name: String,
-    /// What happened, for people.
-    pub message: String,
 }
 
 impl Sample {

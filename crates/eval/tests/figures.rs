@@ -7,7 +7,7 @@ use std::fs;
 use tandem_decoding::{Expansion, Method, Reference};
 use tandem_eval::gate::{self, Tolerances};
 use tandem_eval::report::{Cell, DatasetReport, Machine, Report, SCHEMA_VERSION};
-use tandem_eval::{CellSpec, Failure, Grid, Header, Journal, JournalError, Sample, Verdict, metrics};
+use tandem_eval::{CellSpec, Grid, Header, Journal, JournalError, Judge, Sample, Verdict, metrics};
 
 fn grid(methods: &[Method]) -> Vec<CellSpec> {
     let grid = Grid {
@@ -33,7 +33,6 @@ fn sample(cell: &CellSpec, item: usize, seed: u64, ms_per_token: f64) -> Sample 
         seed,
         answers: vec!["answer".into()],
         verdict: Verdict::Right,
-        error: None,
         tokens: 10,
         log_prob: -10.0 * 2f64.ln(),
         iterations: 5,
@@ -106,7 +105,9 @@ fn failures_are_counted_by_name_and_count_as_they_should() {
     samples[0].verdict = Verdict::Failed { name, message };
     let (name, message) = failure("missing database");
     samples[1].verdict = Verdict::NotJudged { name, message };
-    samples[2].error = Some(Failure { name: "ResourceExhausted".into(), message: "busy".into() });
+    let judge = Judge::Python { prompt: String::new(), test: String::new(), entry_point: "f".into() };
+    let (name, message) = failure("ResourceExhausted");
+    samples[2].verdict = Verdict::unanswered(&judge, name, message);
     samples[2].tokens = 0;
     let cell = &metrics::cells(&specs, &samples)[0];
     let names: Vec<&str> = cell.failures.keys().map(String::as_str).collect();

@@ -1,9 +1,6 @@
 //! Proposals.
 
-use tandem_decoding::{
-    Candidates, Decoding, DecodingParams, DraftTree, Drafting, JointLogProbs, MAX_BEAM_WIDTH,
-    MAX_DRAFT_TOKENS, Method,
-};
+use tandem_decoding::{Candidates, DraftTree, Drafting, JointLogProbs};
 
 use super::{TreeOnWire, distribution, expansion_from_wire, expansion_to_wire, to_u32};
 use crate::{Fault, v1};
@@ -23,30 +20,20 @@ impl v1::ProposeRequest {
         use v1::propose_request::Shape;
         let drafting = match &self.shape {
             Some(Shape::Beams(b)) => Drafting::Beams {
-                width: within("beam_width", b.beam_width, MAX_BEAM_WIDTH)?,
-                depth: within("draft_tokens", b.draft_tokens, MAX_DRAFT_TOKENS)?,
+                width: b.beam_width as usize,
+                depth: b.draft_tokens as usize,
                 expansion: expansion_from_wire(b.beams, "beams")?,
                 best_only: b.best_beam_only,
             },
-            Some(Shape::Candidates(c)) => {
-                let branching: Vec<usize> = c.branching.iter().map(|&n| n as usize).collect();
-                // One place knows the limits.
-                let params =
-                    DecodingParams { method: Method::SpecInfer, branching, ..DecodingParams::default() };
-                let branching = params.branching.clone();
-                Decoding::new(params).map_err(|e| Fault::invalid("branching", e))?;
-                Drafting::Candidates { branching, replacement: c.with_replacement }
-            }
+            Some(Shape::Candidates(c)) => Drafting::Candidates {
+                branching: c.branching.iter().map(|&n| n as usize).collect(),
+                replacement: c.with_replacement,
+            },
             None => return Err(Fault::invalid("shape", "is missing: ask for beams or for candidates")),
         };
+        drafting.check().map_err(|e| Fault::invalid("shape", e))?;
         Ok(Propose { drafting, log_probs: self.log_probs })
     }
-}
-
-fn within(field: &'static str, value: u32, limit: usize) -> Result<usize, Fault> {
-    let ok = (1..=limit).contains(&(value as usize));
-    let message = || format!("{value} is not between 1 and {limit}");
-    if ok { Ok(value as usize) } else { Err(Fault::invalid(field, message())) }
 }
 
 impl From<&Drafting> for v1::propose_request::Shape {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use tandem_eval::dataset::mtbench;
 use tandem_eval::gate::Finding;
 use tandem_eval::report::{self, Cell, Estimate, Report};
-use tandem_eval::{Dataset, Sample};
+use tandem_eval::{Dataset, Sample, Verdict};
 
 use crate::output::{BAD, DIM, GOOD, table};
 
@@ -42,7 +42,8 @@ pub(super) fn write(
 /// The answers of a cell's first seed, as the judge of MT-Bench reads them.
 fn mt_bench_answers(cell: &Cell, samples: &[Sample]) -> anyhow::Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    let of_cell = samples.iter().filter(|s| s.cell == cell.id && s.seed == 0 && s.error.is_none());
+    let of_cell =
+        samples.iter().filter(|s| s.cell == cell.id && s.seed == 0 && s.verdict == Verdict::Unjudged);
     let mut lines = String::new();
     for sample in of_cell {
         let Some(id) = mtbench::question_id(&sample.item) else { continue };

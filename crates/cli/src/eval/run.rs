@@ -8,7 +8,7 @@ use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use tandem_energy::EnergyMeter;
 use tandem_eval::report::{Iteration, Node, Replay};
-use tandem_eval::{CellSpec, Dataset, Failure, Item, Journal, Sample, Verdict, order};
+use tandem_eval::{CellSpec, Dataset, Item, Journal, Sample, Verdict, order};
 use tandem_proto::v1::generate_request::Input;
 use tandem_proto::{decoding_to_wire, v1};
 use tonic::{Code, Status};
@@ -116,7 +116,6 @@ impl Runner {
             seed,
             answers: Vec::new(),
             verdict: Verdict::Unjudged,
-            error: None,
             tokens: 0,
             log_prob: 0.0,
             iterations: 0,
@@ -130,6 +129,7 @@ impl Runner {
             joules: None,
         };
         let mut prompt = String::new();
+        let mut unanswered = None;
         for turn in &item.turns {
             prompt += turn;
             let request = v1::GenerateRequest { log_probs: true, ..self.request(cell, &prompt, seed) };
@@ -139,15 +139,14 @@ impl Runner {
                     add(&mut sample, answer)?;
                 }
                 Err(status) => {
-                    sample.error = Some(failure(&status)?);
+                    unanswered = Some(failure(item, &status)?);
                     break;
                 }
             }
         }
         sample.joules = before.zip(self.joules()).map(|(before, after)| after - before);
-        if sample.error.is_none() {
-            sample.verdict = judge(item, sample.answers.last())?;
-        }
+        sample.joules = sample.joules.filter(|_| unanswered.is_none());
+        sample.verdict = unanswered.unwrap_or_else(|| judge(item, sample.answers.last()));
         Ok(sample)
     }
 
@@ -268,17 +267,17 @@ fn add(sample: &mut Sample, answer: Answer) -> anyhow::Result<()> {
 }
 
 /// A refused request is a failure of its sample; a service that is gone ends the evaluation.
-fn failure(status: &Status) -> anyhow::Result<Failure> {
+fn failure(item: &Item, status: &Status) -> anyhow::Result<Verdict> {
     if status.code() == Code::Unavailable {
         bail!("the orchestrator is gone: {}", status.message());
     }
-    Ok(Failure { name: format!("{:?}", status.code()), message: status.message().to_owned() })
+    Ok(Verdict::unanswered(&item.judge, format!("{:?}", status.code()), status.message().to_owned()))
 }
 
-fn judge(item: &Item, answer: Option<&String>) -> anyhow::Result<Verdict> {
-    let Some(answer) = answer else { return Ok(Verdict::Unjudged) };
+fn judge(item: &Item, answer: Option<&String>) -> Verdict {
+    let Some(answer) = answer else { return Verdict::Unjudged };
     // It may take seconds; nothing else runs on this task meanwhile, and the services have threads of their own.
-    Ok(tokio::task::block_in_place(|| item.judge.judge(answer)))
+    tokio::task::block_in_place(|| item.judge.judge(answer))
 }
 
 fn iteration(wire: v1::Iteration) -> Iteration {

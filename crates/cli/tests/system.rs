@@ -2,82 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-use std::net::SocketAddr;
-use std::time::Duration;
+mod common;
 
-use tandem_cli::client::{Answer, Client, generate};
-use tandem_cli::local::{Local, PairArgs};
-use tandem_proto::v1::draft_client::DraftClient;
-use tandem_proto::v1::generation_client::GenerationClient;
+use common::{ANSWER, PROMPT, System, channel, greedy, request, statistics};
+use tandem_cli::client::Answer;
+use tandem_proto::v1;
 use tandem_proto::v1::target_client::TargetClient;
-use tandem_proto::{Reason, v1};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
-
-const PROMPT: &str = include_str!("../../../models/demo/prompt.txt");
-const ANSWER: &str = " SELECT T1.brand FROM car AS T1 JOIN company AS T2 ON T1.company_id = T2.company_id WHERE T2.country = 'Norway'";
-
-struct System {
-    local: Local,
-    client: Client,
-}
-
-async fn channel(address: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
-}
-
-impl System {
-    async fn start() -> Self {
-        let local =
-            Local::start(&PairArgs::default(), SocketAddr::from(([127, 0, 0, 1], 0)), false).await.unwrap();
-        let client = GenerationClient::new(channel(local.orchestrator).await);
-        Self { local, client }
-    }
-
-    async fn generate(&mut self, request: v1::GenerateRequest) -> Result<Answer, Status> {
-        generate(&mut self.client, request, |_| ()).await
-    }
-
-    /// The services still work, and nothing is held for anybody.
-    async fn assert_well(&mut self) {
-        let text = self.generate(greedy(v1::Method::Mmtad)).await.unwrap();
-        assert_eq!(text.text, ANSWER);
-        self.assert_all_freed().await;
-    }
-
-    /// Closing is asynchronous: ask until it is done.
-    async fn assert_all_freed(&self) {
-        let mut target = TargetClient::new(channel(self.local.target).await);
-        let freed = async {
-            while self.local.kv_tokens_used() > 0 {
-                // A round trip, so that the services get to run.
-                target.get_model_info(v1::GetModelInfoRequest {}).await.unwrap();
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), freed).await.expect("KV-cache tokens are still held");
-    }
-}
-
-fn statistics(answer: &Answer) -> v1::Statistics {
-    answer.finished.statistics.clone().unwrap()
-}
-
-fn request(prompt: &str, method: v1::Method) -> v1::GenerateRequest {
-    v1::GenerateRequest {
-        input: Some(v1::generate_request::Input::Prompt(prompt.into())),
-        max_new_tokens: Some(80),
-        seed: Some(7),
-        stop: vec![";".into()],
-        decoding: Some(v1::DecodingParams { method: method.into(), ..v1::DecodingParams::default() }),
-        ..v1::GenerateRequest::default()
-    }
-}
-
-fn propose(handle: Option<v1::SessionHandle>, beam_width: u32, draft_tokens: u32) -> v1::ProposeRequest {
-    let beams = v1::BeamShape { beam_width, draft_tokens, ..v1::BeamShape::default() };
-    let shape = Some(v1::propose_request::Shape::Beams(beams));
-    v1::ProposeRequest { handle, step: 1, shape, ..v1::ProposeRequest::default() }
-}
+use tonic::Code;
 
 /// All but the unspecified one.
 const METHODS: [v1::Method; 7] = [
@@ -89,10 +20,6 @@ const METHODS: [v1::Method; 7] = [
     v1::Method::ExactMatch,
     v1::Method::Mtjd,
 ];
-
-fn greedy(method: v1::Method) -> v1::GenerateRequest {
-    v1::GenerateRequest { temperature: Some(0.0), ..request(PROMPT, method) }
-}
 
 #[tokio::test]
 async fn every_method_answers_and_its_statistics_add_up() {
@@ -328,152 +255,6 @@ async fn bad_requests_are_refused_by_name_and_cost_nobody_else_anything() {
     let status = system.generate(huge).await.err().unwrap();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     system.assert_well().await;
-}
-
-fn open(tokens: u32) -> v1::OpenSessionRequest {
-    v1::OpenSessionRequest {
-        prompt_tokens: (0..tokens).collect(),
-        max_new_tokens: 20,
-        max_tree_nodes: 16,
-        sampling: Some(v1::Sampling { temperature: 1.0, top_k: 10, top_p: 0.9 }),
-        seed: 1,
-        vocab_limit: 0,
-    }
-}
-
-#[tokio::test]
-async fn a_worker_keeps_its_steps_in_order() {
-    let mut system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
-    let handle = target.open_session(open(10)).await.unwrap().into_inner().handle.unwrap();
-    let tree = Some(v1::TokenTree { tokens: vec![5, 6], parents: vec![-1, 0] });
-    let step = |step, committed, commit| v1::ScoreTreeRequest {
-        handle: Some(v1::SessionHandle { committed_tokens: committed, ..handle }),
-        step,
-        commit,
-        tree: tree.clone(),
-        ..v1::ScoreTreeRequest::default()
-    };
-    let commit = |nodes: &[u32]| Some(v1::Commit { accepted_nodes: nodes.to_vec(), bonus_token: 7 });
-
-    let first = target.score_tree(step(1, 10, None)).await.unwrap().into_inner();
-    assert_eq!(first.drawn_tokens.len(), 3);
-    let repeated = target.score_tree(step(1, 10, None)).await.unwrap().into_inner();
-    assert_eq!(first, repeated, "the same step again returns the same reply");
-
-    let refused = [
-        (step(3, 12, commit(&[0])), Code::FailedPrecondition, Some(Reason::StepOutOfOrder)),
-        (step(0, 10, None), Code::FailedPrecondition, Some(Reason::StepOutOfOrder)),
-        (step(2, 11, commit(&[0])), Code::FailedPrecondition, Some(Reason::CommittedMismatch)),
-        (step(2, 10, None), Code::InvalidArgument, None),
-        (step(2, 12, commit(&[1])), Code::InvalidArgument, None),
-        (step(2, 12, commit(&[9])), Code::InvalidArgument, None),
-        (step(2, 12, commit(&[0; 1000])), Code::InvalidArgument, None),
-        (step(2, 13, commit(&[1, 0])), Code::InvalidArgument, None),
-    ];
-    for (request, code, reason) in refused {
-        let status = target.score_tree(request.clone()).await.unwrap_err();
-        assert_eq!((status.code(), Reason::of(&status)), (code, reason), "{request:?}: {status:?}");
-    }
-    // None of these harmed the session.
-    target.score_tree(step(2, 12, commit(&[0]))).await.unwrap();
-
-    let stale = v1::SessionHandle { incarnation: handle.incarnation ^ 1, ..handle };
-    let unknown = v1::SessionHandle { session_id: 99, ..handle };
-    for (handle, reason) in [(stale, Reason::StaleIncarnation), (unknown, Reason::UnknownSession)] {
-        let request = v1::ScoreTreeRequest { handle: Some(handle), ..step(3, 13, commit(&[])) };
-        let status = target.score_tree(request).await.unwrap_err();
-        assert_eq!((status.code(), Reason::of(&status)), (Code::NotFound, Some(reason)));
-    }
-    let close = v1::CloseSessionRequest { handle: Some(handle) };
-    target.close_session(close).await.unwrap();
-    target.close_session(close).await.unwrap();
-    let status = target.score_tree(step(3, 13, commit(&[]))).await.unwrap_err();
-    assert_eq!(Reason::of(&status), Some(Reason::UnknownSession));
-    system.assert_well().await;
-}
-
-#[tokio::test]
-async fn a_worker_refuses_nonsense() {
-    let system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
-    let mut draft = DraftClient::new(channel(system.local.draft).await);
-    let no_sampling = v1::OpenSessionRequest { sampling: None, ..open(10) };
-    let nan = v1::Sampling { temperature: f64::NAN, top_k: 0, top_p: 0.0 };
-    for request in [
-        open(0),
-        open(512),
-        no_sampling,
-        v1::OpenSessionRequest { sampling: Some(nan), ..open(10) },
-        v1::OpenSessionRequest { prompt_tokens: vec![0, 4000], ..open(10) },
-        v1::OpenSessionRequest { max_tree_nodes: 1 << 30, ..open(10) },
-    ] {
-        let status = target.open_session(request.clone()).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument, "{request:?}");
-        let status = draft.open_session(request).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument);
-    }
-    let handle = target.open_session(open(10)).await.unwrap().into_inner().handle;
-    for (tokens, parents) in [
-        (vec![5, 5], vec![-1, -1]),
-        (vec![5], vec![3]),
-        (vec![5], vec![-7]),
-        (vec![5, 6], vec![-1]),
-        (vec![70_000], vec![-1]),
-        ((0..40).collect(), vec![-1; 40]),
-    ] {
-        let tree = Some(v1::TokenTree { tokens, parents });
-        let request = v1::ScoreTreeRequest { handle, step: 1, tree, ..v1::ScoreTreeRequest::default() };
-        let status = target.score_tree(request.clone()).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument, "{request:?}");
-    }
-    let handle = draft.open_session(open(10)).await.unwrap().into_inner().handle;
-    for (beam_width, draft_tokens) in [(0, 4), (4, 0), (1000, 4), (4, 1000), (8, 8)] {
-        let request = propose(handle, beam_width, draft_tokens);
-        let status = draft.propose(request).await.unwrap_err();
-        assert_eq!(status.code(), Code::InvalidArgument, "{beam_width} × {draft_tokens}");
-    }
-    let fine = propose(handle, 4, 4);
-    draft.propose(fine).await.unwrap();
-    draft.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
-}
-
-/// Embeddings of a pair may be padded differently; what only one of them has is never proposed nor drawn.
-#[tokio::test]
-async fn tokens_beyond_the_limit_do_not_exist() {
-    let system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
-    let mut draft = DraftClient::new(channel(system.local.draft).await);
-    let sampling = Some(v1::Sampling { temperature: 100.0, top_k: 0, top_p: 0.0 });
-    let open = v1::OpenSessionRequest { vocab_limit: 20, sampling, ..open(10) };
-    let handle = draft.open_session(open.clone()).await.unwrap().into_inner().handle;
-    let shape = propose(handle, 4, 4);
-    let tree = draft.propose(shape).await.unwrap().into_inner().tree;
-    assert!(tree.as_ref().unwrap().tokens.iter().all(|&t| t < 20), "{tree:?}");
-    let handle = target.open_session(open).await.unwrap().into_inner().handle;
-    let score = v1::ScoreTreeRequest { handle, step: 1, tree, ..v1::ScoreTreeRequest::default() };
-    let scores = target.score_tree(score).await.unwrap().into_inner();
-    assert!(scores.drawn_tokens.iter().all(|&t| t < 20), "{scores:?}");
-}
-
-#[tokio::test]
-async fn a_full_budget_says_when_to_come_back() {
-    use tonic_types::StatusExt;
-    let system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
-    let mut opened = Vec::new();
-    let status = loop {
-        match target.open_session(open(10)).await {
-            Ok(response) => opened.push(response.into_inner().handle),
-            Err(status) => break status,
-        }
-    };
-    assert_eq!((status.code(), opened.len()), (Code::ResourceExhausted, 64));
-    assert!(status.get_details_retry_info().is_some());
-    for handle in opened {
-        target.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
-    }
-    target.open_session(open(10)).await.unwrap();
 }
 
 #[tokio::test]

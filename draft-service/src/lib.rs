@@ -3,4 +3,4 @@
 mod propose;
 mod service;
 
-pub use service::{DraftService, run};
+pub use service::{DraftService, serving};

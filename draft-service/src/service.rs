@@ -3,9 +3,8 @@
 use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, v1};
-use tandem_worker::{RunError, StepRequest, Worker, WorkerArgs, run_worker};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tandem_serving::Serving;
+use tandem_worker::{StepRequest, Worker, WorkerArgs};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -36,7 +35,8 @@ impl Draft for DraftService {
         &self,
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        Ok(Response::new(self.worker.open(request.into_inner()).await?))
+        let client = request.remote_addr().map(|a| a.ip());
+        Ok(Response::new(self.worker.open(request.into_inner(), client).await?))
     }
 
     async fn propose(
@@ -60,16 +60,12 @@ impl Draft for DraftService {
     }
 }
 
-/// Serves drafts of `model` on `listener` until `shutdown`.
-pub async fn run(
-    model: ModelThread,
-    args: &WorkerArgs,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
-    let worker = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
+/// Serves drafts of `model`. Call it within a runtime.
+pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
+    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits());
+    let places = vec![worker.places()];
     let service = DraftServer::new(DraftService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    run_worker("tandem.v1.Draft", routes, &model, args.serve.shutdown_grace(), (listener, shutdown)).await
+    tandem_worker::serving("tandem.v1.Draft", routes, places, (&model, args))
 }

@@ -1,8 +1,15 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_proto::{Fault, Reason};
+use tandem_proto::Fault;
+use tandem_serving::NoPlace;
 use thiserror::Error;
 use tonic::Status;
+
+use crate::WorkerKind;
+
+/// When a refused client may try again: about the length of a short request.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a generation failed.
 #[derive(Debug, Error)]
@@ -10,17 +17,14 @@ use tonic::Status;
 pub enum GenerateError {
     #[error(transparent)]
     Request(#[from] Fault),
-    #[error("the {worker} service failed: {}", status.message())]
-    Worker { worker: &'static str, status: Status },
-    #[error("the {worker} service sent a broken reply: {fault}")]
-    BrokenReply { worker: &'static str, fault: Fault },
-    #[error("the {worker} service did not answer within {} s: the prompt is too long for it, or it is overloaded", timeout.as_secs())]
-    Timeout { worker: &'static str, timeout: Duration },
-    #[error(
-        "the {worker} service was restarted with {now} instead of {known}, which does not fit what this orchestrator knows: \
-         restart the orchestrator"
-    )]
-    OtherModel { worker: &'static str, known: String, now: String },
+    #[error("the {worker} service refused: {}", status.message())]
+    Worker { worker: WorkerKind, status: Status },
+    #[error("no {worker} worker could go on with this text; the last one failed: {reason}")]
+    NoWorker { worker: WorkerKind, reason: String },
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
+    #[error("the deadline passed before the text was finished: ask for fewer tokens, or allow more time")]
+    Deadline,
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
     #[error("the client went away")]
@@ -31,23 +35,24 @@ pub enum GenerateError {
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum ConnectError {
-    #[error("cannot reach the {worker} service at {url}: {source}")]
-    Unreachable { worker: &'static str, url: String, source: tonic::transport::Error },
+    #[error("no {worker} service answered within {seconds} s; {reason}")]
+    NoWorker { worker: WorkerKind, seconds: u64, reason: String },
     #[error(
-        "the {worker} service at {url} listens, but did not answer within {seconds} s: is it still loading? See --connect-seconds"
+        "draft and target {target} do not belong together, so their tokens mean different things: {reason}; use a draft of the \
+         target's family"
     )]
-    Silent { worker: &'static str, url: String, seconds: u64 },
-    #[error("{url} is no URL of the {worker} service: write it like http://host:7701")]
-    BadUrl { worker: &'static str, url: String },
-    #[error("the {worker} service at {url} answered with an error: {}", status.message())]
-    Refused { worker: &'static str, url: String, status: Status },
-    #[error(
-        "draft {draft} and target {target} have different tokenizers, so their tokens mean different things: \
-         use a draft of the target's family"
-    )]
-    VocabularyMismatch { draft: String, target: String },
+    VocabularyMismatch { target: String, reason: String },
+    #[error("the tokenizer of the target at {address} did not come: {}", status.message())]
+    NoTokenizer { address: SocketAddr, status: Status },
     #[error("the tokenizer of target {target} cannot be used: {reason}")]
     Tokenizer { target: String, reason: String },
+}
+
+impl GenerateError {
+    /// Whether the request's time is over.
+    pub(crate) fn is_deadline(&self) -> bool {
+        matches!(self, Self::Deadline)
+    }
 }
 
 impl From<GenerateError> for Status {
@@ -59,11 +64,11 @@ impl From<GenerateError> for Status {
             GenerateError::Worker { status, .. } => {
                 Self::with_details(status.code(), message, status.details().to_vec().into())
             }
-            GenerateError::Timeout { .. } => Self::deadline_exceeded(message),
-            GenerateError::OtherModel { .. } => {
-                Fault::Refused { reason: Reason::VocabularyMismatch, message }.into()
-            }
-            GenerateError::BrokenReply { .. } | GenerateError::Tokenizer(_) => Self::internal(message),
+            GenerateError::NoPlace(NoPlace::Closed) => Fault::Draining.into(),
+            GenerateError::NoPlace(_) => Fault::Exhausted { message, retry_after: RETRY_AFTER }.into(),
+            GenerateError::NoWorker { .. } => Self::unavailable(message),
+            GenerateError::Deadline => Self::deadline_exceeded(message),
+            GenerateError::Tokenizer(_) => Self::internal(message),
             GenerateError::Cancelled => Self::cancelled(message),
         }
     }

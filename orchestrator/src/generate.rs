@@ -1,11 +1,10 @@
 //! The loop: propose, score, accept, emit.
 
-use std::time::Instant;
-
 use tandem_decoding::{Accepted, Decoding, Drafting, Method, TokenId};
 use tandem_proto::{OpenSession, Propose, Scores, Wanted};
 use tokenizers::Tokenizer;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::accept::{Committed, accept, commit_whole};
 use crate::{
@@ -31,6 +30,10 @@ pub struct Job<'a> {
     pub tokenizer: &'a Tokenizer,
     /// When the request arrived.
     pub arrived: Instant,
+    /// When it got its place.
+    pub admitted: Instant,
+    /// When it ends, finished or not.
+    pub by: Instant,
 }
 
 /// What an iteration adds to the text.
@@ -65,7 +68,8 @@ pub async fn generate<D: Drafter, S: Scorer>(
     job: &Job<'_>,
     out: &Emission,
 ) -> Result<Finish, GenerateError> {
-    let stats = Statistics::new(job.decoding.method(), job.decoding.draft_tokens());
+    let mut stats = Statistics::new(job.decoding.method(), job.decoding.draft_tokens());
+    stats.waiting = job.admitted.duration_since(job.arrived);
     let text = TextStream::new(job.tokenizer, &job.open.prompt, job.stops)?;
     let emitter = Emitter { job, out, text, stats, log_probs: Vec::new(), left: job.open.max_new_tokens };
     match job.decoding.method() {
@@ -93,7 +97,9 @@ async fn assisted<D: Drafter, S: Scorer>(
                 let begun = Instant::now();
                 let proposal = draft.propose(commit.as_ref(), &asked).await?;
                 emitter.stats.draft += begun.elapsed();
-                proposal
+                // Without a draft the text goes on, a token at a time.
+                emitter.stats.undrafted += usize::from(proposal.is_none());
+                proposal.unwrap_or_default()
             }
             // The last token: what the draft would commit, nobody will ask for.
             _ => Proposal::default(),
@@ -105,6 +111,7 @@ async fn assisted<D: Drafter, S: Scorer>(
         let root = job.open.prompt.len() + job.open.max_new_tokens - emitter.left;
         let committed = accept(job, &proposal, &scores, root)?;
         let depth = drafting.as_ref().map_or(0, Drafting::depth);
+        emitter.stats.failovers = target.reopened() + draft.as_ref().map_or(0, DraftSession::reopened);
         emitter.stats.count(depth, proposal.draft.tree.len(), committed.accepted.path.len());
         if let Some(reason) = emitter.emit(&committed, proposal, scores).await? {
             return emitter.finish(reason).await;
@@ -117,7 +124,7 @@ async fn assisted<D: Drafter, S: Scorer>(
 async fn joint<D: Drafter>(own: &D, mut emitter: Emitter<'_>) -> Result<Finish, GenerateError> {
     let job = emitter.job;
     let begun = Instant::now();
-    let mut session = own.open(&job.open).await?;
+    let mut session = own.open(&job.open, job.by).await?;
     emitter.stats.prefill = begun.elapsed();
     let mut commit: Option<Accepted> = None;
     loop {
@@ -126,8 +133,10 @@ async fn joint<D: Drafter>(own: &D, mut emitter: Emitter<'_>) -> Result<Finish, 
         };
         let depth = drafting.depth();
         let begun = Instant::now();
-        let proposal =
-            session.propose(commit.as_ref(), &Propose { drafting, log_probs: job.log_probs }).await?;
+        let asked = Propose { drafting, log_probs: job.log_probs };
+        // The target's own beams are not optional: nobody means nothing to commit.
+        let proposal = session.propose(commit.as_ref(), &asked).await?.unwrap_or_default();
+        emitter.stats.failovers = session.reopened();
         // It is the target that proposes.
         emitter.stats.target += begun.elapsed();
         let committed = commit_whole(&proposal)?;
@@ -150,10 +159,10 @@ async fn open_both<D: Drafter, S: Scorer>(
     let draft = async {
         match job.decoding.draft_tokens() {
             0 => Ok(None),
-            _ => drafter.open(&job.open).await.map(Some),
+            _ => drafter.open(&job.open, job.by).await.map(Some),
         }
     };
-    let sessions = tokio::try_join!(draft, scorer.open(&job.open))?;
+    let sessions = tokio::try_join!(draft, scorer.open(&job.open, job.by))?;
     stats.prefill = begun.elapsed();
     Ok(sessions)
 }

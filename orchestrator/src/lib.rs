@@ -1,25 +1,29 @@
 //! The orchestrator: proposes on the draft, scores on the target, accepts by joint likelihood, streams the text.
 //!
-//! The loop is [`generate()`]; it knows its two workers only as a [`Drafter`] and a [`Scorer`], which the gRPC clients
+//! The loop is [`generate()`]; it knows its two workers only as a [`Drafter`] and a [`Scorer`], which pools of workers over gRPC
 //! implement, and toy models in tests.
 
 mod accept;
 mod args;
-mod client;
 mod error;
+mod events;
 mod generate;
 mod models;
+mod network;
 mod peers;
+mod retry;
 mod service;
 mod stats;
 mod text;
+mod workers;
 
-pub use args::OrchestratorArgs;
-pub use client::{GrpcDrafter, GrpcScorer};
+pub use args::{LimitArgs, OrchestratorArgs};
 pub use error::{ConnectError, GenerateError};
 pub use generate::{Emission, Job, Trace, Update, generate};
-pub use models::Pair;
+pub use models::{Pair, WorkerNames};
+pub use network::{Boxed, Network, Tcp};
 pub use peers::{DraftSession, Drafter, Proposal, Scorer, TargetSession};
-pub use service::{GenerationService, run};
+pub use service::{GenerationService, serving};
 pub use stats::{Finish, FinishReason, Statistics};
 pub use text::{Piece, StopMatch, TextStream};
+pub use workers::{DraftPool, TargetPool, WorkerKind, WorkerLimits, WorkerName};

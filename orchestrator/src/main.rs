@@ -1,14 +1,20 @@
-//! `tandem-orchestrator`: the public face of a draft and a target service.
+//! `tandem-orchestrator`: the public face of draft and target services.
 
 use clap::Parser;
-use tandem_orchestrator::{OrchestratorArgs, Pair, run};
-use tandem_serving::{bind, init_logging, until_signal};
+use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp, serving};
+use tandem_serving::{Shutdown, bind, incoming, init_logging};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = OrchestratorArgs::parse();
     init_logging(&args.log, "info")?;
     let listener = bind(args.serve.listen).await?;
-    let pair = Pair::connect(&args.draft, &args.target, args.patience(), args.step_timeout()).await?;
-    Ok(run(pair, &args.serve, listener, until_signal()?).await?)
+    let shutdown = Shutdown::on_signal()?;
+    let connect = Pair::connect(args.names(), args.patience(), args.limits.workers(), Tcp::shared());
+    let pair = tokio::select! {
+        pair = connect => pair?,
+        () = shutdown.draining() => return Ok(()),
+    };
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    Ok(serving(pair, &args).run(incoming(listener), shutdown).await?)
 }

@@ -1,33 +1,42 @@
 //! The pair of models behind the orchestrator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_decoding::TokenId;
-use tandem_proto::v1::draft_client::DraftClient;
+use tandem_proto::v1;
 use tandem_proto::v1::target_client::TargetClient;
-use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::Status;
+use tonic::transport::Channel;
 
-use crate::client::{DRAFT, KnownModel, TARGET};
-use crate::{ConnectError, GrpcDrafter, GrpcScorer};
+use crate::workers::{DraftPool, Pool, TargetPool};
+use crate::{ConnectError, Network, WorkerKind, WorkerLimits, WorkerName};
 
 /// Largest tokenizer.json that is taken from a target.
 const MAX_TOKENIZER_BYTES: usize = 64 << 20;
-/// Between two tries to reach a worker that is starting.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long the drafts have at least, once the targets have answered.
+const DRAFT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A draft and a target that agree on their tokens.
+/// Where the workers are.
+#[derive(Clone, Debug)]
+pub struct WorkerNames {
+    /// Of the drafts.
+    pub draft: Vec<WorkerName>,
+    /// Of the targets.
+    pub target: Vec<WorkerName>,
+}
+
+/// Drafts and targets that agree on their tokens.
 pub struct Pair {
-    /// The draft.
-    pub drafter: GrpcDrafter,
-    /// The target.
-    pub scorer: GrpcScorer,
-    /// What the draft is.
-    pub draft: v1::ModelInfo,
-    /// What the target is.
+    /// The drafts.
+    pub drafter: DraftPool,
+    /// The targets.
+    pub scorer: TargetPool,
+    drafts: Pool,
+    targets: Pool,
+    /// What the targets are.
     pub target: v1::ModelInfo,
     /// The target's.
     pub tokenizer: Tokenizer,
@@ -36,102 +45,68 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Connects to both workers, for at most `patience` each, and checks that they belong together. `step_timeout` bounds every
-    /// request to them from then on.
+    /// Looks for workers, for at most `patience`. A target must be there; without a draft it goes on, and uses one as soon as it is
+    /// there.
     pub async fn connect(
-        draft_url: &str,
-        target_url: &str,
+        names: WorkerNames,
         patience: Duration,
-        step_timeout: Duration,
+        limits: WorkerLimits,
+        network: Arc<dyn Network>,
     ) -> Result<Self, ConnectError> {
-        let ask = v1::GetModelInfoRequest {};
-        let ((draft_channel, draft), (target_channel, target)) = tokio::try_join!(
-            reach(DRAFT, draft_url, patience, async |c| DraftClient::new(c).get_model_info(ask).await),
-            reach(TARGET, target_url, patience, async |c| TargetClient::new(c).get_model_info(ask).await)
-        )?;
-        let proposer = |worker, channel, model| GrpcDrafter {
-            worker,
-            client: DraftClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            timeout: step_timeout,
-            model,
+        let by = Instant::now() + patience;
+        let seconds = patience.as_secs();
+        let targets = Pool::start(WorkerKind::Target, names.target, None, limits, network.clone());
+        let first = targets.somebody(by).await;
+        let first =
+            first.map_err(|reason| ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason })?;
+        let Some(target) = targets.model().cloned() else {
+            let reason = targets.trouble();
+            return Err(ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason });
         };
-        let drafter = proposer(DRAFT, draft_channel, KnownModel::new(draft.clone()));
-        let mut scorer = GrpcScorer {
-            client: TargetClient::new(target_channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            // Known by itself: its sessions are of another incarnation than those that score.
-            own: proposer(TARGET, target_channel, KnownModel::new(target.clone())),
-            timeout: step_timeout,
-            model: KnownModel::new(target.clone()),
-        };
-        if draft.vocab_hash != target.vocab_hash {
-            return Err(ConnectError::VocabularyMismatch { draft: draft.model_id, target: target.model_id });
-        }
-        let fetched = tokio::time::timeout(step_timeout, fetch_tokenizer(&mut scorer.client)).await;
-        let fetched = fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("no tokenizer in time")));
-        let json = fetched.map_err(|status| ConnectError::Refused {
-            worker: TARGET,
-            url: target_url.to_owned(),
-            status,
-        })?;
+        let mut client = TargetClient::new(first.channel.clone());
+        let fetched = tokio::time::timeout(limits.step, fetch_tokenizer(&mut client)).await;
+        let json = fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("it took too long")));
+        let json = json.map_err(|status| ConnectError::NoTokenizer { address: first.address, status })?;
         let tokenizer = Tokenizer::from_bytes(json).map_err(|e| ConnectError::Tokenizer {
             target: target.model_id.clone(),
             reason: e.to_string(),
         })?;
+
+        let vocabulary = Some(target.vocab_hash.clone());
+        let drafts = Pool::start(WorkerKind::Draft, names.draft, vocabulary, limits, network);
+        if let Err(trouble) = drafts.somebody(by.max(Instant::now() + DRAFT_PATIENCE)).await {
+            if let Some(reason) = drafts.unfit() {
+                return Err(ConnectError::VocabularyMismatch { target: target.model_id, reason });
+            }
+            tracing::warn!(trouble, "no draft answered: texts are written without drafts until one does");
+        }
         let eos = target.eos_token_ids.iter().copied().map(TokenId).collect();
-        Ok(Self { drafter, scorer, draft, target, tokenizer, eos })
+        let (drafter, scorer) = (DraftPool::optional(drafts.clone()), TargetPool::new(targets.clone()));
+        Ok(Self { drafter, scorer, drafts, targets, target, tokenizer, eos })
+    }
+
+    /// What the drafts are; the default while none has answered yet.
+    pub fn draft(&self) -> v1::ModelInfo {
+        self.drafts.model().cloned().unwrap_or_default()
     }
 
     /// Tokens that both models have: their embeddings may be padded differently.
     pub fn vocab(&self) -> u32 {
-        self.draft.vocab_size.min(self.target.vocab_size)
+        let target = self.target.vocab_size;
+        self.drafts.model().map_or(target, |draft| draft.vocab_size.min(target))
     }
 
     /// Tokens that a text may have on both models.
     pub fn context(&self) -> usize {
-        self.draft.context_length.min(self.target.context_length) as usize
+        let target = self.target.context_length;
+        self.drafts.model().map_or(target, |draft| draft.context_length.min(target)) as usize
     }
-}
 
-/// Connects and asks for the model, for as long as `patience` lasts: services of one system start in any order, and one that
-/// still loads its model listens already.
-async fn reach(
-    worker: &'static str,
-    url: &str,
-    patience: Duration,
-    ask: impl AsyncFn(Channel) -> Result<Response<v1::ModelInfo>, Status>,
-) -> Result<(Channel, v1::ModelInfo), ConnectError> {
-    let bad_url = || ConnectError::BadUrl { worker, url: url.to_owned() };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| bad_url())?;
-    if endpoint.uri().scheme_str() != Some("http") {
-        return Err(bad_url());
-    }
-    let endpoint = endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .tcp_nodelay(true);
-    let deadline = Instant::now() + patience;
-    loop {
-        let last = Instant::now() + RETRY_PAUSE > deadline;
-        match endpoint.connect().await {
-            Ok(channel) => match tokio::time::timeout_at(deadline, ask(channel.clone())).await {
-                Ok(Ok(info)) => return Ok((channel, info.into_inner())),
-                // A connection that nobody served in time, or that broke when the worker gave up.
-                Ok(Err(status)) if status.code() == Code::Unavailable && !last => {}
-                Ok(Err(status)) => return Err(ConnectError::Refused { worker, url: url.to_owned(), status }),
-                Err(_) => {
-                    let seconds = patience.as_secs();
-                    return Err(ConnectError::Silent { worker, url: url.to_owned(), seconds });
-                }
-            },
-            Err(source) if last => {
-                return Err(ConnectError::Unreachable { worker, url: url.to_owned(), source });
-            }
-            Err(_) => {}
-        }
-        tracing::info!(worker, url, "waiting for the service");
-        // There is no event to await: nobody tells when another process begins to listen.
-        #[allow(clippy::disallowed_methods)]
-        tokio::time::sleep(RETRY_PAUSE).await;
+    /// All workers as they are now.
+    pub async fn workers(&self) -> Vec<v1::WorkerStatus> {
+        let (mut drafts, targets) = tokio::join!(self.drafts.status(), self.targets.status());
+        drafts.extend(targets);
+        drafts
     }
 }
 

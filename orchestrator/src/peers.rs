@@ -4,6 +4,7 @@ use std::future::Future;
 
 use tandem_decoding::{Accepted, DraftTree, TokenTree};
 use tandem_proto::{OpenSession, Propose, Scores, Wanted};
+use tokio::time::Instant;
 
 use crate::GenerateError;
 
@@ -20,18 +21,28 @@ pub struct Proposal {
 pub trait Drafter: Send + Sync {
     /// KV-cache state for one text.
     type Session: DraftSession;
-    /// Prefills a prompt.
-    fn open(&self, open: &OpenSession) -> impl Future<Output = Result<Self::Session, GenerateError>> + Send;
+    /// Prefills a prompt. Nothing is worth doing after `by`.
+    fn open(
+        &self,
+        open: &OpenSession,
+        by: Instant,
+    ) -> impl Future<Output = Result<Self::Session, GenerateError>> + Send;
 }
 
 /// A text on a drafter. Dropping it frees what the drafter holds for it.
 pub trait DraftSession: Send {
-    /// Commits what the last iteration accepted (`None` in the first) and proposes a tree under the new root.
+    /// Commits what the last iteration accepted (`None` in the first) and proposes a tree under the new root; `None` if no drafter
+    /// is there at the moment.
     fn propose(
         &mut self,
         commit: Option<&Accepted>,
         propose: &Propose,
-    ) -> impl Future<Output = Result<Proposal, GenerateError>> + Send;
+    ) -> impl Future<Output = Result<Option<Proposal>, GenerateError>> + Send;
+
+    /// How often it was moved to another worker, or opened again on a restarted one.
+    fn reopened(&self) -> usize {
+        0
+    }
 }
 
 /// Something that scores token trees.
@@ -40,8 +51,12 @@ pub trait Scorer: Send + Sync {
     type Session: TargetSession;
     /// The target as its own draft, for MTJD.
     type Own: Drafter;
-    /// Prefills a prompt.
-    fn open(&self, open: &OpenSession) -> impl Future<Output = Result<Self::Session, GenerateError>> + Send;
+    /// Prefills a prompt. Nothing is worth doing after `by`.
+    fn open(
+        &self,
+        open: &OpenSession,
+        by: Instant,
+    ) -> impl Future<Output = Result<Self::Session, GenerateError>> + Send;
     /// Proposes beams of the target's own.
     fn own(&self) -> &Self::Own;
 }
@@ -55,4 +70,9 @@ pub trait TargetSession: Send {
         tree: &TokenTree,
         wanted: Wanted,
     ) -> impl Future<Output = Result<Scores, GenerateError>> + Send;
+
+    /// As [`DraftSession::reopened`].
+    fn reopened(&self) -> usize {
+        0
+    }
 }

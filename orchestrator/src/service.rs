@@ -2,25 +2,25 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tandem_decoding::{DraftTree, Drafting, TokenId};
+use tandem_decoding::{Drafting, TokenId};
 use tandem_proto::v1::generation_server::{Generation, GenerationServer};
 use tandem_proto::{
     FILE_DESCRIPTOR_SET, Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1,
 };
-use tandem_serving::{ServeArgs, ServeError, Serving};
-use tokenizers::Tokenizer;
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tandem_serving::{Place, Places, Serving};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::{Finish, FinishReason, GenerateError, Job, Pair, Statistics, Trace, Update, generate};
+use crate::events::{chunk, count};
+use crate::{GenerateError, Job, OrchestratorArgs, Pair, Update, generate};
 
 /// Events that may wait for a slow client; then its generation waits too.
 const WAITING_EVENTS: usize = 16;
@@ -28,28 +28,40 @@ const WAITING_EVENTS: usize = 16;
 const INLINE_TEXT_BYTES: usize = 16 << 10;
 /// How long a client may leave its events unread.
 const SLOW_CLIENT: Duration = Duration::from_secs(60);
-/// When a refused client may try again: about the length of a short request.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Implements `tandem.v1.Generation` on a pair of models.
 pub struct GenerationService {
     pair: Arc<Pair>,
-    places: Arc<Semaphore>,
-    limit: usize,
+    places: Places,
+    longest: Duration,
 }
 
 impl GenerationService {
-    /// At most `limit` generations at once.
-    pub fn new(pair: Arc<Pair>, limit: usize) -> Self {
-        Self { pair, places: Arc::new(Semaphore::new(limit)), limit }
+    /// Generations have `places`, and take at most `longest`.
+    pub fn new(pair: Arc<Pair>, places: Places, longest: Duration) -> Self {
+        Self { pair, places, longest }
     }
 
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        self.places.clone().try_acquire_owned().map_err(|_| Fault::Exhausted {
-            message: format!("{} generations run, the limit: try again later", self.limit),
-            retry_after: RETRY_AFTER,
-        })
+    /// When a request that arrives now must have ended.
+    fn deadline(&self, metadata: &MetadataMap, arrived: Instant) -> Instant {
+        let asked = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+        arrived + asked.map_or(self.longest, |asked| asked.min(self.longest))
     }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+fn timeout(value: &str) -> Option<Duration> {
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let n: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateResponse, Status>> + Send>>;
@@ -60,25 +72,46 @@ impl Generation for GenerationService {
 
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
         let arrived = Instant::now();
+        let by = self.deadline(request.metadata(), arrived);
+        let client = request.remote_addr().map(|address| address.ip());
         let params = GenerateParams::try_from(request.into_inner())?;
-        let place = self.admit()?;
+        let place = tokio::time::timeout_at(by, self.places.take(client)).await;
+        let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
         let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
         let open = prepare(&self.pair, &params, prompt)?;
+        let times = Times { arrived, admitted: Instant::now(), by };
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         let pair = self.pair.clone();
         let run = async move {
             let result = tokio::select! {
-                result = stream_events(&pair, &params, open, arrived, &events) => result,
+                result = stream_events(&pair, &params, open, times, &events) => result,
                 () = events.closed() => Err(GenerateError::Cancelled),
+                () = tokio::time::sleep_until(by) => Err(GenerateError::Deadline),
             };
             if let Err(error) = result {
                 tracing::info!(%error, "generation failed");
-                let _ = events.send(Err(error.into())).await;
+                // A client that reads nothing any more learns nothing any more, and holds no place for it.
+                let _ = tokio::time::timeout(SLOW_CLIENT, events.send(Err(error.into()))).await;
             }
             drop(place);
         };
         tokio::spawn(run.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        Ok(Response::new(v1::GetStatusResponse {
+            running: count(self.places.taken()),
+            waiting: count(self.places.waiting()),
+            workers: self.pair.workers().await,
+            target_model: self.pair.target.model_id.clone(),
+            draft_model: self.pair.draft().model_id,
+            vocab_size: self.pair.vocab(),
+            context_length: count(self.pair.context()),
+        }))
     }
 }
 
@@ -86,8 +119,8 @@ impl Generation for GenerationService {
 async fn tokenize(
     pair: &Arc<Pair>,
     input: &Input,
-    place: OwnedSemaphorePermit,
-) -> Result<(Vec<TokenId>, OwnedSemaphorePermit), GenerateError> {
+    place: Place,
+) -> Result<(Vec<TokenId>, Place), GenerateError> {
     let encode = |pair: &Pair, text: &str| -> Result<Vec<TokenId>, GenerateError> {
         let encoding =
             pair.tokenizer.encode(text, true).map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
@@ -153,13 +186,21 @@ fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault>
     Err(Fault::invalid("sampling", message))
 }
 
+/// Of a request.
+#[derive(Clone, Copy)]
+struct Times {
+    arrived: Instant,
+    admitted: Instant,
+    by: Instant,
+}
+
 type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;
 
 async fn stream_events(
     pair: &Pair,
     params: &GenerateParams,
     open: OpenSession,
-    arrived: Instant,
+    times: Times,
     events: &EventSender,
 ) -> Result<(), GenerateError> {
     use v1::generate_response::Event;
@@ -174,7 +215,7 @@ async fn stream_events(
         seed: open.seed,
         method: method_to_wire(params.decoding.method()).into(),
         target_model: pair.target.model_id.clone(),
-        draft_model: pair.draft.model_id.clone(),
+        draft_model: pair.draft().model_id,
     }))
     .await?;
     let job = Job {
@@ -185,7 +226,9 @@ async fn stream_events(
         eos: if params.ignore_eos { &[] } else { &pair.eos },
         stops: &params.stop,
         tokenizer: &pair.tokenizer,
-        arrived,
+        arrived: times.arrived,
+        admitted: times.admitted,
+        by: times.by,
     };
     let (pieces, mut received) = mpsc::channel::<Update>(1);
     let generating = async {
@@ -203,96 +246,42 @@ async fn stream_events(
     send(Event::Finished(finish.into())).await
 }
 
-fn chunk(update: Update, tokenizer: &Tokenizer) -> Result<v1::Chunk, GenerateError> {
-    Ok(v1::Chunk {
-        text: update.piece.text,
-        token_ids: update.piece.tokens.iter().map(|t| t.0).collect(),
-        log_probs: update.log_probs,
-        iteration: update.trace.map(|trace| iteration(&trace, tokenizer)).transpose()?,
-    })
-}
-
-fn iteration(trace: &Trace, tokenizer: &Tokenizer) -> Result<v1::Iteration, GenerateError> {
-    let text = |token: TokenId| {
-        tokenizer.decode(&[token.0], false).map_err(|e| GenerateError::Tokenizer(e.to_string()))
-    };
-    let DraftTree { tree, joint, .. } = &trace.proposal.draft;
-    // Nobody scored it: it was committed whole, and its last token took the place of the bonus token.
-    let whole = trace.scores.drawn.is_empty();
-    let bonus = Some(trace.accepted.bonus).filter(|_| !whole);
-    let accepted_nodes = if whole {
-        (0..count(tree.len())).collect()
-    } else {
-        trace.accepted.path.iter().map(|&n| count(n)).collect()
-    };
-    Ok(v1::Iteration {
-        tree: Some(tree.into()),
-        texts: tree.tokens().iter().map(|&t| text(t)).collect::<Result<_, _>>()?,
-        draft_joint_log_probs: joint.as_slice().to_vec(),
-        target_joint_log_probs: trace.scores.joint.as_slice().to_vec(),
-        accepted_nodes,
-        bonus_token: bonus.map(|token| token.0),
-        bonus_text: bonus.map(text).transpose()?.unwrap_or_default(),
-    })
-}
-
-impl From<Finish> for v1::Finished {
-    fn from(finish: Finish) -> Self {
-        let (reason, stop) = match finish.reason {
-            FinishReason::EndOfSequence => (v1::FinishReason::Eos, String::new()),
-            FinishReason::Stop(stop) => (v1::FinishReason::Stop, stop),
-            FinishReason::Length => (v1::FinishReason::Length, String::new()),
-        };
-        Self { reason: reason.into(), stop, statistics: Some(finish.statistics.into()) }
-    }
-}
-
-impl From<Statistics> for v1::Statistics {
-    fn from(s: Statistics) -> Self {
-        let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        Self {
-            method: method_to_wire(s.method).into(),
-            lossless: s.method.is_lossless(),
-            new_tokens: count(s.new_tokens),
-            iterations: count(s.iterations),
-            drafted_tokens: count(s.drafted),
-            accepted_tokens: count(s.accepted),
-            accepted_by_depth: s.accepted_by_depth.iter().map(|&n| count(n)).collect(),
-            block_efficiency: s.block_efficiency(),
-            acceptance_rate: s.acceptance_rate(),
-            total_ms: ms(s.total),
-            draft_ms: ms(s.draft),
-            target_ms: ms(s.target),
-            orchestration_ms: ms(s.orchestration()),
-            time_to_first_token_ms: ms(s.first_token),
-            prefill_ms: ms(s.prefill),
-            asked_tokens: count(s.depth_asked),
-        }
-    }
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// Serves generations by `pair` on `listener` until `shutdown`.
-pub async fn run(
-    pair: Pair,
-    serve: &ServeArgs,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    tracing::info!(
-        address = %listener.local_addr()?,
-        target = pair.target.model_id,
-        draft = pair.draft.model_id,
-        "serving"
-    );
-    let service = GenerationServer::new(GenerationService::new(Arc::new(pair), serve.max_sessions))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+/// Serves generations by `pair`.
+pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
+    tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
+    let places = Places::new(args.places());
+    let service = GenerationService::new(Arc::new(pair), places.clone(), args.limits.request());
+    let service = GenerationServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    let grace = serve.shutdown_grace();
-    let serving = Serving { name: "tandem.v1.Generation", routes, descriptors: FILE_DESCRIPTOR_SET, grace };
-    serving.run(listener, shutdown).await
+    Serving {
+        name: "tandem.v1.Generation",
+        routes,
+        descriptors: FILE_DESCRIPTOR_SET,
+        places: vec![places],
+        grace: args.serve.shutdown_grace(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let cases = [
+            ("5S", Some(5000)),
+            ("2M", Some(120_000)),
+            ("1H", Some(3_600_000)),
+            ("99999999m", Some(99_999_999)),
+            ("7000u", Some(7)),
+            ("7000000n", Some(7)),
+        ];
+        for (text, milliseconds) in cases {
+            assert_eq!(timeout(text), milliseconds.map(Duration::from_millis), "{text}");
+        }
+        for nonsense in ["", "S", "5", "-1S", "1.5S", "123456789S", "5é", "é"] {
+            assert_eq!(timeout(nonsense), None, "{nonsense}");
+        }
+    }
 }

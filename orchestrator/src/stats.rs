@@ -41,6 +41,12 @@ pub struct Statistics {
     pub accepted: usize,
     /// `[γ]`: iterations that accepted at least as many nodes, by depth from 1.
     pub accepted_by_depth: Vec<usize>,
+    /// Iterations without a draft because no draft worker was there.
+    pub undrafted: usize,
+    /// Sessions opened again because their worker was lost or drained.
+    pub failovers: usize,
+    /// Waiting for a place.
+    pub waiting: Duration,
     /// Opening the sessions, prefill included.
     pub prefill: Duration,
     /// Waiting for the draft, prefill not included.
@@ -64,6 +70,9 @@ impl Statistics {
             depth_asked: 0,
             accepted: 0,
             accepted_by_depth: vec![0; depth],
+            undrafted: 0,
+            failovers: 0,
+            waiting: Duration::ZERO,
             prefill: Duration::ZERO,
             draft: Duration::ZERO,
             target: Duration::ZERO,
@@ -93,9 +102,9 @@ impl Statistics {
         ratio(self.accepted, self.depth_asked)
     }
 
-    /// What is neither prefill nor waiting for a worker.
+    /// What is neither waiting, for a place or a worker, nor prefill.
     pub fn orchestration(&self) -> Duration {
-        self.total.saturating_sub(self.prefill + self.draft + self.target)
+        self.total.saturating_sub(self.waiting + self.prefill + self.draft + self.target)
     }
 }
 

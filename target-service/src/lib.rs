@@ -3,4 +3,4 @@
 mod score;
 mod service;
 
-pub use service::{TargetService, run};
+pub use service::{TargetService, serving};

@@ -7,10 +7,9 @@ use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, TOKENIZER_CHUNK_BYTES, v1};
-use tandem_worker::{RunError, StepRequest, Worker, WorkerArgs, run_worker};
-use tokio::net::TcpListener;
+use tandem_serving::Serving;
+use tandem_worker::{StepRequest, Worker, WorkerArgs};
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -55,7 +54,8 @@ impl Target for TargetService {
         &self,
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        Ok(Response::new(self.worker.open(request.into_inner()).await?))
+        let client = request.remote_addr().map(|a| a.ip());
+        Ok(Response::new(self.worker.open(request.into_inner(), client).await?))
     }
 
     async fn score_tree(
@@ -81,19 +81,16 @@ impl Target for TargetService {
     }
 }
 
-/// Serves scores of `model` on `listener` until `shutdown`.
-pub async fn run(
-    model: ModelThread,
-    args: &WorkerArgs,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
-    let worker = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
-    let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+/// Serves scores of `model`. Call it within a runtime.
+pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
+    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits());
     // For MTJD the target proposes beams of its own: it is its own draft, with sessions of their own on the same model.
-    let own = Worker::new(model.clone(), args.session_lease(), args.serve.max_sessions);
+    // Another incarnation: a handle of one face is nothing to the other.
+    let own = Worker::new(model.clone(), !args.incarnation, args.table_limits());
+    let places = vec![worker.places(), own.places()];
+    let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let own = DraftServer::new(DraftService::new(own)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service).add_service(own);
-    run_worker("tandem.v1.Target", routes, &model, args.serve.shutdown_grace(), (listener, shutdown)).await
+    tandem_worker::serving("tandem.v1.Target", routes, places, (&model, args))
 }

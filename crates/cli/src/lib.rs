@@ -1,5 +1,6 @@
 //! The `tandem` command.
 
+pub mod bench;
 pub mod client;
 pub mod decoding;
 pub mod doctor;

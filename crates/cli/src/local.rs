@@ -9,11 +9,11 @@ use anyhow::Context;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, Progress, WeightDtype};
-use tandem_orchestrator::Pair;
-use tandem_serving::bind;
+use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
+use tandem_serving::{Serving, Shutdown, bind, incoming};
 use tandem_worker::WorkerArgs;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 /// Which pair to run, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -91,8 +91,8 @@ pub struct Local {
     pub orchestrator: SocketAddr,
     budgets: [KvBudget; 2],
     /// Of the orchestrator, which goes first, so that its requests can still end.
-    stop_orchestrator: CancellationToken,
-    stop_workers: CancellationToken,
+    stop_orchestrator: Shutdown,
+    stop_workers: Shutdown,
     services: JoinSet<anyhow::Result<()>>,
 }
 
@@ -116,25 +116,24 @@ impl Local {
         bar.finish();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
-        let (stop_orchestrator, stop_workers) = (CancellationToken::new(), CancellationToken::new());
+        let (stop_orchestrator, stop_workers) = (Shutdown::new(), Shutdown::new());
         let mut services = JoinSet::new();
-        let stop = stop_workers.clone();
-        services.spawn(async move {
-            Ok(tandem_draft_service::run(draft_model, &draft_args, draft_listener, stop).await?)
-        });
-        let stop = stop_workers.clone();
-        services.spawn(async move {
-            Ok(tandem_target_service::run(target_model, &target_args, target_listener, stop).await?)
-        });
-        let (draft_url, target_url) = (format!("http://{draft}"), format!("http://{target}"));
-        let (patience, step) = (Duration::from_secs(10), Duration::from_secs(60));
-        let pair = Pair::connect(&draft_url, &target_url, patience, step).await?;
+        for (serving, listener) in [
+            (tandem_draft_service::serving(draft_model, &draft_args), draft_listener),
+            (tandem_target_service::serving(target_model, &target_args), target_listener),
+        ] {
+            services.spawn(run(serving, listener, stop_workers.clone()));
+        }
+        let urls = format!("--draft http://{draft} --target http://{target}");
+        let args = OrchestratorArgs::parse_from(["orchestrator"].into_iter().chain(urls.split(' ')));
+        let patience = Duration::from_secs(10);
+        let pair = Pair::connect(args.names(), patience, args.limits.workers(), Tcp::shared()).await?;
+        let serving = tandem_orchestrator::serving(pair, &args);
         let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
-        let serve = worker(ModelArgs::new("")).serve;
         services.spawn(async move {
-            let result = tandem_orchestrator::run(pair, &serve, orchestrator_listener, stop).await;
-            workers.cancel();
-            Ok(result?)
+            let result = run(serving, orchestrator_listener, stop).await;
+            workers.drain();
+            result
         });
         Ok(Self { draft, target, orchestrator, budgets, stop_orchestrator, stop_workers, services })
     }
@@ -156,7 +155,7 @@ impl Local {
 
     /// Shuts down and waits.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        self.stop_orchestrator.cancel();
+        self.stop_orchestrator.drain();
         while let Some(ended) = self.services.join_next().await {
             ended??;
         }
@@ -166,9 +165,13 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        self.stop_orchestrator.cancel();
-        self.stop_workers.cancel();
+        self.stop_orchestrator.end_now();
+        self.stop_workers.end_now();
     }
+}
+
+async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+    Ok(serving.run(incoming(listener), shutdown).await?)
 }
 
 /// The defaults of a worker's flags around `model`.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tandem_cli::{doctor, eval, generate, output, serve};
+use tandem_cli::{bench, doctor, eval, generate, output, serve};
 
 /// Multi-candidate multi-token assisted decoding: better text, sooner, from a draft and a target model
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Serve(serve::Args),
     /// Measure methods on a dataset: task score, perplexity, speed, energy; writes a report
     Eval(Box<eval::Args>),
+    /// Put load on the services, closed or open loop: throughput, latencies, errors
+    Bench(Box<bench::Args>),
     /// Check a machine and a pair of models, and time their passes
     Doctor(doctor::Args),
 }
@@ -32,6 +34,7 @@ async fn main() -> ExitCode {
         Command::Generate(args) => generate::run(*args).await.map(success),
         Command::Serve(args) => serve::run(args).await.map(success),
         Command::Eval(args) => eval::run(*args).await,
+        Command::Bench(args) => bench::run(*args).await,
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)).map(success),
     };
     match result {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tandem_serving::{LogArgs, init_logging, until_signal};
+use tandem_serving::{LogArgs, Shutdown, init_logging};
 
 use crate::local::{Local, PairArgs};
 
@@ -23,10 +23,10 @@ pub struct Args {
 /// Serves until a signal.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     init_logging(&args.log, "info")?;
-    let shutdown = until_signal()?;
+    let shutdown = Shutdown::on_signal()?;
     let mut local = tokio::select! {
         local = Local::start(&args.pair, args.listen, true) => local?,
-        () = shutdown.cancelled() => return Ok(()),
+        () = shutdown.draining() => return Ok(()),
     };
     anstream::println!("orchestrator  http://{}", local.orchestrator);
     anstream::println!("draft         http://{}", local.draft);
@@ -37,6 +37,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     tokio::select! {
         ended = local.ended() => ended,
-        () = shutdown.cancelled() => local.stop().await,
+        () = shutdown.draining() => tokio::select! {
+            stopped = local.stop() => stopped,
+            () = shutdown.ending() => Ok(()),
+        },
     }
 }

@@ -27,7 +27,7 @@ fn passes(c: &mut Criterion) {
             let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo").join(model);
             let options = LoadOptions { kernels, ..LoadOptions::default() };
             let llama = Llama::load(&ModelSource::Directory(dir), &options).unwrap();
-            let mut cache = llama.new_cache();
+            let mut cache = llama.new_cache(usize::MAX);
             let prompt = Pass::causal(0, (0..PREFIX).map(|i| TokenId(i as u32)).collect());
             llama.forward(&mut [Segment { cache: &mut cache, pass: &prompt }]).unwrap();
             for rows in [1, 2, 5, 9, 17, 33] {

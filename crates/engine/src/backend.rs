@@ -108,8 +108,8 @@ pub trait Backend: 'static {
     /// The KV cache of one session.
     type Cache;
 
-    /// An empty cache.
-    fn new_cache(&self) -> Self::Cache;
+    /// An empty cache that will never have more than `rows`.
+    fn new_cache(&self, rows: usize) -> Self::Cache;
 
     /// Rows that the cache holds.
     fn cached(&self, cache: &Self::Cache) -> usize;

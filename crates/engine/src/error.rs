@@ -48,6 +48,10 @@ pub enum LoadError {
     Device { device: String, reason: String },
     #[error("the model thread ended while it was loading")]
     ThreadEnded,
+    #[error("the first passes failed: {0}")]
+    WarmUp(String),
+    #[error("no KV cache: {0}; set --kv-cache-tokens")]
+    KvCache(String),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

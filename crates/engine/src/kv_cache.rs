@@ -12,6 +12,8 @@ pub struct KvCache {
     /// `[kv_heads, capacity, head_dim]` each.
     layers: Vec<(Tensor, Tensor)>,
     len: usize,
+    /// Rows that it never exceeds: nothing is allocated beyond.
+    limit: usize,
     shape: Shape,
 }
 
@@ -25,7 +27,7 @@ struct Shape {
 }
 
 impl KvCache {
-    pub(crate) fn new(config: &ModelConfig, dtype: DType, device: &Device) -> Self {
+    pub(crate) fn new(config: &ModelConfig, limit: usize, dtype: DType, device: &Device) -> Self {
         let shape = Shape {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -33,7 +35,7 @@ impl KvCache {
             dtype,
             device: device.clone(),
         };
-        Self { layers: Vec::new(), len: 0, shape }
+        Self { layers: Vec::new(), len: 0, limit, shape }
     }
 
     /// Rows held.
@@ -53,7 +55,8 @@ impl KvCache {
             return Ok(());
         }
         let s = &self.shape;
-        let wanted = (s.kv_heads, (self.len + rows).next_multiple_of(BLOCK), s.head_dim);
+        let needed = self.len + rows;
+        let wanted = (s.kv_heads, needed.next_multiple_of(BLOCK).min(self.limit.max(needed)), s.head_dim);
         let larger = |old: Option<&Tensor>| -> Result<Tensor> {
             let new = Tensor::zeros(wanted, s.dtype, &s.device)?;
             if let Some(old) = old {

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use crate::cpu;
 use crate::kv_cache::KvCache;
 use crate::linear::Linear;
+use crate::memory::free_bytes;
 use crate::ops::{self, Heads, RotaryTable, Sight};
 use crate::weights::Weights;
 use crate::{
@@ -54,7 +55,7 @@ impl Llama {
         };
         // Our kernels are for the CPU.
         let kernels = if device.is_cpu() { options.kernels } else { Kernels::Candle };
-        Self::build(config, &weights, kernels, |config, dtype| {
+        Self::build(config, &weights, kernels, |config, dtype, activations| {
             let parameters = count(config);
             let embedding = (config.vocab * config.hidden) as u64;
             let passed = if config.tied { parameters } else { parameters - embedding };
@@ -66,6 +67,8 @@ impl Llama {
                 vocabulary,
                 parameters,
                 weight_bytes: passed * dtype.size_in_bytes() as u64,
+                kv_bytes_per_token: (2 * config.layers * config.kv_heads * config.head_dim) as u64
+                    * activations.size_in_bytes() as u64,
                 dtype,
                 device: options.device,
             }
@@ -76,7 +79,7 @@ impl Llama {
         c: ModelConfig,
         weights: &Weights,
         kernels: Kernels,
-        spec: impl FnOnce(&ModelConfig, DType) -> ModelSpec,
+        spec: impl FnOnce(&ModelConfig, DType, DType) -> ModelSpec,
     ) -> std::result::Result<Self, LoadError> {
         const EMBEDDING: &str = "model.embed_tokens.weight";
         let stored = weights.dtype_of(EMBEDDING)?;
@@ -106,7 +109,7 @@ impl Llama {
         let norm = vector("model.norm.weight")?;
         let head = if c.tied { embedding.clone() } else { matrix("lm_head.weight", c.vocab, c.hidden)? };
         Ok(Self {
-            spec: spec(&c, stored),
+            spec: spec(&c, stored, dtype),
             kernels,
             dtype,
             device: weights.device.clone(),
@@ -122,6 +125,11 @@ impl Llama {
     /// Lets this thread's passes use `threads` processors, with our kernels. candle's own use rayon's pool.
     pub fn use_threads(threads: usize) {
         cpu::assemble_team(threads.max(1));
+    }
+
+    /// Bytes that may still be allocated where it runs; `None` where the system does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        free_bytes(&self.device)
     }
 
     /// What is known of it.
@@ -191,8 +199,8 @@ impl Llama {
 impl Backend for Llama {
     type Cache = KvCache;
 
-    fn new_cache(&self) -> KvCache {
-        KvCache::new(&self.config, self.dtype, &self.device)
+    fn new_cache(&self, rows: usize) -> KvCache {
+        KvCache::new(&self.config, rows, self.dtype, &self.device)
     }
 
     fn cached(&self, cache: &KvCache) -> usize {

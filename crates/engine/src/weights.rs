@@ -43,6 +43,8 @@ pub struct ModelSpec {
     pub parameters: u64,
     /// Bytes of weights that one pass reads.
     pub weight_bytes: u64,
+    /// Bytes of KV cache that a token takes.
+    pub kv_bytes_per_token: u64,
     /// What the weights are kept as.
     pub dtype: DType,
     /// Where it runs.

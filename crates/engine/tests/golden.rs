@@ -58,7 +58,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(model: &'a Llama) -> Self {
-        Self { model, cache: model.new_cache() }
+        Self { model, cache: model.new_cache(usize::MAX) }
     }
 
     fn run(&mut self, mut pass: Pass) -> Vec<Vec<f32>> {
@@ -273,7 +273,7 @@ fn packed_sessions_equal_lone_ones() {
         let texts = [vec![0, 5, 9], vec![0, 33, 2, 60, 17, 4], vec![0]];
         let passes =
             texts.each_ref().map(|ids| Pass { logits: vec![ids.len() - 1], ..Pass::causal(0, tokens(ids)) });
-        let mut caches = texts.each_ref().map(|_| model.new_cache());
+        let mut caches = texts.each_ref().map(|_| model.new_cache(usize::MAX));
         let mut batch: Vec<_> =
             caches.iter_mut().zip(&passes).map(|(cache, pass)| Segment { cache, pass }).collect();
         for (ids, logits) in texts.iter().zip(&model.forward(&mut batch).unwrap()) {

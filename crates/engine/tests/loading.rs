@@ -17,7 +17,7 @@ fn logits(dir: &Path, dtype: WeightDtype) -> Vec<f32> {
     let llama = Llama::load(&ModelSource::Directory(dir.into()), &options).unwrap();
     let ids = [0, 532, 28, 201, 422].map(TokenId).to_vec();
     let pass = Pass { logits: vec![4], ..Pass::causal(0, ids) };
-    let mut cache = llama.new_cache();
+    let mut cache = llama.new_cache(usize::MAX);
     let all = llama.forward(&mut [Segment { cache: &mut cache, pass: &pass }]).unwrap();
     all[0].rows().next().unwrap().to_vec()
 }

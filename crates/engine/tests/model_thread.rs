@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use tandem_decoding::{Accepted, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{
-    Backend, DeviceChoice, EngineError, InvalidCommit, Keep, KvBudget, Logits, ModelSpec, ModelThread, Pass,
-    Segment, TreeCache,
+    Backend, DeviceChoice, EngineError, InvalidCommit, Keep, KvBudget, Loaded, Logits, ModelSpec,
+    ModelThread, Pace, Pass, Segment, TreeCache,
 };
 
 const VOCAB: usize = 8;
 const CONTEXT: usize = 32;
+/// Rows of a forward.
+const PACKED: usize = 16;
 
 /// A model whose cache is its tokens, and whose logits at a row are 1 at the token of every row that it sees.
 struct Counter {
@@ -30,7 +32,7 @@ struct CountingCache {
 impl Backend for Counter {
     type Cache = CountingCache;
 
-    fn new_cache(&self) -> CountingCache {
+    fn new_cache(&self, _: usize) -> CountingCache {
         CountingCache { tokens: Vec::new(), _live: self.live.clone() }
     }
 
@@ -83,11 +85,13 @@ async fn bench(budget: usize, gated: bool) -> Bench {
         vocabulary: None,
         parameters: 0,
         weight_bytes: 0,
+        kv_bytes_per_token: 1,
         dtype: candle_core::DType::F32,
         device: DeviceChoice::Cpu,
     };
     let backend = Counter { batches: batches.clone(), gate: gated.then_some(gates), live: live.clone() };
-    let thread = ModelThread::start(KvBudget::new(budget), move || Ok((backend, spec))).await.unwrap();
+    let (budget, pace) = (KvBudget::new(budget), Pace::unmeasured(PACKED));
+    let thread = ModelThread::start(move || Ok(Loaded { backend, spec, budget, pace })).await.unwrap();
     Bench { thread, batches, live, gate }
 }
 

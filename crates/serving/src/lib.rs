@@ -3,13 +3,17 @@
 //! Imports no other crate of this project.
 
 mod args;
+mod places;
 mod server;
 mod sessions;
+mod shutdown;
 mod steps;
 mod telemetry;
 
 pub use args::{LogArgs, LogFormat, ServeArgs};
-pub use server::{ServeError, Serving, bind, until_signal};
-pub use sessions::{Admission, SessionError, SessionTable};
+pub use places::{NoPlace, Place, PlaceLimits, Places};
+pub use server::{ServeError, Serving, bind, incoming};
+pub use sessions::{Admission, SessionError, SessionTable, TableLimits};
+pub use shutdown::Shutdown;
 pub use steps::{OutOfOrder, StepLog, Turn};
 pub use telemetry::init_logging;

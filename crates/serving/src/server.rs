@@ -4,12 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::{Places, Shutdown};
 
 /// Why a service could not serve.
 #[derive(Debug, Error)]
@@ -33,69 +37,89 @@ pub struct Serving {
     pub routes: RoutesBuilder,
     /// Encoded `FileDescriptorSet`, for reflection.
     pub descriptors: &'static [u8],
-    /// How long a shutdown waits for running requests.
+    /// Closed when it drains; once they are empty, it ends.
+    pub places: Vec<Places>,
+    /// How long it may drain.
     pub grace: Duration,
 }
 
 /// Requests at once on one connection; more wait in the client.
 const STREAMS_PER_CONNECTION: u32 = 512;
-
 /// Between two signs of life on a connection.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long the last replies may take to get out, once nobody is here any more.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
 
 /// Opens a listener, so that its port is known before anything serves.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
 }
 
-/// Cancelled at the first SIGTERM or SIGINT.
-pub fn until_signal() -> Result<CancellationToken, std::io::Error> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let token = CancellationToken::new();
-    let cancel = token.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        tracing::info!("shutting down");
-        cancel.cancel();
-    });
-    Ok(token)
+/// The connections of a listener. Small messages go out at once, not when a packet is full.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 impl Serving {
-    /// Serves until `shutdown`, then waits for running requests, but not longer than the grace.
-    pub async fn run(mut self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let (health, health_service) = tonic_health::server::health_reporter();
+    /// Serves until `shutdown`. Draining, it takes no new sessions and ends once the last one is gone, at the latest after the grace.
+    pub async fn run<C>(
+        mut self,
+        connections: impl Stream<Item = Result<C, std::io::Error>>,
+        shutdown: Shutdown,
+    ) -> Result<(), ServeError>
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        let (mut health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status(self.name, ServingStatus::Serving).await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(self.descriptors)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         self.routes.add_service(health_service).add_service(reflection);
-        // Small messages go out at once, not when a packet is full.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let close = CancellationToken::new();
+        let routes = std::mem::take(&mut self.routes).routes();
         let serving = tonic::transport::Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             // A client that vanished without a word is noticed, and what it holds is freed.
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_routes(self.routes.routes())
-            .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
-        let grace_over = async {
-            shutdown.cancelled().await;
-            health.set_service_status("", ServingStatus::NotServing).await;
-            health.set_service_status(self.name, ServingStatus::NotServing).await;
-            // A bound, not a wait: the other branch ends first when the requests do.
-            tokio::time::timeout(self.grace, std::future::pending::<()>()).await
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(connections, close.clone().cancelled_owned());
+        let draining = async {
+            shutdown.draining().await;
+            tokio::select! {
+                () = self.drain(&mut health) => {}
+                () = shutdown.ending() => return,
+            }
+            close.cancel();
+            // A bound, not a wait: the other branch ends first when the replies are out.
+            let _ = tokio::time::timeout(LAST_REPLIES, shutdown.ending()).await;
         };
         tokio::select! {
             result = serving => Ok(result?),
-            _ = grace_over => {
-                tracing::warn!("requests still ran at the end of the grace period");
-                Ok(())
+            () = draining => Ok(()),
+        }
+    }
+
+    /// Says so, takes nobody new, and waits for those who are here.
+    async fn drain(&self, health: &mut HealthReporter) {
+        for name in ["", self.name] {
+            health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        self.places.iter().for_each(Places::close);
+        let all_gone = async {
+            for places in &self.places {
+                places.emptied().await;
             }
+        };
+        if tokio::time::timeout(self.grace, all_gone).await.is_err() {
+            let left: usize = self.places.iter().map(Places::taken).sum();
+            tracing::warn!(left, "the grace period ended before the last sessions did");
+        }
+        // Ends the streams of those who watch, which a graceful shutdown would wait for.
+        for name in ["", self.name] {
+            health.clear_service_status(name).await;
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Sessions under leases.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::Instant;
+
+use crate::{NoPlace, Place, PlaceLimits, Places};
 
 /// The sessions of one life of a worker. Clones share it.
 ///
@@ -18,28 +21,38 @@ struct Inner<S> {
     /// Drawn at start, so that handles of an earlier life are known as such.
     incarnation: u64,
     lease: Duration,
-    limit: usize,
+    places: Places,
     state: Mutex<State<S>>,
 }
 
 struct State<S> {
     next_id: u64,
-    /// Admitted, but not in `sessions` yet.
-    opening: usize,
     sessions: HashMap<u64, Held<S>>,
 }
 
 struct Held<S> {
     session: Arc<S>,
     expires: Instant,
+    _place: Place,
+}
+
+/// How many sessions, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableLimits {
+    /// How long a session lives without a step.
+    pub lease: Duration,
+    /// Sessions held or being opened.
+    pub sessions: usize,
+    /// Of one client.
+    pub per_client: usize,
 }
 
 /// Why there is no session.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum SessionError {
-    #[error("this worker holds {limit} sessions, its limit: try again later or use another worker")]
-    Full { limit: usize },
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
     #[error("session {id} is not here: it was closed, or its lease expired")]
     Unknown { id: u64 },
     #[error(
@@ -51,6 +64,7 @@ pub enum SessionError {
 /// A place for one session, taken before anything is allocated for it. Dropping it gives the place back.
 pub struct Admission<S> {
     table: SessionTable<S>,
+    place: Place,
 }
 
 impl<S> Clone for SessionTable<S> {
@@ -60,11 +74,17 @@ impl<S> Clone for SessionTable<S> {
 }
 
 impl<S> SessionTable<S> {
-    /// An empty table of a new incarnation.
-    pub fn new(lease: Duration, limit: usize) -> Self {
-        let state = State { next_id: 1, opening: 0, sessions: HashMap::new() };
-        let inner = Inner { incarnation: rand::random(), lease, limit, state: Mutex::new(state) };
-        Self { inner: Arc::new(inner) }
+    /// An empty table of this incarnation, which no life before had.
+    pub fn new(incarnation: u64, limits: TableLimits) -> Self {
+        let places = Places::new(PlaceLimits {
+            total: limits.sessions,
+            per_client: limits.per_client,
+            // Whoever opens sessions knows other workers to try, or queues by itself.
+            waiting: 0,
+            patience: Duration::ZERO,
+        });
+        let state = Mutex::new(State { next_id: 1, sessions: HashMap::new() });
+        Self { inner: Arc::new(Inner { incarnation, lease: limits.lease, places, state }) }
     }
 
     /// This life of the worker.
@@ -77,25 +97,15 @@ impl<S> SessionTable<S> {
         self.inner.lease
     }
 
-    /// Sessions held or being opened.
-    pub fn len(&self) -> usize {
-        let state = self.lock();
-        state.sessions.len() + state.opening
+    /// The places of sessions held or being opened.
+    pub fn places(&self) -> &Places {
+        &self.inner.places
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Takes a place.
-    pub fn admit(&self) -> Result<Admission<S>, SessionError> {
-        let mut state = self.lock();
-        if state.sessions.len() + state.opening >= self.inner.limit {
-            return Err(SessionError::Full { limit: self.inner.limit });
-        }
-        state.opening += 1;
-        Ok(Admission { table: self.clone() })
+    /// Takes a place for a session of `client`.
+    pub fn admit(&self, client: Option<IpAddr>) -> Result<Admission<S>, SessionError> {
+        let place = self.inner.places.try_take(client)?;
+        Ok(Admission { table: self.clone(), place })
     }
 
     /// The session, its lease renewed.
@@ -110,13 +120,13 @@ impl<S> SessionTable<S> {
         Ok(held.session.clone())
     }
 
-    /// Forgets the session; what it holds is freed when its running step, if any, ends.
-    pub fn remove(&self, incarnation: u64, id: u64) {
-        if incarnation == self.inner.incarnation {
-            let removed = self.lock().sessions.remove(&id);
-            // Outside the lock: freeing may take a while.
-            drop(removed);
+    /// Forgets the session and returns it; what it holds is freed when its running step, if any, ends.
+    pub fn remove(&self, incarnation: u64, id: u64) -> Option<Arc<S>> {
+        if incarnation != self.inner.incarnation {
+            return None;
         }
+        let removed = self.lock().sessions.remove(&id)?;
+        Some(removed.session)
     }
 
     /// Removes what has expired: how many.
@@ -159,15 +169,8 @@ impl<S> Admission<S> {
         let mut state = self.table.lock();
         let id = state.next_id;
         state.next_id += 1;
-        state.sessions.insert(id, Held { session: Arc::new(session), expires });
+        state.sessions.insert(id, Held { session: Arc::new(session), expires, _place: self.place });
         id
-        // Dropping self counts the opening off.
-    }
-}
-
-impl<S> Drop for Admission<S> {
-    fn drop(&mut self) {
-        self.table.lock().opening -= 1;
     }
 }
 
@@ -176,13 +179,13 @@ mod tests {
     use super::*;
 
     fn table() -> SessionTable<&'static str> {
-        SessionTable::new(Duration::from_secs(10), 2)
+        SessionTable::new(7, TableLimits { lease: Duration::from_secs(10), sessions: 2, per_client: 2 })
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_renewed_by_use_and_ends_without() {
         let t = table();
-        let id = t.admit().unwrap().fill("a");
+        let id = t.admit(None).unwrap().fill("a");
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(9)).await;
             assert_eq!((t.expire(), *t.get(t.incarnation(), id).unwrap()), (0, "a"));
@@ -193,28 +196,28 @@ mod tests {
         drop(running);
         assert_eq!(t.expire(), 1);
         assert_eq!(t.get(t.incarnation(), id), Err(SessionError::Unknown { id }));
-        assert!(t.is_empty());
+        assert_eq!(t.places().taken(), 0);
     }
 
     #[tokio::test]
     async fn places_are_counted_from_admission_on() {
         let t = table();
-        let (a, b) = (t.admit().unwrap(), t.admit().unwrap());
-        assert_eq!(t.admit().err(), Some(SessionError::Full { limit: 2 }));
+        let (a, b) = (t.admit(None).unwrap(), t.admit(None).unwrap());
+        assert_eq!(t.admit(None).err(), Some(SessionError::NoPlace(NoPlace::Taken { total: 2 })));
         drop(a);
         let id = b.fill("b");
-        assert_eq!(t.len(), 1);
+        assert_eq!(t.places().taken(), 1);
         t.remove(t.incarnation(), id);
-        assert!(t.is_empty());
+        assert_eq!(t.places().taken(), 0);
     }
 
     #[tokio::test]
     async fn another_incarnation_is_told_apart() {
         let t = table();
-        let id = t.admit().unwrap().fill("a");
+        let id = t.admit(None).unwrap().fill("a");
         let stale = t.incarnation() ^ 1;
         assert!(matches!(t.get(stale, id), Err(SessionError::StaleIncarnation { .. })));
         t.remove(stale, id);
-        assert_eq!(t.len(), 1);
+        assert_eq!(t.places().taken(), 1);
     }
 }

@@ -6,6 +6,7 @@ use tandem_decoding::{
 use tandem_orchestrator::{DraftSession, Drafter, GenerateError, Proposal, Scorer, TargetSession};
 use tandem_proto::{Fault, OpenSession, Propose, Scores, TokenLogProbs, Wanted};
 use tokenizers::Tokenizer;
+use tokio::time::Instant;
 
 /// A model over a handful of tokens, whose logits are a fixed function of the last two tokens and a salt: two models of
 /// different salts disagree, as a draft and a target do. It drafts and it scores.
@@ -97,7 +98,7 @@ impl ToySession {
 impl Drafter for ToyModel {
     type Session = ToySession;
 
-    async fn open(&self, open: &OpenSession) -> Result<ToySession, GenerateError> {
+    async fn open(&self, open: &OpenSession, _: Instant) -> Result<ToySession, GenerateError> {
         Ok(self.session(open))
     }
 }
@@ -107,7 +108,7 @@ impl DraftSession for ToySession {
         &mut self,
         commit: Option<&Accepted>,
         propose: &Propose,
-    ) -> Result<Proposal, GenerateError> {
+    ) -> Result<Option<Proposal>, GenerateError> {
         self.commit(commit);
         let drafting = &propose.drafting;
         let mut search = TreeSearch::new(drafting, self.sampling.is_greedy());
@@ -125,7 +126,7 @@ impl DraftSession for ToySession {
         }
         let log_probs = if propose.log_probs { self.unwarped_nodes(&draft.tree)? } else { Vec::new() };
         self.tree = draft.tree.clone();
-        Ok(Proposal { draft, log_probs })
+        Ok(Some(Proposal { draft, log_probs }))
     }
 }
 
@@ -137,7 +138,7 @@ impl Scorer for ToyModel {
         self
     }
 
-    async fn open(&self, open: &OpenSession) -> Result<ToySession, GenerateError> {
+    async fn open(&self, open: &OpenSession, _: Instant) -> Result<ToySession, GenerateError> {
         Ok(self.session(open))
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::Duration;
 
 use tandem_decoding::{Decoding, DecodingParams, Expansion, Method, Sampling, TokenId};
 use tandem_orchestrator::{Finish, FinishReason, Job, generate};
@@ -11,6 +11,7 @@ use tandem_proto::OpenSession;
 use tandem_testkit::{ToyModel, toy_tokenizer};
 use tokenizers::Tokenizer;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 const VOCAB: usize = 4;
 const TARGET: ToyModel = ToyModel { vocab: VOCAB, salt: 1 };
@@ -52,6 +53,8 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
         stops: &[],
         tokenizer,
         arrived: Instant::now(),
+        admitted: Instant::now(),
+        by: Instant::now() + Duration::from_secs(60),
     };
     let (out, mut pieces) = mpsc::channel(tokens + 1);
     let finish = generate(&DRAFT, &TARGET, &job, &out).await.unwrap();

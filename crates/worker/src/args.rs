@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::Parser;
 use tandem_engine::{LoadError, ModelArgs, ModelThread};
 use tandem_proto::FILE_DESCRIPTOR_SET;
-use tandem_serving::{LogArgs, ServeArgs, ServeError, Serving};
+use tandem_serving::{
+    LogArgs, Places, ServeArgs, ServeError, Serving, Shutdown, TableLimits, bind, incoming,
+};
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
 /// Flags of a worker.
@@ -22,8 +22,12 @@ pub struct WorkerArgs {
     pub serve: ServeArgs,
 
     /// Seconds without a step after which a session vanishes
-    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 120, value_name = "SECONDS")]
+    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS")]
     pub session_lease_seconds: u64,
+
+    /// This life of the worker, which handles name; drawn anew for every start.
+    #[arg(skip = rand::random::<u64>())]
+    pub incarnation: u64,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
@@ -31,9 +35,13 @@ pub struct WorkerArgs {
 }
 
 impl WorkerArgs {
-    /// The lease as a duration.
-    pub fn session_lease(&self) -> Duration {
-        Duration::from_secs(self.session_lease_seconds.max(1))
+    /// Limits of its sessions.
+    pub fn table_limits(&self) -> TableLimits {
+        TableLimits {
+            lease: Duration::from_secs(self.session_lease_seconds.max(1)),
+            sessions: self.serve.max_sessions,
+            per_client: self.serve.per_client(),
+        }
     }
 }
 
@@ -47,24 +55,38 @@ pub enum RunError {
     Serve(#[from] ServeError),
 }
 
-/// Serves `routes` as the gRPC service `name` on `listener` until `shutdown`.
-pub async fn run_worker(
+/// What a worker serves as the gRPC service `name`, with sessions in `places`.
+pub fn serving(
     name: &'static str,
     routes: RoutesBuilder,
-    model: &ModelThread,
-    grace: Duration,
-    (listener, shutdown): (TcpListener, CancellationToken),
-) -> Result<(), RunError> {
+    places: Vec<Places>,
+    (model, args): (&ModelThread, &WorkerArgs),
+) -> Serving {
     let spec = model.spec();
     tracing::info!(
         service = name,
-        address = %listener.local_addr().map_err(ServeError::from)?,
         model = spec.id,
         parameters = spec.parameters,
         dtype = spec.dtype.as_str(),
         device = %spec.device,
+        incarnation = args.incarnation,
         "serving"
     );
-    let serving = Serving { name, routes, descriptors: FILE_DESCRIPTOR_SET, grace };
-    Ok(serving.run(listener, shutdown).await?)
+    Serving { name, routes, descriptors: FILE_DESCRIPTOR_SET, places, grace: args.serve.shutdown_grace() }
+}
+
+/// The life of a worker process: the port first, so that one in use is known before a model is loaded; then the model, then
+/// what `serving` makes of it.
+pub async fn run_process(
+    args: WorkerArgs,
+    serving: impl FnOnce(ModelThread, &WorkerArgs) -> Serving,
+) -> Result<(), RunError> {
+    let listener = bind(args.serve.listen).await?;
+    let shutdown = Shutdown::on_signal().map_err(ServeError::from)?;
+    let model = tokio::select! {
+        model = args.model.start(None) => model?,
+        () = shutdown.draining() => return Ok(()),
+    };
+    tracing::info!(address = %listener.local_addr().map_err(ServeError::from)?, "listening");
+    Ok(serving(model, &args).run(incoming(listener), shutdown).await?)
 }

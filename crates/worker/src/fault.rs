@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tandem_engine::{EngineError, InvalidCommit};
 use tandem_proto::{Fault, Reason};
-use tandem_serving::{OutOfOrder, SessionError};
+use tandem_serving::{NoPlace, OutOfOrder, SessionError};
 
 /// When a client may try again after a full budget: about the length of a short request.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -30,7 +30,8 @@ pub fn engine_fault(error: EngineError, field: &'static str) -> Fault {
 pub(crate) fn session_fault(error: SessionError) -> Fault {
     let message = error.to_string();
     match error {
-        SessionError::Full { .. } => Fault::Exhausted { message, retry_after: RETRY_AFTER },
+        SessionError::NoPlace(NoPlace::Closed) => Fault::Draining,
+        SessionError::NoPlace(_) => Fault::Exhausted { message, retry_after: RETRY_AFTER },
         SessionError::Unknown { .. } => Fault::Gone { reason: Reason::UnknownSession, message },
         SessionError::StaleIncarnation { .. } => Fault::Gone { reason: Reason::StaleIncarnation, message },
     }

@@ -6,7 +6,7 @@ mod fault;
 mod session;
 mod worker;
 
-pub use args::{RunError, WorkerArgs, run_worker};
+pub use args::{RunError, WorkerArgs, run_process, serving};
 pub use fault::engine_fault;
 pub use session::{Job, SessionState, StepRequest};
 pub use worker::Worker;

@@ -1,12 +1,14 @@
 //! A model and the sessions on it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_engine::{ModelThread, TreeCache};
-use tandem_proto::{Fault, OpenSession, SessionRef, v1};
-use tandem_serving::SessionTable;
+use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
+use tandem_serving::{Places, SessionTable, TableLimits};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::fault::{engine_fault, session_fault};
@@ -20,13 +22,20 @@ const STEP_RETRY_AFTER: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Worker<R> {
     model: ModelThread,
-    sessions: SessionTable<Mutex<Session<R>>>,
+    sessions: SessionTable<Open<R>>,
+}
+
+/// A session that clients may name.
+struct Open<R> {
+    session: Arc<Mutex<Session<R>>>,
+    /// Cancelled when it is closed: a step that still waits for its pass is not worth running.
+    closed: CancellationToken,
 }
 
 impl<R: Clone + Send + 'static> Worker<R> {
-    /// At most `max_sessions` sessions on `model`. A task ends those whose lease expires.
-    pub fn new(model: ModelThread, lease: Duration, max_sessions: usize) -> Self {
-        let sessions = SessionTable::new(lease, max_sessions);
+    /// Sessions on `model` within `limits`. A task ends those whose lease expires.
+    pub fn new(model: ModelThread, incarnation: u64, limits: TableLimits) -> Self {
+        let sessions = SessionTable::new(incarnation, limits);
         tokio::spawn(sessions.clone().expire_forever());
         Self { model, sessions }
     }
@@ -45,11 +54,24 @@ impl<R: Clone + Send + 'static> Worker<R> {
             device: spec.device.to_string(),
             incarnation: self.sessions.incarnation(),
             kv_cache_tokens: self.model.budget().total() as u64,
+            load: Some(v1::Load {
+                sessions: u32::try_from(self.sessions.places().taken()).unwrap_or(u32::MAX),
+                kv_cache_tokens_used: self.model.budget().used() as u64,
+            }),
         }
     }
 
-    /// Admits a session, prefills it, and hands it over.
-    pub async fn open(&self, request: v1::OpenSessionRequest) -> Result<v1::OpenSessionResponse, Fault> {
+    /// The places of its sessions, to be closed when it drains.
+    pub fn places(&self) -> Places {
+        self.sessions.places().clone()
+    }
+
+    /// Admits a session of `client`, prefills it, and hands it over.
+    pub async fn open(
+        &self,
+        request: v1::OpenSessionRequest,
+        client: Option<IpAddr>,
+    ) -> Result<v1::OpenSessionResponse, Fault> {
         let open = OpenSession::try_from(request)?;
         let spec = self.model.spec();
         if open.prompt.len() >= spec.context_length {
@@ -65,11 +87,12 @@ impl<R: Clone + Send + 'static> Worker<R> {
             let message = format!("token {token} is outside the vocabulary of {}", spec.vocab_size);
             return Err(Fault::invalid("prompt_tokens", message));
         }
-        let place = self.sessions.admit().map_err(session_fault)?;
+        let place = self.sessions.admit(client).map_err(session_fault)?;
         let cache = TreeCache::open(&self.model, &open.prompt, open.max_new_tokens, open.max_tree_nodes)
             .await
             .map_err(|e| engine_fault(e, "max_new_tokens"))?;
-        let id = place.fill(Mutex::new(Session::new(&open, cache, spec)));
+        let session = Arc::new(Mutex::new(Session::new(&open, cache, spec)));
+        let id = place.fill(Open { session, closed: CancellationToken::new() });
         let incarnation = self.sessions.incarnation();
         let handle = SessionRef { incarnation, id, committed: open.prompt.len() };
         let lease_ms = u32::try_from(self.sessions.lease().as_millis()).unwrap_or(u32::MAX);
@@ -77,18 +100,25 @@ impl<R: Clone + Send + 'static> Worker<R> {
     }
 
     /// Runs a step. Once begun it runs to its end even if the caller goes away, so that a repeated step finds its
-    /// reply.
+    /// reply; unless the session is closed meanwhile.
     pub async fn step<J: Job<Reply = R>>(&self, request: StepRequest, job: J) -> Result<R, Fault> {
         let SessionRef { incarnation, id, .. } = request.session;
-        let session = self.sessions.get(incarnation, id).map_err(session_fault)?;
+        let open = self.sessions.get(incarnation, id).map_err(session_fault)?;
         // One step at a time: whoever sends more while one runs would only pile them up here.
-        let Ok(mut session) = session.try_lock_owned() else {
+        let Ok(mut session) = open.session.clone().try_lock_owned() else {
             let message = "a step of this session is still running: try again".into();
             return Err(Fault::Exhausted { message, retry_after: STEP_RETRY_AFTER });
         };
         let worker = self.clone();
         let step = async move {
-            let result = session.step(&request, job, worker.model.spec()).await;
+            let result = tokio::select! {
+                biased;
+                () = open.closed.cancelled() => {
+                    let message = "the session was closed while its step ran".into();
+                    Err((Fault::Gone { reason: Reason::UnknownSession, message }, Ends::Nothing))
+                }
+                result = session.step(&request, job, worker.model.spec()) => result,
+            };
             // A long step must not use up the lease of the next one.
             let _ = worker.sessions.get(incarnation, id);
             result.map_err(|(fault, ends)| {
@@ -105,7 +135,9 @@ impl<R: Clone + Send + 'static> Worker<R> {
     /// Frees a session. One that is gone already is fine.
     pub fn close(&self, request: v1::CloseSessionRequest) -> Result<v1::CloseSessionResponse, Fault> {
         let session = SessionRef::try_from(request.handle)?;
-        self.sessions.remove(session.incarnation, session.id);
+        if let Some(open) = self.sessions.remove(session.incarnation, session.id) {
+            open.closed.cancel();
+        }
         Ok(v1::CloseSessionResponse {})
     }
 

@@ -32,6 +32,18 @@ pub struct ModelInfo {
     /// Tokens that the KV caches of all sessions may hold together.
     #[prost(uint64, tag = "10")]
     pub kv_cache_tokens: u64,
+    /// What is on the worker now.
+    #[prost(message, optional, tag = "11")]
+    pub load: ::core::option::Option<Load>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Load {
+    /// Sessions held or being opened.
+    #[prost(uint32, tag = "1")]
+    pub sessions: u32,
+    /// Of kv_cache_tokens: reserved by these sessions.
+    #[prost(uint64, tag = "2")]
+    pub kv_cache_tokens_used: u64,
 }
 /// Names KV-cache state on one worker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1597,7 +1609,7 @@ pub struct Statistics {
     /// accepted_tokens / asked_tokens.
     #[prost(double, tag = "9")]
     pub acceptance_rate: f64,
-    /// Milliseconds, wall. The parts add up to the total: waiting for draft and target, and all else.
+    /// Milliseconds, wall. The parts add up to the total: waiting for a place, prefill, draft, target, and all else.
     #[prost(double, tag = "10")]
     pub total_ms: f64,
     #[prost(double, tag = "11")]
@@ -1615,6 +1627,59 @@ pub struct Statistics {
     /// Sum over the iterations of the depth asked for.
     #[prost(uint32, tag = "16")]
     pub asked_tokens: u32,
+    /// Iterations that went without a draft because no draft worker answered.
+    #[prost(uint32, tag = "17")]
+    pub undrafted_iterations: u32,
+    /// Sessions that were opened again, on another worker or on the same one, because theirs was lost or drained.
+    #[prost(uint32, tag = "18")]
+    pub failovers: u32,
+    /// Of the time before the first iteration: waiting for a place.
+    #[prost(double, tag = "19")]
+    pub waiting_ms: f64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStatusRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetStatusResponse {
+    /// Generations that run.
+    #[prost(uint32, tag = "1")]
+    pub running: u32,
+    /// Generations that wait for a place.
+    #[prost(uint32, tag = "2")]
+    pub waiting: u32,
+    /// All that are known, whether they answer or not.
+    #[prost(message, repeated, tag = "3")]
+    pub workers: ::prost::alloc::vec::Vec<WorkerStatus>,
+    /// Of the pair of models.
+    #[prost(string, tag = "4")]
+    pub target_model: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub draft_model: ::prost::alloc::string::String,
+    /// Tokens that both models have.
+    #[prost(uint32, tag = "6")]
+    pub vocab_size: u32,
+    /// Tokens that a text may have on both models, prompt included.
+    #[prost(uint32, tag = "7")]
+    pub context_length: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkerStatus {
+    #[prost(enumeration = "WorkerRole", tag = "1")]
+    pub role: i32,
+    /// IP:PORT
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(enumeration = "WorkerState", tag = "3")]
+    pub state: i32,
+    /// Of this orchestrator, on it.
+    #[prost(uint32, tag = "4")]
+    pub sessions: u32,
+    /// As the worker says; absent if it does not answer.
+    #[prost(message, optional, tag = "5")]
+    pub load: ::core::option::Option<Load>,
+    /// Tokens that the KV caches of all its sessions may hold together.
+    #[prost(uint64, tag = "6")]
+    pub kv_cache_tokens: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1736,6 +1801,74 @@ impl FinishReason {
         }
     }
 }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WorkerRole {
+    Unspecified = 0,
+    Draft = 1,
+    Target = 2,
+}
+impl WorkerRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WORKER_ROLE_UNSPECIFIED",
+            Self::Draft => "WORKER_ROLE_DRAFT",
+            Self::Target => "WORKER_ROLE_TARGET",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WORKER_ROLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "WORKER_ROLE_DRAFT" => Some(Self::Draft),
+            "WORKER_ROLE_TARGET" => Some(Self::Target),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WorkerState {
+    Unspecified = 0,
+    /// Its health says SERVING, and its model is the one that is known.
+    Serving = 1,
+    /// It finishes what it has and takes nothing new.
+    Draining = 2,
+    /// It does not answer.
+    Unreachable = 3,
+    /// It serves another model than the others.
+    Unfit = 4,
+}
+impl WorkerState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WORKER_STATE_UNSPECIFIED",
+            Self::Serving => "WORKER_STATE_SERVING",
+            Self::Draining => "WORKER_STATE_DRAINING",
+            Self::Unreachable => "WORKER_STATE_UNREACHABLE",
+            Self::Unfit => "WORKER_STATE_UNFIT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WORKER_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "WORKER_STATE_SERVING" => Some(Self::Serving),
+            "WORKER_STATE_DRAINING" => Some(Self::Draining),
+            "WORKER_STATE_UNREACHABLE" => Some(Self::Unreachable),
+            "WORKER_STATE_UNFIT" => Some(Self::Unfit),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod generation_client {
     #![allow(
@@ -1819,6 +1952,11 @@ pub mod generation_client {
         }
         /// Streams text as it is accepted: one Started, any number of Chunk, one Finished. Cancelling the call frees both
         /// sides at once.
+        ///
+        /// A worker that is lost meanwhile is replaced by another one, or by itself once it is back; no token is lost, changed or repeated
+        /// by that. While no draft worker answers, the text goes on without drafts (Statistics.undrafted_iterations). The call's deadline
+        /// (grpc-timeout) is carried to the workers. RESOURCE_EXHAUSTED (google.rpc.RetryInfo) beyond what may run and wait here,
+        /// UNAVAILABLE while this orchestrator shuts down or has no target.
         pub async fn generate(
             &mut self,
             request: impl tonic::IntoRequest<super::GenerateRequest>,
@@ -1843,6 +1981,31 @@ pub mod generation_client {
                 .insert(GrpcMethod::new("tandem.v1.Generation", "Generate"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What runs here and on the workers behind, now.
+        pub async fn get_status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStatusResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tandem.v1.Generation/GetStatus",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tandem.v1.Generation", "GetStatus"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1866,10 +2029,23 @@ pub mod generation_server {
             + 'static;
         /// Streams text as it is accepted: one Started, any number of Chunk, one Finished. Cancelling the call frees both
         /// sides at once.
+        ///
+        /// A worker that is lost meanwhile is replaced by another one, or by itself once it is back; no token is lost, changed or repeated
+        /// by that. While no draft worker answers, the text goes on without drafts (Statistics.undrafted_iterations). The call's deadline
+        /// (grpc-timeout) is carried to the workers. RESOURCE_EXHAUSTED (google.rpc.RetryInfo) beyond what may run and wait here,
+        /// UNAVAILABLE while this orchestrator shuts down or has no target.
         async fn generate(
             &self,
             request: tonic::Request<super::GenerateRequest>,
         ) -> std::result::Result<tonic::Response<Self::GenerateStream>, tonic::Status>;
+        /// What runs here and on the workers behind, now.
+        async fn get_status(
+            &self,
+            request: tonic::Request<super::GetStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStatusResponse>,
+            tonic::Status,
+        >;
     }
     /// The public API of the orchestrator.
     #[derive(Debug)]
@@ -1990,6 +2166,51 @@ pub mod generation_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tandem.v1.Generation/GetStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStatusSvc<T: Generation>(pub Arc<T>);
+                    impl<
+                        T: Generation,
+                    > tonic::server::UnaryService<super::GetStatusRequest>
+                    for GetStatusSvc<T> {
+                        type Response = super::GetStatusResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Generation>::get_status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -103,7 +103,7 @@ fn sample(vocab: usize, context: usize) -> anyhow::Result<(Vec<TokenId>, TokenTr
 }
 
 fn run(model: &Llama, pass: &Pass) -> anyhow::Result<Vec<Vec<f32>>> {
-    let mut cache = model.new_cache();
+    let mut cache = model.new_cache(usize::MAX);
     let logits = model.forward(&mut [Segment { cache: &mut cache, pass }])?;
     Ok(logits.iter().flat_map(|l| l.rows()).map(<[f32]>::to_vec).collect())
 }

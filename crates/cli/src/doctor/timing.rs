@@ -95,7 +95,7 @@ pub(super) fn time(
 
 impl<'a> Bench<'a> {
     fn new(model: &'a Llama, prefix: usize) -> anyhow::Result<Self> {
-        let mut bench = Self { model, cache: model.new_cache(), prefix };
+        let mut bench = Self { model, cache: model.new_cache(usize::MAX), prefix };
         let vocab = model.spec().vocab_size;
         let prompt: Vec<TokenId> = (0..prefix).map(|i| TokenId((i % vocab) as u32)).collect();
         for chunk in prompt.chunks(256) {

@@ -169,14 +169,14 @@ fn nonsense_is_refused_with_a_sentence() {
     refuses("--rate 1 --concurrency 1", "cannot be used with");
     refuses("--requests 1 --duration 1", "cannot be used with");
     refuses("--requests 0", "--requests");
-    refuses("--timeout -1", "--timeout");
+    refuses("--timeout=-1", "--timeout");
     refuses("--duration nan", "between 0.001");
     refuses("--output-tokens uniform:9..8", "write the smaller number first");
     refuses("--prompt-tokens some", "no number of tokens");
     refuses("--compare-methods medusa", "unknown method");
     refuses("--compare-methods mtad --method mtad", "cannot be used with");
     refuses("--beam-width 0", "beam_width is 0");
-    refuses("--temperature -1", "temperature is -1");
+    refuses("--temperature=-1", "temperature is -1");
     refuses("--prompts nowhere.jsonl", "--prompts");
     refuses("--json /nowhere/bench.json", "choose another --json");
     refuses("--endpoint http://127.0.0.1:1", "cannot reach the orchestrator");

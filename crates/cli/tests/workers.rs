@@ -23,7 +23,7 @@ fn open(tokens: u32) -> v1::OpenSessionRequest {
         max_tree_nodes: 16,
         sampling: Some(v1::Sampling { temperature: 1.0, top_k: 10, top_p: 0.9 }),
         seed: 1,
-        vocab_limit: 0,
+        ..v1::OpenSessionRequest::default()
     }
 }
 

@@ -13,7 +13,8 @@ use crate::LoadError;
 pub enum ModelSource {
     /// A directory in HF layout.
     Directory(PathBuf),
-    /// A `config.json` alone: its shape with random weights, to time large models without having them.
+    /// A `config.json` without weights, maybe with a tokenizer beside it: its shape with random weights, to time large models without
+    /// having them.
     RandomWeights(PathBuf),
     /// A model of the HF hub; its local cache is used first.
     Hub {
@@ -31,7 +32,7 @@ pub struct ModelFiles {
     pub config: PathBuf,
     /// `generation_config.json`, if there is one.
     pub generation: Option<PathBuf>,
-    /// `tokenizer.json`; random weights have none.
+    /// `tokenizer.json`; random weights may have none.
     pub tokenizer: Option<PathBuf>,
     /// Safetensors files; empty for random weights.
     pub weights: Vec<PathBuf>,
@@ -75,7 +76,7 @@ impl ModelSource {
             Self::RandomWeights(config) => Ok(ModelFiles {
                 config: config.clone(),
                 generation: None,
-                tokenizer: None,
+                tokenizer: Some(config.with_file_name("tokenizer.json")).filter(|path| path.is_file()),
                 weights: Vec::new(),
             }),
             Self::Directory(dir) => collect(|name| {

@@ -1,6 +1,7 @@
 //! Sessions under leases.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,12 +23,7 @@ struct Inner<S> {
     incarnation: u64,
     lease: Duration,
     places: Places,
-    state: Mutex<State<S>>,
-}
-
-struct State<S> {
-    next_id: u64,
-    sessions: HashMap<u64, Held<S>>,
+    sessions: Mutex<HashMap<u64, Held<S>>>,
 }
 
 struct Held<S> {
@@ -53,6 +49,8 @@ pub struct TableLimits {
 pub enum SessionError {
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
+    #[error("session {id} is here already: draw session ids at random")]
+    Exists { id: u64 },
     #[error("session {id} is not here: it was closed, or its lease expired")]
     Unknown { id: u64 },
     #[error(
@@ -83,8 +81,8 @@ impl<S> SessionTable<S> {
             waiting: 0,
             patience: Duration::ZERO,
         });
-        let state = Mutex::new(State { next_id: 1, sessions: HashMap::new() });
-        Self { inner: Arc::new(Inner { incarnation, lease: limits.lease, places, state }) }
+        let sessions = Mutex::default();
+        Self { inner: Arc::new(Inner { incarnation, lease: limits.lease, places, sessions }) }
     }
 
     /// This life of the worker.
@@ -114,18 +112,19 @@ impl<S> SessionTable<S> {
             let worker = self.inner.incarnation;
             return Err(SessionError::StaleIncarnation { handle: incarnation, worker });
         }
-        let mut state = self.lock();
-        let held = state.sessions.get_mut(&id).ok_or(SessionError::Unknown { id })?;
+        let mut sessions = self.lock();
+        let held = sessions.get_mut(&id).ok_or(SessionError::Unknown { id })?;
         held.expires = Instant::now() + self.inner.lease;
         Ok(held.session.clone())
     }
 
-    /// Forgets the session and returns it; what it holds is freed when its running step, if any, ends.
+    /// Forgets the session and returns it; what it holds is freed when its running step, if any, ends. Incarnation 0 is any: of
+    /// a client that never heard which it is.
     pub fn remove(&self, incarnation: u64, id: u64) -> Option<Arc<S>> {
-        if incarnation != self.inner.incarnation {
+        if incarnation != self.inner.incarnation && incarnation != 0 {
             return None;
         }
-        let removed = self.lock().sessions.remove(&id)?;
+        let removed = self.lock().remove(&id)?;
         Some(removed.session)
     }
 
@@ -133,11 +132,11 @@ impl<S> SessionTable<S> {
     pub fn expire(&self) -> usize {
         let now = Instant::now();
         let expired: Vec<Held<S>> = {
-            let mut state = self.lock();
+            let mut sessions = self.lock();
             // Whoever else holds the session is running a step of it, and renews the lease afterwards.
             let over = |held: &Held<S>| held.expires <= now && Arc::strong_count(&held.session) == 1;
-            let ids: Vec<u64> = state.sessions.iter().filter(|(_, h)| over(h)).map(|(&id, _)| id).collect();
-            ids.iter().filter_map(|id| state.sessions.remove(id)).collect()
+            let ids: Vec<u64> = sessions.iter().filter(|(_, h)| over(h)).map(|(&id, _)| id).collect();
+            ids.iter().filter_map(|id| sessions.remove(id)).collect()
         };
         expired.len()
     }
@@ -157,20 +156,22 @@ impl<S> SessionTable<S> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<S>> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held<S>>> {
+        self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<S> Admission<S> {
-    /// Puts the session in its place: its id.
-    pub fn fill(self, session: S) -> u64 {
+    /// Puts the session in its place, under `id`.
+    pub fn fill(self, id: u64, session: S) -> Result<(), SessionError> {
         let expires = Instant::now() + self.table.inner.lease;
-        let mut state = self.table.lock();
-        let id = state.next_id;
-        state.next_id += 1;
-        state.sessions.insert(id, Held { session: Arc::new(session), expires, _place: self.place });
-        id
+        match self.table.lock().entry(id) {
+            Entry::Occupied(_) => Err(SessionError::Exists { id }),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Held { session: Arc::new(session), expires, _place: self.place });
+                Ok(())
+            }
+        }
     }
 }
 
@@ -185,7 +186,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_renewed_by_use_and_ends_without() {
         let t = table();
-        let id = t.admit(None).unwrap().fill("a");
+        let id = 5;
+        t.admit(None).unwrap().fill(id, "a").unwrap();
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(9)).await;
             assert_eq!((t.expire(), *t.get(t.incarnation(), id).unwrap()), (0, "a"));
@@ -205,19 +207,23 @@ mod tests {
         let (a, b) = (t.admit(None).unwrap(), t.admit(None).unwrap());
         assert_eq!(t.admit(None).err(), Some(SessionError::NoPlace(NoPlace::Taken { total: 2 })));
         drop(a);
-        let id = b.fill("b");
+        b.fill(5, "b").unwrap();
+        assert_eq!(t.admit(None).unwrap().fill(5, "c"), Err(SessionError::Exists { id: 5 }));
         assert_eq!(t.places().taken(), 1);
-        t.remove(t.incarnation(), id);
+        assert!(t.remove(t.incarnation(), 5).is_some());
         assert_eq!(t.places().taken(), 0);
     }
 
     #[tokio::test]
     async fn another_incarnation_is_told_apart() {
         let t = table();
-        let id = t.admit(None).unwrap().fill("a");
+        let id = 5;
+        t.admit(None).unwrap().fill(id, "a").unwrap();
         let stale = t.incarnation() ^ 1;
         assert!(matches!(t.get(stale, id), Err(SessionError::StaleIncarnation { .. })));
-        t.remove(stale, id);
+        assert!(t.remove(stale, id).is_none());
         assert_eq!(t.places().taken(), 1);
+        assert_eq!(t.remove(0, id).as_deref(), Some(&"a"), "who never heard of the incarnation");
+        assert_eq!(t.places().taken(), 0);
     }
 }

@@ -1,5 +1,7 @@
-//! For tests: toy models whose distributions are known exactly.
+//! For tests: toy models whose distributions are known exactly, and the whole system in a simulated network.
 
+mod backend;
+pub mod sim;
 mod toy;
 
 pub use toy::{ToyModel, toy_tokenizer};

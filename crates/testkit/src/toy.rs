@@ -61,6 +61,11 @@ impl ToyModel {
 }
 
 impl ToySession {
+    /// What was proposed last was thrown away: only a bonus token can be committed.
+    pub fn forget_tree(&mut self) {
+        self.tree = TokenTree::default();
+    }
+
     fn commit(&mut self, commit: Option<&Accepted>) {
         if let Some(accepted) = commit {
             self.text.extend(accepted.path.iter().map(|&n| self.tree.tokens()[n]));
@@ -186,10 +191,13 @@ impl TargetSession for ToySession {
 /// # Panics
 /// If `vocab` is above 26.
 pub fn toy_tokenizer(vocab: usize) -> Tokenizer {
+    #[allow(clippy::expect_used, reason = "a constant")]
+    Tokenizer::from_bytes(toy_tokenizer_json(vocab)).expect("a valid tokenizer")
+}
+
+pub(crate) fn toy_tokenizer_json(vocab: usize) -> String {
     assert!(vocab <= 26, "one letter per token");
     let entries: Vec<String> =
         ('a'..='z').take(vocab).enumerate().map(|(i, c)| format!("\"{c}\":{i}")).collect();
-    let json = format!(r#"{{"model":{{"type":"BPE","vocab":{{{}}},"merges":[]}}}}"#, entries.join(","));
-    #[allow(clippy::expect_used, reason = "a constant")]
-    Tokenizer::from_bytes(json).expect("a valid tokenizer")
+    format!(r#"{{"model":{{"type":"BPE","vocab":{{{}}},"merges":[]}}}}"#, entries.join(","))
 }

@@ -35,7 +35,20 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "orchestrator",
         ],
     ),
-    ("tandem-testkit", &["decoding", "proto", "orchestrator"]),
+    // The whole system in a simulated network.
+    (
+        "tandem-testkit",
+        &[
+            "decoding",
+            "engine",
+            "proto",
+            "serving",
+            "worker",
+            "draft-service",
+            "target-service",
+            "orchestrator",
+        ],
+    ),
     // Whoever adds a crate says here what it may import.
     ("", &[]),
 ];

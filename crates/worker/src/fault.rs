@@ -32,6 +32,7 @@ pub(crate) fn session_fault(error: SessionError) -> Fault {
     match error {
         SessionError::NoPlace(NoPlace::Closed) => Fault::Draining,
         SessionError::NoPlace(_) => Fault::Exhausted { message, retry_after: RETRY_AFTER },
+        SessionError::Exists { .. } => Fault::invalid("session_id", message),
         SessionError::Unknown { .. } => Fault::Gone { reason: Reason::UnknownSession, message },
         SessionError::StaleIncarnation { .. } => Fault::Gone { reason: Reason::StaleIncarnation, message },
     }

@@ -72,6 +72,7 @@ impl<R: Clone + Send + 'static> Worker<R> {
         request: v1::OpenSessionRequest,
         client: Option<IpAddr>,
     ) -> Result<v1::OpenSessionResponse, Fault> {
+        let id = if request.session_id == 0 { rand::random() } else { request.session_id };
         let open = OpenSession::try_from(request)?;
         let spec = self.model.spec();
         if open.prompt.len() >= spec.context_length {
@@ -92,7 +93,8 @@ impl<R: Clone + Send + 'static> Worker<R> {
             .await
             .map_err(|e| engine_fault(e, "max_new_tokens"))?;
         let session = Arc::new(Mutex::new(Session::new(&open, cache, spec)));
-        let id = place.fill(Open { session, closed: CancellationToken::new() });
+        let open_session = Open { session, closed: CancellationToken::new() };
+        place.fill(id, open_session).map_err(session_fault)?;
         let incarnation = self.sessions.incarnation();
         let handle = SessionRef { incarnation, id, committed: open.prompt.len() };
         let lease_ms = u32::try_from(self.sessions.lease().as_millis()).unwrap_or(u32::MAX);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_decoding::{Accepted, TokenTree};
-use tandem_proto::{Fault, OpenSession, Reason, SessionRef};
+use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -280,22 +280,23 @@ impl<R: Role> Session<R> {
     }
 
     async fn open_on(&self, endpoint: Arc<Endpoint>) -> Result<Live<R>, Failure> {
-        let count = endpoint.count_session();
         let within = within(&self.pool, self.by)?;
-        let opened = R::open(endpoint.channel.clone(), (&self.open).into(), within).await;
-        let opened = opened.map_err(|status| failure(&self.pool, status, self.by))?;
-        let session = SessionRef::try_from(opened.handle).map_err(|e| Failure::Session(e.to_string()))?;
-        let incarnation = session.incarnation;
-        // Before the check, so that a session on another model is closed.
-        let live = Live {
+        let id = rand::random_range(1..=u64::MAX);
+        // Before it is asked for, so that it is closed even if nobody waits for the answer any more.
+        let mut live = Live {
+            _count: endpoint.count_session(),
             endpoint: endpoint.clone(),
-            _count: count,
-            session,
+            session: SessionRef { incarnation: 0, id, committed: self.open.prompt.len() },
             step: 0,
             commit: None,
             patience: self.pool.limits().silence,
             role: PhantomData,
         };
+        let request = v1::OpenSessionRequest { session_id: id, ..(&self.open).into() };
+        let opened = R::open(endpoint.channel.clone(), request, within).await;
+        let opened = opened.map_err(|status| failure(&self.pool, status, self.by))?;
+        live.session = SessionRef::try_from(opened.handle).map_err(|e| Failure::Session(e.to_string()))?;
+        let incarnation = live.session.incarnation;
         // It may have been restarted with another model, whose tokens mean something else.
         if !endpoint.knows(incarnation) {
             let info = R::info(endpoint.channel.clone(), self.pool.limits().silence).await;

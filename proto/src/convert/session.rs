@@ -66,6 +66,7 @@ impl From<&OpenSession> for v1::OpenSessionRequest {
             sampling: Some(o.sampling.into()),
             seed: o.seed,
             vocab_limit: to_u32(o.vocab_limit.unwrap_or(0)),
+            session_id: 0,
         }
     }
 }

@@ -92,6 +92,10 @@ pub struct OpenSessionRequest {
     /// padded differently. 0: no limit.
     #[prost(uint32, tag = "6")]
     pub vocab_limit: u32,
+    /// Drawn at random by the client, so that it can close a session whose opening it gave up, or never heard the end of. 0: the
+    /// worker draws it.
+    #[prost(uint64, tag = "7")]
+    pub session_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenSessionResponse {
@@ -104,6 +108,7 @@ pub struct OpenSessionResponse {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseSessionRequest {
+    /// Of `handle`, incarnation 0 means whichever life of the worker has the session.
     #[prost(message, optional, tag = "1")]
     pub handle: ::core::option::Option<SessionHandle>,
 }

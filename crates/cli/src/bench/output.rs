@@ -12,9 +12,10 @@ pub(super) fn show(report: &Report) {
     if levels.is_empty() {
         return;
     }
-    anstream::println!("{}\n", main_figures(levels));
-    for line in scaling(levels).into_iter().chain(against_first_method(levels)) {
-        anstream::println!("{line}");
+    anstream::println!("{}", main_figures(levels));
+    let relations = [scaling(levels), against_first_method(levels)].concat();
+    if !relations.is_empty() {
+        anstream::println!("\n{}", relations.join("\n"));
     }
     anstream::println!("\nwhere the time goes, ms per token\n\n{}", time(levels));
     for level in levels {

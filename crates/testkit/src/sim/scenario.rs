@@ -1,0 +1,134 @@
+//! What happens in a run, drawn from a seed.
+
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tandem_proto::v1;
+
+use super::fault::{Fault, Kind};
+use super::hosts::{ORCHESTRATOR, worker};
+use crate::ToyModel;
+
+/// The models of every scenario.
+pub(crate) const TARGET: ToyModel = ToyModel { vocab: 8, salt: 1 };
+pub(crate) const DRAFT: ToyModel = ToyModel { vocab: 8, salt: 2 };
+
+/// Faults begin within this.
+const TROUBLE: f64 = 2.0;
+
+/// What happens in a run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) drafts: usize,
+    pub(crate) targets: usize,
+    /// Of a message, at most.
+    pub(crate) latency: Duration,
+    pub(crate) requests: Vec<Request>,
+    /// By time.
+    pub(crate) faults: Vec<Fault>,
+    /// Somebody sends the workers what nobody should.
+    pub(crate) rude: bool,
+}
+
+/// What a client asks, and when it loses interest.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) after: Duration,
+    pub(crate) request: v1::GenerateRequest,
+    pub(crate) deadline: Duration,
+    /// Chunks after which the client goes away.
+    pub(crate) leaves_after: Option<usize>,
+}
+
+impl Scenario {
+    /// The scenario of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (drafts, targets) = (rng.random_range(1..=2), rng.random_range(1..=2));
+        let latency = Duration::from_millis(*[1, 5, 20].choose(&mut rng).unwrap_or(&1));
+        let requests = (0..rng.random_range(1..=4)).map(|_| Request::draw(&mut rng)).collect();
+        // Some runs go undisturbed: what they show must be right, too.
+        let count = *[0, 1, 2, 3, 5, 8].choose(&mut rng).unwrap_or(&0);
+        let mut faults: Vec<Fault> = (0..count).flat_map(|_| draw_fault(&mut rng, drafts, targets)).collect();
+        faults.sort_by_key(|fault| fault.at);
+        Self { seed, drafts, targets, latency, requests, faults, rude: rng.random_bool(0.3) }
+    }
+}
+
+impl Request {
+    fn draw(rng: &mut impl Rng) -> Self {
+        let method = *[
+            v1::Method::Autoregressive,
+            v1::Method::Speculative,
+            v1::Method::Specinfer,
+            v1::Method::Mtad,
+            v1::Method::Mmtad,
+            v1::Method::ExactMatch,
+            v1::Method::Mtjd,
+        ]
+        .choose(rng)
+        .unwrap_or(&v1::Method::Mmtad);
+        let ids = (0..rng.random_range(1..=30)).map(|_| rng.random_range(0..8)).collect();
+        let decoding = v1::DecodingParams {
+            method: method.into(),
+            beam_width: Some(rng.random_range(1..=3)),
+            draft_tokens: Some(rng.random_range(1..=4)),
+            branching: if method == v1::Method::Specinfer { vec![2, 2] } else { Vec::new() },
+            ..v1::DecodingParams::default()
+        };
+        let request = v1::GenerateRequest {
+            input: Some(v1::generate_request::Input::Tokens(v1::TokenIds { ids })),
+            max_new_tokens: Some(rng.random_range(1..=60)),
+            temperature: Some(*[0.0, 1.0].choose(rng).unwrap_or(&1.0)),
+            top_k: Some(5),
+            seed: Some(rng.random()),
+            stop: if rng.random_bool(0.2) { vec!["aa".into(), "bcd".into()] } else { Vec::new() },
+            decoding: Some(decoding),
+            trace: true,
+            ..v1::GenerateRequest::default()
+        };
+        Self {
+            after: Duration::from_secs_f64(rng.random_range(0.0..1.0)),
+            request,
+            deadline: Duration::from_secs_f64(if rng.random_bool(0.1) {
+                rng.random_range(0.01..1.0)
+            } else {
+                15.0
+            }),
+            leaves_after: rng.random_bool(0.15).then(|| rng.random_range(0..10)),
+        }
+    }
+}
+
+/// A fault and, as a rule, its end.
+fn draw_fault(rng: &mut impl Rng, drafts: usize, targets: usize) -> Vec<Fault> {
+    let at = Duration::from_secs_f64(rng.random_range(0.05..TROUBLE));
+    let end = at + Duration::from_secs_f64(rng.random_range(0.02..1.5));
+    let target = rng.random_bool(0.6);
+    let (kind, count) = if target { ("target", targets) } else { ("draft", drafts) };
+    let host = worker(kind, rng.random_range(0..count));
+    let pair = (ORCHESTRATOR.to_owned(), host.clone());
+    let both = |begins: Kind, ends: Kind| vec![Fault { at, kind: begins }, Fault { at: end, kind: ends }];
+    match rng.random_range(0..100) {
+        0..30 => both(Kind::Crash(host.clone()), Kind::Restart(host)),
+        // At once: a new life before anybody has noticed the end of the old one.
+        30..40 => vec![Fault { at, kind: Kind::Restart(host) }],
+        40..55 => both(Kind::Partition(pair.clone()), Kind::Repair(pair)),
+        // A pause; a long one outlasts the lease.
+        55..70 => {
+            let end = at + Duration::from_secs_f64(rng.random_range(0.1..4.0));
+            let kind = Kind::Hold(pair.clone());
+            vec![Fault { at, kind }, Fault { at: end, kind: Kind::Release(pair) }]
+        }
+        70..80 => both(
+            Kind::Latency(pair.clone(), Duration::from_millis(rng.random_range(50..300))),
+            Kind::Latency(pair, Duration::from_millis(1)),
+        ),
+        80..90 => both(Kind::Drain(host.clone()), Kind::Restart(host)),
+        90..96 => both(Kind::Unname(kind.into(), host.clone()), Kind::Name(kind.into(), host)),
+        _ => both(Kind::Crash(ORCHESTRATOR.into()), Kind::Restart(ORCHESTRATOR.into())),
+    }
+}

@@ -8,8 +8,8 @@ use tandem_proto::v1;
 use tandem_proto::v1::target_client::TargetClient;
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::workers::{DraftPool, Pool, TargetPool};
 use crate::{ConnectError, Network, WorkerKind, WorkerLimits, WorkerName};
@@ -56,17 +56,20 @@ impl Pair {
         let by = Instant::now() + patience;
         let seconds = patience.as_secs();
         let targets = Pool::start(WorkerKind::Target, names.target, None, limits, network.clone());
-        let first = targets.somebody(by).await;
-        let first =
-            first.map_err(|reason| ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason })?;
-        let Some(target) = targets.model().cloned() else {
-            let reason = targets.trouble();
-            return Err(ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason });
+        let nobody = |reason| ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason };
+        let json = loop {
+            let first = targets.somebody(by).await.map_err(nobody)?;
+            match fetch_tokenizer(first.channel.clone(), limits.step).await {
+                Ok(json) => break json,
+                Err(status) if Instant::now() >= by => return Err(nobody(status.message().to_owned())),
+                // It was lost meanwhile; or it has none, and nothing to wait for.
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    return Err(ConnectError::NoTokenizer { address: first.address, status });
+                }
+                Err(status) => first.suspect(status.message()),
+            }
         };
-        let mut client = TargetClient::new(first.channel.clone());
-        let fetched = tokio::time::timeout(limits.step, fetch_tokenizer(&mut client)).await;
-        let json = fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("it took too long")));
-        let json = json.map_err(|status| ConnectError::NoTokenizer { address: first.address, status })?;
+        let Some(target) = targets.model().cloned() else { return Err(nobody(targets.trouble())) };
         let tokenizer = Tokenizer::from_bytes(json).map_err(|e| ConnectError::Tokenizer {
             target: target.model_id.clone(),
             reason: e.to_string(),
@@ -110,14 +113,19 @@ impl Pair {
     }
 }
 
-async fn fetch_tokenizer(client: &mut TargetClient<Channel>) -> Result<Vec<u8>, Status> {
-    let mut chunks = client.get_tokenizer(v1::GetTokenizerRequest {}).await?.into_inner();
-    let mut json = Vec::new();
-    while let Some(part) = chunks.message().await? {
-        json.extend(part.chunk);
-        if json.len() > MAX_TOKENIZER_BYTES {
-            return Err(Status::out_of_range("the tokenizer is larger than 64 MiB"));
+async fn fetch_tokenizer(channel: Channel, within: Duration) -> Result<Vec<u8>, Status> {
+    let fetch = async {
+        let mut chunks =
+            TargetClient::new(channel).get_tokenizer(v1::GetTokenizerRequest {}).await?.into_inner();
+        let mut json = Vec::new();
+        while let Some(part) = chunks.message().await? {
+            json.extend(part.chunk);
+            if json.len() > MAX_TOKENIZER_BYTES {
+                return Err(Status::invalid_argument("it is larger than 64 MiB"));
+            }
         }
-    }
-    Ok(json)
+        Ok(json)
+    };
+    let fetched = tokio::time::timeout(within, fetch).await;
+    fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("its tokenizer did not come in time")))
 }

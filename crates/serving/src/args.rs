@@ -14,7 +14,7 @@ pub struct ServeArgs {
     #[arg(long, env = "MAX_SESSIONS", default_value_t = 64, value_name = "N")]
     pub max_sessions: usize,
 
-    /// Sessions that one client, by its IP address, may hold at once [default: all]
+    /// Sessions that one client, by its IP address, may hold or wait for at once [default: any number]
     #[arg(long, env = "MAX_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_sessions_per_client: Option<usize>,
 
@@ -26,7 +26,7 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// Sessions that one client may hold at once.
     pub fn per_client(&self) -> usize {
-        self.max_sessions_per_client.unwrap_or(self.max_sessions)
+        self.max_sessions_per_client.unwrap_or(usize::MAX)
     }
 
     /// The grace as a duration.

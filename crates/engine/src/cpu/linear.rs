@@ -312,12 +312,28 @@ unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
     inputs: usize,
     sums: &mut [[[I::V; 4]; P]; R],
 ) {
+    let vectors = PANEL / I::LANES;
     for p in 0..P {
-        for v in 0..PANEL / I::LANES {
-            // SAFETY: the caller's contract.
-            let weights = unsafe { W::load::<I>(w.add(p * inputs * PANEL + v * I::LANES)) };
+        // SAFETY: the caller's contract.
+        let load = |v: usize| unsafe { W::load::<I>(w.add(p * inputs * PANEL + v * I::LANES)) };
+        if vectors == 2 {
+            // All weights first: an input then needs one register for a moment. The other way round the compiler keeps all inputs
+            // for the second vector, and has no registers left for the sums.
+            let weights = [load(0), load(1)];
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: the caller's contract.
+                let x = unsafe { I::splat(*x.add(r * STEP)) };
+                for (v, &weights) in weights.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { sums[p][v] = I::mul_add(weights, x, sums[p][v]) };
+                }
+            }
+            continue;
+        }
+        for v in 0..vectors {
+            let weights = load(v);
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's contract.
                 unsafe { sums[p][v] = I::mul_add(weights, I::splat(*x.add(r * STEP)), sums[p][v]) };
             }
         }

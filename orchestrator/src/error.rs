@@ -38,7 +38,7 @@ pub enum ConnectError {
     #[error("no {worker} service answered within {seconds} s; {reason}")]
     NoWorker { worker: WorkerKind, seconds: u64, reason: String },
     #[error(
-        "draft and target {target} do not belong together, so their tokens mean different things: {reason}; use a draft of the \
+        "draft and target have different tokenizers, so their tokens mean different things: {reason} {target}; use a draft of the \
          target's family"
     )]
     VocabularyMismatch { target: String, reason: String },

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// A running service.
@@ -63,6 +63,11 @@ impl Process {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(true)
+    }
+
+    /// How it ended, if it has.
+    pub fn exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 
     /// Memory that it has resident, in bytes; `None` where there is no /proc.

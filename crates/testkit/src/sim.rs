@@ -21,6 +21,7 @@ use tandem_serving::Shutdown;
 pub use scenario::Scenario;
 
 use client::Outcome;
+pub(crate) use scenario::{DRAFT, TARGET};
 
 /// A step of the simulation: short enough that faults fall between the messages of a generation.
 const TICK: Duration = Duration::from_millis(4);

@@ -1,0 +1,222 @@
+//! What is asked for, and what the answer must be.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use tandem_proto::v1;
+use tandem_proto::v1::Method;
+use tandem_proto::v1::generate_response::Event;
+use tonic::{Request, Status};
+
+use crate::args::Args;
+use crate::services::Client;
+
+/// Those whose greedy texts are the same every time.
+const METHODS: [Method; 6] = [
+    Method::Autoregressive,
+    Method::ExactMatch,
+    Method::Speculative,
+    Method::Mtad,
+    Method::Mmtad,
+    Method::Mtjd,
+];
+/// A stream that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Times that the undisturbed text of a case is asked for: on a busy machine a worker may be taken for lost.
+const TRIES: usize = 5;
+
+/// A request and its undisturbed text.
+pub(crate) struct Case {
+    pub(crate) request: v1::GenerateRequest,
+    pub(crate) expected: Answer,
+    name: String,
+}
+
+/// All that a stream said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) statistics: v1::Statistics,
+}
+
+/// How an answer compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    Same,
+    /// Written in part without drafts, which this method accepts tokens by: the target alone writes another text.
+    Undrafted,
+    /// How.
+    Differs(String),
+}
+
+/// The cases, each asked for once and alone.
+pub(crate) async fn undisturbed(client: &mut Client, args: &Args) -> anyhow::Result<Vec<Case>> {
+    let prompts = prompts(&args.models.join("data/sql_eval.jsonl"), args.prompts as usize)?;
+    let bar = ProgressBar::new((prompts.len() * METHODS.len()) as u64);
+    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} texts undisturbed {wide_bar} {elapsed}") {
+        bar.set_style(style);
+    }
+    let mut cases: Vec<Case> = Vec::new();
+    for (number, prompt) in prompts.iter().enumerate() {
+        let first = cases.len();
+        for method in METHODS {
+            let mut case = Case::new(number, prompt, method, args.max_new_tokens);
+            case.expected = undisturbed_answer(client, &case).await?;
+            cases.push(case);
+            bar.inc(1);
+        }
+        let [plain, exact, speculative, ..] = &cases[first..] else { continue };
+        for lossless in [exact, speculative] {
+            anyhow::ensure!(
+                plain.expected.tokens == lossless.expected.tokens,
+                "even undisturbed, {lossless} differs from {plain}"
+            );
+        }
+    }
+    bar.finish_and_clear();
+    Ok(cases)
+}
+
+async fn undisturbed_answer(client: &mut Client, case: &Case) -> anyhow::Result<Answer> {
+    for _ in 0..TRIES {
+        let answer = ask(client, &case.request).await;
+        let answer = answer.with_context(|| format!("{case} failed although nothing was disturbed"))?;
+        if answer.statistics.undrafted_iterations == 0 {
+            return Ok(answer);
+        }
+    }
+    anyhow::bail!("drafts were missing although nothing was disturbed: is this machine too busy?")
+}
+
+/// Held-out prompts: the first question of the first documents.
+fn prompts(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
+    let unreadable = || format!("cannot read prompts from {}", path.display());
+    let documents = std::fs::read_to_string(path).with_context(unreadable)?;
+    let prompt = |line: &str| {
+        let document: serde_json::Value = serde_json::from_str(line)?;
+        let schema = document["schema"].as_str().context("a document without a schema")?;
+        let question = document["pairs"][0][0].as_str().context("a document without a question")?;
+        Ok(format!("{schema}Question: {question}\nSQL:"))
+    };
+    let prompts: anyhow::Result<Vec<String>> = documents.lines().take(count).map(prompt).collect();
+    prompts.with_context(unreadable)
+}
+
+impl Case {
+    fn new(number: usize, prompt: &str, method: Method, max_new_tokens: u32) -> Self {
+        let decoding = v1::DecodingParams { method: method.into(), ..v1::DecodingParams::default() };
+        let request = v1::GenerateRequest {
+            input: Some(v1::generate_request::Input::Prompt(prompt.to_owned())),
+            max_new_tokens: Some(max_new_tokens),
+            temperature: Some(0.0),
+            seed: Some(0),
+            ignore_eos: true,
+            decoding: Some(decoding),
+            ..v1::GenerateRequest::default()
+        };
+        let name = format!("{} of prompt {}", method.as_str_name(), number + 1);
+        Self { request, expected: Answer::default(), name }
+    }
+
+    /// Greedy, rejection sampling walks the likeliest tokens as exact match does, and both write what the target would alone; MTJD
+    /// has no draft.
+    fn needs_drafts(&self) -> bool {
+        matches!(self.expected.statistics.method(), Method::Mtad | Method::Mmtad)
+    }
+
+    /// Holds `answer` against the undisturbed one.
+    pub(crate) fn compare(&self, answer: &Answer) -> Comparison {
+        let expected = &self.expected;
+        if answer.tokens.len() != expected.tokens.len() {
+            let (ours, theirs) = (answer.tokens.len(), expected.tokens.len());
+            return Comparison::Differs(format!("{self} has {ours} tokens instead of {theirs}"));
+        }
+        if self.needs_drafts() && answer.statistics.undrafted_iterations > 0 {
+            return Comparison::Undrafted;
+        }
+        let differing = answer.tokens.iter().zip(&expected.tokens).position(|(ours, theirs)| ours != theirs);
+        if let Some(at) = differing {
+            let (ours, theirs) = (answer.tokens[at], expected.tokens[at]);
+            let statistics = &answer.statistics;
+            return Comparison::Differs(format!(
+                "{self} differs from token {at} on ({ours} instead of {theirs}), behind {} failovers and {} undrafted \
+                 iterations",
+                statistics.failovers, statistics.undrafted_iterations
+            ));
+        }
+        if answer.text != expected.text {
+            return Comparison::Differs(format!("{self} has the right tokens, but another text"));
+        }
+        Comparison::Same
+    }
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Runs a request to its end.
+pub(crate) async fn ask(client: &mut Client, request: &v1::GenerateRequest) -> Result<Answer, Status> {
+    let mut message = Request::new(request.clone());
+    message.set_timeout(DEADLINE);
+    let asked = async {
+        let mut events = client.generate(message).await?.into_inner();
+        let mut answer = Answer::default();
+        while let Some(response) = events.message().await? {
+            match response.event {
+                Some(Event::Chunk(chunk)) => {
+                    answer.text += &chunk.text;
+                    answer.tokens.extend(chunk.token_ids);
+                }
+                Some(Event::Finished(finished)) => {
+                    answer.statistics = finished.statistics.unwrap_or_default();
+                    return Ok(answer);
+                }
+                Some(Event::Started(_)) | None => {}
+            }
+        }
+        Err(Status::unavailable("the orchestrator ended the stream without finishing the text"))
+    };
+    // A little later than the orchestrator itself must have given up.
+    let hangs = |_| Status::deadline_exceeded("the stream hangs: it outlived its deadline");
+    tokio::time::timeout(DEADLINE + Duration::from_secs(5), asked).await.map_err(hangs)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(method: Method) -> Case {
+        let mut case = Case::new(0, "", method, 3);
+        case.expected = answer(&[1, 2, 3], method, 0);
+        case
+    }
+
+    fn answer(tokens: &[u32], method: Method, undrafted: u32) -> Answer {
+        let statistics = v1::Statistics {
+            method: method.into(),
+            undrafted_iterations: undrafted,
+            ..v1::Statistics::default()
+        };
+        Answer { text: String::new(), tokens: tokens.to_vec(), statistics }
+    }
+
+    #[test]
+    fn only_methods_that_accept_by_drafts_may_differ_without_them() {
+        for method in METHODS {
+            let case = case(method);
+            assert_eq!(case.compare(&answer(&[1, 2, 3], method, 0)), Comparison::Same);
+            assert!(matches!(case.compare(&answer(&[1, 9, 3], method, 0)), Comparison::Differs(_)));
+            let undrafted = case.compare(&answer(&[1, 9, 3], method, 1));
+            let may = matches!(method, Method::Mtad | Method::Mmtad);
+            assert_eq!(undrafted == Comparison::Undrafted, may, "{method:?}");
+            let short = case.compare(&answer(&[1, 2], method, 1));
+            assert!(matches!(short, Comparison::Differs(_)), "nothing may be missing: {method:?}");
+        }
+    }
+}

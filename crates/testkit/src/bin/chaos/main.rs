@@ -1,0 +1,110 @@
+//! The three services as processes on this machine, under load, while their workers are killed, stopped and drained at random: no
+//! stream may be lost, no token may differ from the undisturbed text, and the orchestrator may not grow.
+//!
+//!     deploy/chaos.sh --streams 32 --faults 100
+
+// A program for people, and its report is what it is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod cases;
+mod faults;
+mod report;
+mod services;
+mod streams;
+mod verdict;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use args::Args;
+use faults::Storm;
+use report::{Memory, Report};
+use services::System;
+use streams::Streams;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Dropping the run ends all processes, which a signal that ends this one alone would leave behind.
+    let result = tokio::select! {
+        result = run(Args::parse()) => result,
+        result = interrupted() => result,
+    };
+    match result {
+        Ok(violations) if violations.is_empty() => ExitCode::SUCCESS,
+        Ok(violations) => {
+            violations.iter().for_each(|violation| eprintln!("violation: {violation}"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs everything and shows the report: what should not have happened.
+async fn run(args: Args) -> anyhow::Result<Vec<String>> {
+    let seed = args.seed.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    let begun = Instant::now();
+    let mut system = System::start(&args).await?;
+    let mut client = system.client().await?;
+    let cases = cases::undisturbed(&mut client, &args).await?;
+    let undisturbed = system.orchestrator_bytes();
+
+    let streams = Streams::start(&system, cases, &args, seed).await?;
+    let bar = progress_bar(args.faults, &streams);
+    let mut storm = Storm::new(system.take_workers(), seed, &args, bar.clone());
+    let first_third = args.faults / 3;
+    storm.strike(first_third).await?;
+    let third = system.orchestrator_bytes();
+    storm.strike(args.faults - first_third).await?;
+    let (workers, faults) = storm.calm().await?;
+    let end = system.orchestrator_bytes();
+    bar.finish_and_clear();
+    let tally = streams.finish().await?;
+
+    let settled = verdict::settles(&mut client, &workers, args.lease()).await;
+    let report = Report {
+        tally,
+        faults,
+        memory: Memory { undisturbed, third, end },
+        workers,
+        settled,
+        orchestrator_ended: system.orchestrator_ended()?,
+        took: begun.elapsed(),
+    };
+    println!("{}", report.table());
+    Ok(report.violations())
+}
+
+/// A bar over the faults, beside how many streams have finished.
+fn progress_bar(faults: u64, streams: &Streams) -> ProgressBar {
+    let bar = ProgressBar::new(faults);
+    let count = streams.board();
+    let finished = move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+        let tally = count.tally();
+        let _ = write!(out, "{} streams finished, {} lost", tally.finished, tally.lost.len());
+    };
+    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} faults {wide_bar} {streams} {elapsed}") {
+        bar.set_style(style.with_key("streams", finished));
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Returns when somebody asks this process to end.
+async fn interrupted() -> anyhow::Result<Vec<String>> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    anyhow::bail!("interrupted before the end: nothing was shown to hold")
+}

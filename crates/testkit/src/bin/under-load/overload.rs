@@ -1,0 +1,287 @@
+//! More requests than can be served: who is, who is refused, and whether it is over when it is over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::ensure;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use tandem_proto::v1;
+use tandem_proto::v1::generate_response::Event;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use crate::args::{OverloadArgs, Setup};
+use crate::client::{Client, numbers, request};
+use crate::cluster::{Cluster, Flags, Memory, Models};
+use crate::figures::{Summary, grown, memory_table, table};
+use crate::progress::bar;
+
+const PROMPT_TOKENS: u32 = 16;
+const NEW_TOKENS: u32 = 32;
+/// Connections that requests are spread over: a server allows only so many requests on one.
+const CONNECTIONS: usize = 8;
+/// When memory is weighed first: by then all places were taken and the queue was full.
+const SETTLED_IN: Duration = Duration::from_secs(10);
+/// Beyond the deadline, for the news of it.
+const SLACK: Duration = Duration::from_secs(2);
+/// Before everything is free again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Streams of random numbers that no request has.
+const ARRIVALS: u64 = u64::MAX;
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Overload {
+    /// Requests per second in a closed loop.
+    rate_before: f64,
+    rate_after: f64,
+    /// Arrivals per second meanwhile.
+    rate_offered: f64,
+    /// Of the arrivals, by what became of them.
+    met_deadline: u64,
+    missed_deadline: u64,
+    refused: u64,
+    refused_without_retry_info: u64,
+    /// By code and message.
+    other: BTreeMap<String, u64>,
+    /// Of those that met their deadline, from their arrival on, in milliseconds.
+    latency_ms: Summary,
+    /// Of those that were refused.
+    refusal_ms: Summary,
+    memory_early: Memory,
+    memory_late: Memory,
+}
+
+/// What became of a request.
+enum Outcome {
+    Finished(Duration),
+    Late,
+    Refused { after: Duration, retry_info: bool },
+    Other(String),
+}
+
+/// A closed loop, the overload, and the closed loop again.
+pub(crate) async fn run(
+    setup: &Setup,
+    args: &OverloadArgs,
+    violations: &mut Vec<String>,
+) -> anyhow::Result<Overload> {
+    let limits = [
+        ("--max-sessions", args.max_sessions.to_string()),
+        ("--max-waiting", args.max_waiting.to_string()),
+        ("--max-waiting-seconds", args.max_waiting_seconds.to_string()),
+    ];
+    let orchestrator = limits.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    let flags = Flags { workers: Vec::new(), orchestrator };
+    let mut cluster = Cluster::start(setup, &Models::pair(&setup.models), flags).await?;
+    let clients = cluster.connect(CONNECTIONS).await?;
+    let sender = Sender { clients, seed: setup.seed, vocab: cluster.vocab, deadline: args.deadline };
+    // The first one pays for what later ones reuse.
+    sender.closed(args.max_sessions, Duration::from_secs(2)).await?;
+    let rate_before = sender.closed(args.max_sessions, args.closed).await?;
+    let rate_offered = rate_before * args.times;
+    let (outcomes, memory_early, memory_late) = sender.open(&cluster, rate_offered, args.duration).await?;
+    let settled = cluster.settle(PATIENCE).await?;
+    violations.extend(settled.left.map(|left| format!("{PATIENCE:?} after the overload {left}")));
+    let rate_after = sender.closed(args.max_sessions, args.closed).await?;
+    let mut found = Overload::of(outcomes);
+    (found.rate_before, found.rate_after, found.rate_offered) = (rate_before, rate_after, rate_offered);
+    (found.memory_early, found.memory_late) = (memory_early, memory_late);
+    violations.extend(found.violations());
+    Ok(found)
+}
+
+/// Sends requests, each of which is a function of the seed and its number.
+#[derive(Clone)]
+struct Sender {
+    clients: Vec<Client>,
+    seed: u64,
+    vocab: u32,
+    deadline: Duration,
+}
+
+impl Sender {
+    /// So many requests at once, each followed by the next: how many per second were finished.
+    async fn closed(&self, at_once: usize, duration: Duration) -> anyhow::Result<f64> {
+        let next = Arc::new(AtomicU64::new(0));
+        let begun = Instant::now();
+        let mut running = JoinSet::new();
+        for _ in 0..at_once {
+            let (sender, next) = (self.clone(), next.clone());
+            running.spawn(async move {
+                let mut finished = 0u64;
+                while begun.elapsed() < duration {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let outcome = sender.send(number, Instant::now()).await;
+                    finished += u64::from(matches!(outcome, Outcome::Finished(_)));
+                }
+                finished
+            });
+        }
+        let mut finished = 0;
+        while let Some(client) = running.join_next().await {
+            finished += client?;
+        }
+        ensure!(finished > 0, "in the closed loop no request was finished");
+        Ok(finished as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    /// A Poisson process of requests, whatever still runs; and memory early and late in it.
+    async fn open(
+        &self,
+        cluster: &Cluster,
+        per_second: f64,
+        duration: Duration,
+    ) -> anyhow::Result<(Vec<Outcome>, Memory, Memory)> {
+        let bar = bar(&format!("overload: {per_second:.0} requests per second"), duration.as_secs());
+        let mut rng = numbers(self.seed, ARRIVALS);
+        let mut running = JoinSet::new();
+        let mut outcomes = Vec::new();
+        let mut early = None;
+        let start = Instant::now();
+        let (mut number, mut at) = (0, gap(&mut rng, per_second));
+        while at < duration {
+            // Arrivals happen at their times: nothing else tells.
+            sleep_until(start + at).await;
+            while let Some(finished) = running.try_join_next() {
+                outcomes.push(finished?);
+            }
+            if early.is_none() && at >= SETTLED_IN.min(duration / 2) {
+                early = Some(cluster.memory());
+            }
+            let (sender, arrived) = (self.clone(), start + at);
+            running.spawn(async move { sender.send(number, arrived).await });
+            bar.set_position(at.as_secs());
+            number += 1;
+            at += gap(&mut rng, per_second);
+        }
+        let late = cluster.memory();
+        while let Some(finished) = running.join_next().await {
+            outcomes.push(finished?);
+        }
+        bar.finish_and_clear();
+        Ok((outcomes, early.unwrap_or(late), late))
+    }
+
+    /// Sends request `number`, which arrived at `arrived`, and reads to its end.
+    async fn send(&self, number: u64, arrived: Instant) -> Outcome {
+        let mut rng = numbers(self.seed, number);
+        let request = request(&mut rng, self.vocab, PROMPT_TOKENS, NEW_TOKENS, v1::Method::Mmtad);
+        let mut request = Request::new(request);
+        request.set_timeout(self.deadline);
+        let mut client = self.clients[number as usize % self.clients.len()].clone();
+        let by = arrived + self.deadline;
+        match timeout_at(by + SLACK, read(&mut client, request)).await {
+            Err(_) => Outcome::Other("no answer long after the deadline".into()),
+            Ok(Ok(())) if Instant::now() <= by => Outcome::Finished(arrived.elapsed()),
+            Ok(Ok(())) => Outcome::Late,
+            Ok(Err(status)) => Outcome::of(&status, arrived, by),
+        }
+    }
+}
+
+/// The time between two arrivals, which is exponential.
+fn gap(rng: &mut ChaCha8Rng, per_second: f64) -> Duration {
+    let uniform: f64 = rng.random_range(0.0..1.0);
+    Duration::from_secs_f64(-(1.0 - uniform).ln() / per_second)
+}
+
+async fn read(client: &mut Client, request: Request<v1::GenerateRequest>) -> Result<(), Status> {
+    let mut events = client.generate(request).await?.into_inner();
+    while let Some(response) = events.message().await? {
+        if let Some(Event::Finished(_)) = response.event {
+            return Ok(());
+        }
+    }
+    Err(Status::unavailable("the stream ended without a word"))
+}
+
+impl Outcome {
+    fn of(status: &Status, arrived: Instant, by: Instant) -> Self {
+        match status.code() {
+            Code::ResourceExhausted => Self::Refused {
+                after: arrived.elapsed(),
+                retry_info: status.get_details_retry_info().is_some(),
+            },
+            Code::DeadlineExceeded => Self::Late,
+            // The transport's own clock, which says it with another code.
+            Code::Cancelled if Instant::now() >= by => Self::Late,
+            code => Self::Other(format!("{code:?}: {}", status.message())),
+        }
+    }
+}
+
+impl Overload {
+    /// Counts of what became of the requests; the other figures are left out.
+    fn of(outcomes: Vec<Outcome>) -> Self {
+        let (mut latencies, mut refusals) = (Vec::new(), Vec::new());
+        let (mut missed_deadline, mut refused_without_retry_info) = (0, 0);
+        let mut other = BTreeMap::<String, u64>::new();
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Finished(latency) => latencies.push(ms(latency)),
+                Outcome::Late => missed_deadline += 1,
+                Outcome::Refused { after, retry_info } => {
+                    refusals.push(ms(after));
+                    refused_without_retry_info += u64::from(!retry_info);
+                }
+                Outcome::Other(what) => *other.entry(what).or_default() += 1,
+            }
+        }
+        Self {
+            rate_before: 0.0,
+            rate_after: 0.0,
+            rate_offered: 0.0,
+            met_deadline: latencies.len() as u64,
+            missed_deadline,
+            refused: refusals.len() as u64,
+            refused_without_retry_info,
+            other,
+            latency_ms: Summary::of(latencies),
+            refusal_ms: Summary::of(refusals),
+            memory_early: Memory::default(),
+            memory_late: Memory::default(),
+        }
+    }
+
+    fn violations(&self) -> Vec<String> {
+        let mut violations = Vec::new();
+        for (what, count) in &self.other {
+            violations.push(format!("under overload {count} requests failed with {what}"));
+        }
+        if self.refused_without_retry_info > 0 {
+            violations
+                .push(format!("{} refusals did not say when to come back", self.refused_without_retry_info));
+        }
+        violations.extend(grown(&self.memory_early, &self.memory_late, "under overload"));
+        violations
+    }
+
+    /// As tables.
+    pub(crate) fn show(&self) -> String {
+        let mut counts = table(&["became of it", "requests", "ms, p50 / p99"]);
+        let without = self.refused_without_retry_info;
+        counts.add_row(["met its deadline", &self.met_deadline.to_string(), &self.latency_ms.two()]);
+        counts.add_row(["missed its deadline", &self.missed_deadline.to_string(), ""]);
+        counts.add_row(["refused", &self.refused.to_string(), &self.refusal_ms.two()]);
+        counts.add_row(["  without RetryInfo", &without.to_string(), ""]);
+        for (what, count) in &self.other {
+            counts.add_row([what, &count.to_string(), ""]);
+        }
+        format!(
+            "overload: {:.1} requests per second offered, {:.2} sustained before, {:.2} after ({:.2}x)\n\n{counts}\n\n{}",
+            self.rate_offered,
+            self.rate_before,
+            self.rate_after,
+            self.rate_after / self.rate_before,
+            memory_table(&[("early", self.memory_early), ("late", self.memory_late)])
+        )
+    }
+}

@@ -1,0 +1,269 @@
+//! What a running text feels of the longest prompt that is admitted beside it.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use comfy_table::Table;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use tandem_proto::v1;
+use tandem_proto::v1::generate_response::Event;
+use tokio::time::{Instant, timeout_at};
+
+use crate::args::{Setup, StallArgs};
+use crate::client::{Client, method_name, numbers, request};
+use crate::cluster::{Cluster, Flags, Models};
+use crate::figures::{Summary, table};
+use crate::progress::bar;
+
+/// Of the running text: short, so that its own admissions are nothing.
+const PROMPT_TOKENS: u32 = 16;
+/// Of the running text. The next one begins where it ends.
+const NEW_TOKENS: u32 = 256;
+/// Long prompts that are admitted while nothing else runs, to see what they cost by themselves.
+const ALONE: usize = 5;
+/// Before everything is free again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many times its time per token a text may take while a prompt is admitted, at the 99th percentile.
+const TARGET: f64 = 3.0;
+
+/// One pair under one method. Times in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Stall {
+    pair: &'static str,
+    method: String,
+    /// Of the prompts that are admitted.
+    prompt_tokens: u32,
+    /// Time per output token of the running text.
+    before: Summary,
+    during: Summary,
+    /// Of the 99th percentiles.
+    ratio_p99: f64,
+    ratio_p50: f64,
+    /// Time to first token of the prompts, with nothing beside them and beside the text.
+    admission_alone: Summary,
+    admission_beside: Summary,
+}
+
+/// Between two chunks.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    begun: Instant,
+    ended: Instant,
+    tokens: u32,
+}
+
+/// Of a long prompt: from the request to its first token.
+#[derive(Clone, Copy, Debug)]
+struct Admission {
+    begun: Instant,
+    ended: Option<Instant>,
+}
+
+/// Both pairs under both methods.
+pub(crate) async fn run(setup: &Setup, args: &StallArgs) -> anyhow::Result<Vec<Stall>> {
+    let phases = if args.long_context == 0 { 1 } else { 2 } * 2 * 2 * u64::from(args.rounds);
+    let bar = bar("stall", phases);
+    let demo = Models::pair(&setup.models);
+    let mut stalls = pair(setup, args, ("demo", &demo, None), &bar).await?;
+    if args.long_context > 0 {
+        let random = Models::random(&setup.models, args.long_context)?;
+        stalls.extend(pair(setup, args, ("random", &random, Some(args.long_prompt)), &bar).await?);
+    }
+    bar.finish_and_clear();
+    Ok(stalls)
+}
+
+async fn pair(
+    setup: &Setup,
+    args: &StallArgs,
+    (name, models, prompt): (&'static str, &Models, Option<u32>),
+    bar: &ProgressBar,
+) -> anyhow::Result<Vec<Stall>> {
+    let cluster = Cluster::start(setup, models, Flags::default()).await?;
+    // What the answer needs, of one token.
+    let longest = cluster.context - 2;
+    let prompt_tokens = prompt.map_or(longest, |tokens| tokens.min(longest));
+    let mut pair = Pair { clients: cluster.connect(2).await?, cluster, prompt_tokens, seed: setup.seed };
+    let mut stalls = Vec::new();
+    for method in [v1::Method::Autoregressive, v1::Method::Mmtad] {
+        bar.set_message(format!("stall: {name}, {}", method_name(method)));
+        let admission_alone = pair.alone(method).await?;
+        let (mut before, mut during, mut admission_beside) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..args.rounds {
+            let (gaps, _) = pair.phase(method, args.phase, false).await?;
+            before.extend(gaps.iter().map(Gap::ms_per_token));
+            bar.inc(1);
+            let (gaps, admissions) = pair.phase(method, args.phase, true).await?;
+            let disturbed = gaps.iter().filter(|gap| admissions.iter().any(|a| gap.overlaps(a)));
+            during.extend(disturbed.map(Gap::ms_per_token));
+            admission_beside.extend(admissions.iter().filter_map(Admission::ms));
+            bar.inc(1);
+        }
+        let (before, during) = (Summary::of(before), Summary::of(during));
+        ensure!(before.samples > 0 && during.samples > 0, "no text ran: give it more time by --phase");
+        stalls.push(Stall {
+            pair: name,
+            method: method_name(method),
+            prompt_tokens,
+            before,
+            during,
+            ratio_p99: during.p99 / before.p99,
+            ratio_p50: during.p50 / before.p50,
+            admission_alone,
+            admission_beside: Summary::of(admission_beside),
+        });
+    }
+    Ok(stalls)
+}
+
+/// A pair that runs.
+struct Pair {
+    cluster: Cluster,
+    /// Of the text, and of the prompts beside it.
+    clients: Vec<Client>,
+    prompt_tokens: u32,
+    seed: u64,
+}
+
+impl Pair {
+    /// Long prompts with nothing beside them.
+    async fn alone(&mut self, method: v1::Method) -> anyhow::Result<Summary> {
+        let mut admissions = Vec::new();
+        while admissions.len() < ALONE {
+            self.admit(method, &mut admissions).await?;
+        }
+        Ok(Summary::of(admissions.iter().filter_map(Admission::ms).collect()))
+    }
+
+    /// One text after the other for a while; if `disturbed`, beside one long prompt after the other.
+    async fn phase(
+        &mut self,
+        method: v1::Method,
+        duration: Duration,
+        disturbed: bool,
+    ) -> anyhow::Result<(Vec<Gap>, Vec<Admission>)> {
+        let settled = self.cluster.settle(PATIENCE).await?;
+        ensure!(settled.left.is_none(), "something is left of the phase before: {:?}", settled.left);
+        let (mut gaps, mut admissions) = (Vec::new(), Vec::new());
+        let by = Instant::now() + duration;
+        let text = self.text(method, &mut gaps);
+        let prompts = async {
+            while disturbed {
+                self.admit(method, &mut admissions).await?;
+            }
+            std::future::pending::<anyhow::Result<()>>().await
+        };
+        // Both are cut off where the phase ends.
+        let both = async { tokio::try_join!(text, prompts) };
+        let ended = timeout_at(by, both).await;
+        if let Ok(Err(error)) = ended { Err(error) } else { Ok((gaps, admissions)) }
+    }
+
+    /// One text after the other, until this is dropped.
+    async fn text(&self, method: v1::Method, gaps: &mut Vec<Gap>) -> anyhow::Result<()> {
+        let mut client = self.clients[0].clone();
+        for number in 0.. {
+            let mut rng = numbers(self.seed, number);
+            let request = request(&mut rng, self.cluster.vocab, PROMPT_TOKENS, NEW_TOKENS, method);
+            let mut events = client.generate(request).await?.into_inner();
+            let mut last = None;
+            while let Some(response) = events.message().await? {
+                let Some(Event::Chunk(chunk)) = response.event else { continue };
+                let tokens = u32::try_from(chunk.token_ids.len())?;
+                if tokens == 0 {
+                    continue;
+                }
+                let now = Instant::now();
+                gaps.extend(last.map(|begun| Gap { begun, ended: now, tokens }));
+                last = Some(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// One long prompt, answered with one token.
+    async fn admit(&self, method: v1::Method, admissions: &mut Vec<Admission>) -> anyhow::Result<()> {
+        let mut rng = numbers(self.seed, u64::MAX - admissions.len() as u64);
+        let request = request(&mut rng, self.cluster.vocab, self.prompt_tokens, 1, method);
+        let at = admissions.len();
+        admissions.push(Admission { begun: Instant::now(), ended: None });
+        let mut events = self.clients[1].clone().generate(request).await?.into_inner();
+        while let Some(response) = events.message().await? {
+            if let Some(Event::Chunk(_)) = response.event {
+                admissions[at].ended.get_or_insert_with(Instant::now);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gap {
+    fn ms_per_token(&self) -> f64 {
+        (self.ended - self.begun).as_secs_f64() * 1e3 / f64::from(self.tokens)
+    }
+
+    fn overlaps(&self, admission: &Admission) -> bool {
+        self.ended > admission.begun && admission.ended.is_none_or(|ended| self.begun < ended)
+    }
+}
+
+impl Admission {
+    /// `None` of one that was cut off.
+    fn ms(&self) -> Option<f64> {
+        Some((self.ended? - self.begun).as_secs_f64() * 1e3)
+    }
+}
+
+/// As a table.
+pub(crate) fn show(stalls: &[Stall]) -> String {
+    let mut rows: Table = table(&[
+        "pair",
+        "method",
+        "prompt",
+        "TPOT before",
+        "TPOT during",
+        "p99 ratio",
+        "p50 ratio",
+        "TTFT alone",
+        "TTFT beside",
+        "gaps",
+    ]);
+    for stall in stalls {
+        rows.add_row([
+            stall.pair.to_owned(),
+            stall.method.clone(),
+            stall.prompt_tokens.to_string(),
+            stall.before.three(),
+            stall.during.three(),
+            format!("{:.2}{}", stall.ratio_p99, if stall.ratio_p99 > TARGET { " !" } else { "" }),
+            format!("{:.2}", stall.ratio_p50),
+            stall.admission_alone.two(),
+            stall.admission_beside.two(),
+            format!("{} / {}", stall.before.samples, stall.during.samples),
+        ]);
+    }
+    format!(
+        "stall: time per output token of a running text before and during the admission of long prompts, ms, p50 / p90 / \
+         p99 (target of the p99 ratio: <= {TARGET}x); time to first token of the prompts, ms, p50 / p99\n\n{rows}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_count_as_disturbed_where_they_overlap() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let gap = Gap { begun: at(10), ended: at(20), tokens: 4 };
+        assert!((gap.ms_per_token() - 2.5).abs() < 1e-9);
+        for (begun, ended, overlaps) in
+            [(0, Some(10), false), (0, Some(11), true), (19, None, true), (20, None, false)]
+        {
+            let admission = Admission { begun: at(begun), ended: ended.map(at) };
+            assert_eq!(gap.overlaps(&admission), overlaps, "{begun} to {ended:?}");
+        }
+    }
+}

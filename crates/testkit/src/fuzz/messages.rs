@@ -1,6 +1,6 @@
 //! Messages that are mostly right.
 
-use arbitrary::{Arbitrary, Result, Unstructured};
+use arbitrary::{Arbitrary, Error, Result, Unstructured};
 use tandem_proto::v1;
 
 /// Tokens of the toys.
@@ -36,7 +36,8 @@ fn many<T>(
     mut one: impl FnMut(&mut Unstructured<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let count = if u.ratio(1, 40)? { 2000 } else { u.int_in_range(0..=most)? };
-    (0..count).map(|_| one(u)).collect()
+    // Bytes that are used up read as zeros for ever, and would make large messages of nothing.
+    (0..count).map(|_| if u.is_empty() { Err(Error::NotEnoughData) } else { one(u) }).collect()
 }
 
 fn sometimes<T>(

@@ -96,7 +96,8 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
         memory.serve(DRAFT_HOST, tandem_draft_service::serving(draft, &args));
         memory.serve(TARGET_HOST, tandem_target_service::serving(target, &args));
     } else {
-        let liar = lie(u)?;
+        // Half of the bytes, so that some are left for the requests.
+        let liar = lie(&mut Unstructured::new(u.bytes(u.len() / 2)?));
         let serving = |name, routes| Serving {
             name,
             routes,
@@ -120,17 +121,24 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
     Ok((memory, budgets))
 }
 
-fn lie(u: &mut Unstructured<'_>) -> Result<Liar> {
+/// As many lies as the bytes are good for.
+fn lie(u: &mut Unstructured<'_>) -> Liar {
     let liar = Liar::default();
     for _ in 0..CALLS {
-        let lock = |_| Error::IncorrectFormat;
-        liar.proposals.lock().map_err(lock)?.push_back(make::proposal(u)?);
-        let nodes = u.int_in_range(0..=6)?;
-        liar.scores.lock().map_err(|_| Error::IncorrectFormat)?.push_back(make::scores(u, nodes)?);
-        let handle = v1::SessionHandle { incarnation: 1, ..make::handle(u)? };
-        liar.handles.lock().map_err(|_| Error::IncorrectFormat)?.push_back(handle);
+        let Ok((proposal, scores, handle)) = one_lie(u) else { break };
+        liar.proposals.lock().unwrap_or_else(PoisonError::into_inner).push_back(proposal);
+        liar.scores.lock().unwrap_or_else(PoisonError::into_inner).push_back(scores);
+        liar.handles.lock().unwrap_or_else(PoisonError::into_inner).push_back(handle);
     }
-    Ok(liar)
+    liar
+}
+
+fn one_lie(
+    u: &mut Unstructured<'_>,
+) -> Result<(v1::ProposeResponse, v1::ScoreTreeResponse, v1::SessionHandle)> {
+    let nodes = u.int_in_range(0..=6)?;
+    let handle = v1::SessionHandle { incarnation: 1, ..make::handle(u)? };
+    Ok((make::proposal(u)?, make::scores(u, nodes)?, handle))
 }
 
 /// Lets clients do what the bytes say.
@@ -146,6 +154,9 @@ pub(super) async fn exercise(u: &mut Unstructured<'_>) -> Result<()> {
     };
     let mut result = Ok(());
     for _ in 0..CALLS {
+        if u.is_empty() {
+            break;
+        }
         result = client.call(u, honest).await;
         if result.is_err() {
             break;

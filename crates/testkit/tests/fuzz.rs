@@ -51,5 +51,5 @@ fn run(target: &str, fuzz: fn(&[u8]), drawn: u64, longest: usize) {
 #[test]
 fn nothing_that_a_wire_brings_panics_hangs_or_leaks() {
     run("conversions", fuzz::conversions, 20_000, 2_000);
-    run("services", fuzz::services, 300, 20_000);
+    run("services", fuzz::services, 1_000, 20_000);
 }

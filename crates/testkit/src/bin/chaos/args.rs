@@ -46,11 +46,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) faults: u64,
 
-    /// Milliseconds from one fault to the next, drawn between these
+    /// Milliseconds from one fault to the next at least, drawn between these
     #[arg(long, default_value = "100..600", value_name = "LO..HI")]
     pub(crate) pause_ms: Span,
 
-    /// Chooses faults and requests [default: drawn and told]
+    /// Chooses faults and requests, but not what they meet: that is timing [default: drawn and told]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 

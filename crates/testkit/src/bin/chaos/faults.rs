@@ -14,8 +14,10 @@ use tokio::time::Instant;
 use crate::args::{Args, Span};
 use crate::services::Worker;
 
-/// The longest absence of a worker whose kind has nobody else. How long a model takes to load comes on top.
-const LAST_ONE: Duration = Duration::from_secs(1);
+/// How often a fault takes a worker whose role has nobody else. More often, and hardly a stream would run that faults could hit.
+const LAST_ONE: f64 = 0.2;
+/// The longest absence then; how long a model takes to load comes on top.
+const LAST_ONE_AWAY: Duration = Duration::from_secs(1);
 
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,10 +74,8 @@ impl Storm {
             while let Some(recovered) = self.troubled.try_join_next() {
                 self.well.push(recovered??);
             }
-            if self.well.is_empty() {
-                self.wait_for_one().await?;
-            }
-            self.strike_one()?;
+            let victim = self.choose().await?;
+            self.strike_one(victim)?;
             self.bar.inc(1);
         }
         Ok(())
@@ -99,14 +99,32 @@ impl Storm {
         Ok(())
     }
 
-    fn strike_one(&mut self) -> anyhow::Result<()> {
-        let mut worker = self.well.swap_remove(self.rng.random_range(0..self.well.len()));
-        worker.check_alive()?;
-        let last = self.well.iter().all(|other| other.role != worker.role);
-        let mut fault = Fault::draw(&mut self.rng);
-        if last {
-            fault.away = fault.away.min(LAST_ONE);
+    /// One that is well, now or soon: its place in the list.
+    async fn choose(&mut self) -> anyhow::Result<usize> {
+        loop {
+            if !self.well.is_empty() {
+                let chosen = self.rng.random_range(0..self.well.len());
+                if !self.is_last(chosen) || self.troubled.is_empty() || self.rng.random_bool(LAST_ONE) {
+                    return Ok(chosen);
+                }
+            }
+            self.wait_for_one().await?;
         }
+    }
+
+    /// Whether nobody else of its role is well.
+    fn is_last(&self, index: usize) -> bool {
+        let role = self.well[index].role;
+        self.well.iter().filter(|worker| worker.role == role).count() == 1
+    }
+
+    fn strike_one(&mut self, victim: usize) -> anyhow::Result<()> {
+        let mut fault = Fault::draw(&mut self.rng);
+        if self.is_last(victim) {
+            fault.away = fault.away.min(LAST_ONE_AWAY);
+        }
+        let mut worker = self.well.swap_remove(victim);
+        worker.check_alive()?;
         *self.counts.entry(fault.kind).or_default() += 1;
         if self.verbose {
             let at = self.begun.elapsed().as_secs_f64();

@@ -1,6 +1,7 @@
 //! The model thread with a backend that only counts: packing, isolation, budgets, release.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
@@ -17,11 +18,12 @@ const PACKED: usize = 16;
 
 /// A model whose cache is its tokens, and whose logits at a row are 1 at the token of every row that it sees.
 struct Counter {
-    /// Sizes of the batches that ran.
-    batches: Arc<Mutex<Vec<usize>>>,
+    /// Rows of each part of the batches that ran.
+    batches: Arc<Mutex<Vec<Vec<usize>>>>,
     /// A forward waits for one of these, if there is a gate.
     gate: Option<Receiver<()>>,
     live: Arc<()>,
+    arrived: Arc<AtomicUsize>,
 }
 
 struct CountingCache {
@@ -48,10 +50,11 @@ impl Backend for Counter {
     }
 
     fn forward(&self, batch: &mut [Segment<'_, CountingCache>]) -> Result<Vec<Logits>, EngineError> {
+        self.arrived.fetch_add(1, Ordering::SeqCst);
         if let Some(gate) = &self.gate {
             gate.recv().unwrap();
         }
-        self.batches.lock().unwrap().push(batch.len());
+        self.batches.lock().unwrap().push(batch.iter().map(|s| s.pass.tokens.len()).collect());
         let logits = batch.iter_mut().map(|Segment { cache, pass }| {
             cache.tokens.extend(pass.tokens.iter().map(|t| t.0));
             let rows = pass.logits.iter().flat_map(|&row| {
@@ -69,14 +72,17 @@ impl Backend for Counter {
 
 struct Bench {
     thread: ModelThread,
-    batches: Arc<Mutex<Vec<usize>>>,
+    batches: Arc<Mutex<Vec<Vec<usize>>>>,
     live: Arc<()>,
     gate: SyncSender<()>,
+    /// Forwards begun.
+    arrived: Arc<AtomicUsize>,
 }
 
 async fn bench(budget: usize, gated: bool) -> Bench {
-    let (batches, live) = (Arc::<Mutex<Vec<usize>>>::default(), Arc::new(()));
+    let (batches, live) = (Arc::<Mutex<Vec<Vec<usize>>>>::default(), Arc::new(()));
     let (gate, gates) = sync_channel(100);
+    let arrived = Arc::<AtomicUsize>::default();
     let spec = ModelSpec {
         id: "counter".into(),
         vocab_size: VOCAB,
@@ -89,10 +95,15 @@ async fn bench(budget: usize, gated: bool) -> Bench {
         dtype: candle_core::DType::F32,
         device: DeviceChoice::Cpu,
     };
-    let backend = Counter { batches: batches.clone(), gate: gated.then_some(gates), live: live.clone() };
+    let backend = Counter {
+        batches: batches.clone(),
+        gate: gated.then_some(gates),
+        live: live.clone(),
+        arrived: arrived.clone(),
+    };
     let (budget, pace) = (KvBudget::new(budget), Pace::unmeasured(PACKED));
     let thread = ModelThread::start(move || Ok(Loaded { backend, spec, budget, pace })).await.unwrap();
-    Bench { thread, batches, live, gate }
+    Bench { thread, batches, live, gate, arrived }
 }
 
 fn tokens(ids: &[u32]) -> Vec<TokenId> {
@@ -137,7 +148,53 @@ async fn what_waits_is_packed_and_a_bad_pass_fails_alone() {
     assert_eq!(results[1], Err(EngineError::TokenOutOfRange { token: TokenId(99), vocab: VOCAB }));
     assert!(matches!(results[2], Err(EngineError::InvalidPass(_))), "{:?}", results[2]);
     assert_eq!(results[3], Err(EngineError::ContextFull { position: CONTEXT, limit: CONTEXT }));
-    assert_eq!(b.batches.lock().unwrap().iter().sum::<usize>(), 2);
+    assert_eq!(b.batches.lock().unwrap().concat().len(), 2);
+}
+
+/// Long prompts go in parts, in turns, and beside the steps of others; what nobody waits for any more does not run.
+#[tokio::test]
+async fn prompts_take_turns_and_steps_go_first() {
+    let b = bench(1000, true).await;
+    let prefill = |rows: usize| {
+        let mut cache = b.thread.open(40).unwrap();
+        tokio::spawn(async move { cache.prefill(&tokens(&vec![1; rows])).await })
+    };
+    let step = || {
+        let mut cache = b.thread.open(40).unwrap();
+        let pass = Pass { logits: vec![9], ..Pass::causal(0, tokens(&[1; 10])) };
+        tokio::spawn(async move { cache.run(None, pass).await })
+    };
+    // The first pass begins with the first prompt and waits at the gate; the others queue up meanwhile.
+    let first = prefill(30);
+    let queued = |n: usize| async move {
+        for _ in 0..10 * n {
+            tokio::task::yield_now().await;
+        }
+    };
+    while b.arrived.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = prefill(20);
+    queued(1).await;
+    let (a_step, cancelled) = (step(), prefill(25));
+    queued(2).await;
+    cancelled.abort();
+    assert!(cancelled.await.unwrap_err().is_cancelled());
+    for _ in 0..10 {
+        b.gate.send(()).unwrap();
+    }
+    for done in [first, second] {
+        done.await.unwrap().unwrap();
+    }
+    a_step.await.unwrap().unwrap();
+    // 16 rows a pass: the first prompt alone; the step with 6 rows of it, whose turn then is over; the second; the rest of both.
+    let batches = b.batches.lock().unwrap().clone();
+    assert_eq!(batches[0], [16]);
+    assert_eq!(batches[1][0], 10, "{batches:?}");
+    assert!(batches.iter().all(|batch| batch.iter().sum::<usize>() <= PACKED), "{batches:?}");
+    assert_eq!(batches.concat().iter().sum::<usize>(), 30 + 20 + 10, "{batches:?}");
+    let ends = |rows: usize| batches.iter().position(|batch| batch.contains(&rows));
+    assert!(batches.len() <= 5 && ends(10) == Some(1), "{batches:?}");
 }
 
 #[tokio::test]

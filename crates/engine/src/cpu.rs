@@ -14,7 +14,7 @@ mod linear;
 mod rows;
 mod team;
 
-pub(crate) use attention::{AppendKv, Attend, Visible};
+pub(crate) use attention::{AppendKv, Attend, Attended, Visible};
 pub use linear::PackedLinear;
 pub(crate) use rows::{AddAssign, RmsNorm, Rope, SiluMul};
 

@@ -147,12 +147,18 @@ impl Llama {
             segment.cache.grow(segment.pass.tokens.len())?;
             sights.push(Sight::new(self.kernels, segment.pass.prefix, &segment.pass.mask, &self.device)?);
         }
+        let session = |(segment, sight)| {
+            let Segment { cache, pass }: &Segment<'_, KvCache> = segment;
+            ops::Session { cache, sight, rows: pass.tokens.len() }
+        };
+        let sessions: Vec<_> = batch.iter().zip(&sights).map(session).collect();
         let ids = Tensor::new(tokens, &self.device)?;
         let mut x = self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let normed = ops::rms_norm(self.kernels, &x, &layer.attention_norm, self.config.rms_eps as f32)?;
             let qkv = ops::rope(layer.qkv.forward(&normed)?, &angles, self.heads())?;
-            let attended = self.attend(i, &qkv, batch, &sights)?;
+            // Attention is per session: each has its own cache and mask.
+            let attended = ops::attend(&qkv, &sessions, i, self.heads())?;
             x = ops::add(self.kernels, x, &layer.output.forward(&attended)?)?;
             let normed = ops::rms_norm(self.kernels, &x, &layer.mlp_norm, self.config.rms_eps as f32)?;
             let gated = ops::silu_mul(self.kernels, &layer.gate_up.forward(&normed)?)?;
@@ -170,24 +176,6 @@ impl Llama {
         let x = x.index_select(&Tensor::new(wanted, &self.device)?, 0)?;
         let x = ops::rms_norm(self.kernels, &x, &self.norm, self.config.rms_eps as f32)?;
         self.head.forward(&x)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
-    }
-
-    /// Attention is per session: each has its own cache and mask.
-    fn attend(
-        &self,
-        layer: usize,
-        qkv: &Tensor,
-        batch: &[Segment<'_, KvCache>],
-        sights: &[Sight],
-    ) -> Result<Tensor> {
-        let mut row = 0;
-        let mut parts = Vec::with_capacity(batch.len());
-        for (segment, sight) in batch.iter().zip(sights) {
-            let rows = segment.pass.tokens.len();
-            parts.push(ops::attend(&qkv.narrow(0, row, rows)?, segment.cache, layer, sight, self.heads())?);
-            row += rows;
-        }
-        if let [one] = parts.as_slice() { Ok(one.clone()) } else { Tensor::cat(&parts, 0) }
     }
 
     fn heads(&self) -> Heads {

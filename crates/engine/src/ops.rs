@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 use tandem_decoding::AncestorMask;
 
-use crate::cpu::{AddAssign, AppendKv, Attend, RmsNorm, Rope, SiluMul, Visible};
+use crate::cpu::{AddAssign, AppendKv, Attend, Attended, RmsNorm, Rope, SiluMul, Visible};
 use crate::kv_cache::KvCache;
 use crate::{Kernels, ModelConfig};
 
@@ -140,38 +140,62 @@ pub(crate) fn rope(qkv: Tensor, angles: &Angles, h: Heads) -> Result<Tensor> {
     Tensor::cat(&[x, qkv.narrow(1, rotated, h.kv_heads * h.head_dim)?], D::Minus1)
 }
 
-/// Appends the keys and values of `qkv: [rows, width]` to a layer's cache, then attends from its queries:
-/// `[rows, heads * head_dim]`.
-pub(crate) fn attend(qkv: &Tensor, cache: &KvCache, layer: usize, sight: &Sight, h: Heads) -> Result<Tensor> {
-    let (k, v) = cache.layer(layer);
+/// One session's part of an attention.
+pub(crate) struct Session<'a> {
+    pub(crate) cache: &'a KvCache,
+    pub(crate) sight: &'a Sight,
+    /// Its rows of the pass.
+    pub(crate) rows: usize,
+}
+
+/// Appends the keys and values of `qkv: [rows, width]` to a layer's caches, each session's to its own, then attends from its
+/// queries: `[rows, heads * head_dim]`.
+pub(crate) fn attend(qkv: &Tensor, sessions: &[Session<'_>], layer: usize, h: Heads) -> Result<Tensor> {
     let (keys, values) = (h.heads * h.head_dim, (h.heads + h.kv_heads) * h.head_dim);
-    match sight {
-        Sight::Rows(visible) => {
-            k.inplace_op2(qkv, &AppendKv { from: keys, at: cache.len() })?;
-            v.inplace_op2(qkv, &AppendKv { from: values, at: cache.len() })?;
-            qkv.apply_op3_no_bwd(k, v, &Attend { heads: h.heads, visible })
-        }
-        Sight::Additive(mask) => {
-            let rows = qkv.dims()[0];
-            let by_head = |from: usize, heads: usize| {
-                let x = qkv.narrow(1, from, heads * h.head_dim)?.reshape((rows, heads, h.head_dim))?;
-                x.transpose(0, 1)?.contiguous()
-            };
-            k.slice_set(&by_head(keys, h.kv_heads)?, 1, cache.len())?;
-            v.slice_set(&by_head(values, h.kv_heads)?, 1, cache.len())?;
-            let seen = cache.len() + rows;
-            let (k, v) = (k.narrow(1, 0, seen)?, v.narrow(1, 0, seen)?);
-            // The query heads of a key head are consecutive, so one matrix per key head serves its whole group.
-            let group = h.heads / h.kv_heads;
-            let q = by_head(0, h.heads)?.reshape((h.kv_heads, group * rows, h.head_dim))?;
-            let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (h.head_dim as f64).sqrt()))?;
-            let scores = scores.to_dtype(DType::F32)?.reshape((h.heads, rows, seen))?.broadcast_add(mask)?;
-            let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
-            let y = weights.reshape((h.kv_heads, group * rows, seen))?.matmul(&v)?;
-            let y = y.reshape((h.heads, rows, h.head_dim))?.transpose(0, 1)?;
-            y.reshape((rows, h.heads * h.head_dim))
+    let (mut attended, mut additive) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    for session in sessions {
+        let (k, v) = session.cache.layer(layer);
+        let qkv = qkv.narrow(0, first, session.rows)?;
+        first += session.rows;
+        match session.sight {
+            Sight::Rows(visible) => {
+                k.inplace_op2(&qkv, &AppendKv { from: keys, at: session.cache.len() })?;
+                v.inplace_op2(&qkv, &AppendKv { from: values, at: session.cache.len() })?;
+                attended.push(Attended { k, v, visible });
+            }
+            Sight::Additive(mask) => additive.push(attend_additive(&qkv, session.cache, layer, mask, h)?),
         }
     }
+    match additive.as_slice() {
+        [] => qkv.apply_op1_no_bwd(&Attend { heads: h.heads, sessions: attended }),
+        [one] => Ok(one.clone()),
+        _ => Tensor::cat(&additive, 0),
+    }
+}
+
+/// The same for one session with candle's operations and an additive mask.
+fn attend_additive(qkv: &Tensor, cache: &KvCache, layer: usize, mask: &Tensor, h: Heads) -> Result<Tensor> {
+    let (k, v) = cache.layer(layer);
+    let (keys, values) = (h.heads * h.head_dim, (h.heads + h.kv_heads) * h.head_dim);
+    let rows = qkv.dims()[0];
+    let by_head = |from: usize, heads: usize| {
+        let x = qkv.narrow(1, from, heads * h.head_dim)?.reshape((rows, heads, h.head_dim))?;
+        x.transpose(0, 1)?.contiguous()
+    };
+    k.slice_set(&by_head(keys, h.kv_heads)?, 1, cache.len())?;
+    v.slice_set(&by_head(values, h.kv_heads)?, 1, cache.len())?;
+    let seen = cache.len() + rows;
+    let (k, v) = (k.narrow(1, 0, seen)?, v.narrow(1, 0, seen)?);
+    // The query heads of a key head are consecutive, so one matrix per key head serves its whole group.
+    let group = h.heads / h.kv_heads;
+    let q = by_head(0, h.heads)?.reshape((h.kv_heads, group * rows, h.head_dim))?;
+    let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (h.head_dim as f64).sqrt()))?;
+    let scores = scores.to_dtype(DType::F32)?.reshape((h.heads, rows, seen))?.broadcast_add(mask)?;
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
+    let y = weights.reshape((h.kv_heads, group * rows, seen))?.matmul(&v)?;
+    let y = y.reshape((h.heads, rows, h.head_dim))?.transpose(0, 1)?;
+    y.reshape((rows, h.heads * h.head_dim))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp3, InplaceOp2, Layout, Result, Shape};
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Storage, Tensor};
 use tandem_decoding::AncestorMask;
 
 use super::isa::{Isa, for_each_isa, level};
@@ -28,6 +28,17 @@ impl Visible {
 
     fn len(&self, row: usize) -> usize {
         self.prefix + self.tail[row].len()
+    }
+
+    /// Whether a cache of `capacity` rows has all of them.
+    fn check(&self, capacity: usize) -> Result<()> {
+        // Ascending, so the last is the largest.
+        let last = self.tail.iter().filter_map(|tail| tail.last()).max();
+        let needed = self.prefix + last.map_or(0, |l| l + 1);
+        if needed > capacity {
+            candle_core::bail!("tree-attention: {needed} visible rows in a cache of {capacity}");
+        }
+        Ok(())
     }
 }
 
@@ -59,66 +70,101 @@ impl InplaceOp2 for AppendKv {
     }
 }
 
-/// Scaled dot-product attention of the queries in the first columns of `qkv: [rows, width]` over the caches
-/// `k, v: [kv_heads, capacity, head_dim]`, to `[rows, heads * head_dim]`. Query heads share key heads in groups; nothing is
-/// repeated for that.
+/// Scaled dot-product attention of the queries in the first columns of `qkv: [rows, width]`, session by session, each over its own
+/// cache, to `[rows, heads * head_dim]`. Query heads share key heads in groups; nothing is repeated for that.
 pub(crate) struct Attend<'a> {
     pub(crate) heads: usize,
+    /// In the order of their rows.
+    pub(crate) sessions: Vec<Attended<'a>>,
+}
+
+/// What the rows of one session attend to.
+pub(crate) struct Attended<'a> {
+    /// `[kv_heads, capacity, head_dim]`
+    pub(crate) k: &'a Tensor,
+    pub(crate) v: &'a Tensor,
     pub(crate) visible: &'a Visible,
 }
 
-impl CustomOp3 for Attend<'_> {
+impl CustomOp1 for Attend<'_> {
     fn name(&self) -> &'static str {
         "tree-attention"
     }
 
-    fn cpu_fwd(
-        &self,
-        qkv: &CpuStorage,
-        ql: &Layout,
-        k: &CpuStorage,
-        kl: &Layout,
-        v: &CpuStorage,
-        vl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, qkv: &CpuStorage, ql: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = ql.shape().dims2()?;
-        let (kv_heads, capacity, dim) = kl.shape().dims3()?;
-        let seen = (0..rows.min(self.visible.tail.len())).map(|r| self.visible.len(r));
-        // Ascending, so the last is the largest.
-        let last = (0..self.visible.tail.len()).filter_map(|r| self.visible.tail[r].last()).max();
-        if self.visible.tail.len() != rows
-            || self.visible.prefix + last.map_or(0, |l| l + 1) > capacity
-            || self.heads * dim > width
-            || !self.heads.is_multiple_of(kv_heads)
-            || vl.dims() != kl.dims()
-        {
-            candle_core::bail!(
-                "tree-attention: {rows} rows of {} heads over a cache of {:?}",
-                self.heads,
-                kl.dims()
-            );
+        let qkv = contiguous(qkv, ql, self.name())?;
+        let caches: Vec<_> =
+            self.sessions.iter().map(|s| (s.k.storage_and_layout(), s.v.storage_and_layout())).collect();
+        let mut jobs = Vec::with_capacity(self.sessions.len());
+        let (mut first, mut work, mut out_width) = (0, 0, 0);
+        for (session, ((k, kl), (v, vl))) in self.sessions.iter().zip(&caches) {
+            let (Storage::Cpu(k), Storage::Cpu(v)) = (&**k, &**v) else {
+                candle_core::bail!("tree-attention: a cache that is not on the CPU");
+            };
+            let (kv_heads, capacity, dim) = kl.shape().dims3()?;
+            let own = session.visible.tail.len();
+            session.visible.check(capacity)?;
+            if first + own > rows
+                || self.heads * dim > width
+                || !self.heads.is_multiple_of(kv_heads)
+                || vl.dims() != kl.dims()
+            {
+                candle_core::bail!(
+                    "tree-attention: {own} of {rows} rows of {} heads over a cache of {:?}",
+                    self.heads,
+                    kl.dims()
+                );
+            }
+            out_width = self.heads * dim;
+            work += (0..own).map(|r| session.visible.len(r)).sum::<usize>() * out_width * 2;
+            jobs.push(Job {
+                q: &qkv[first * width..(first + own) * width],
+                k: contiguous(k, kl, self.name())?,
+                v: contiguous(v, vl, self.name())?,
+                width,
+                rows: own,
+                heads: self.heads,
+                group: self.heads / kv_heads,
+                capacity,
+                dim,
+                scale: 1.0 / (dim as f32).sqrt(),
+                visible: session.visible,
+                y: std::ptr::null_mut(),
+            });
+            first += own;
         }
-        let work = seen.sum::<usize>() * self.heads * dim * 2;
-        let mut y = vec![0f32; rows * self.heads * dim];
-        let job = Job {
-            q: contiguous(qkv, ql, self.name())?,
-            k: contiguous(k, kl, self.name())?,
-            v: contiguous(v, vl, self.name())?,
-            width,
-            rows,
-            heads: self.heads,
-            group: self.heads / kv_heads,
-            capacity,
-            dim,
-            scale: 1.0 / (dim as f32).sqrt(),
-            visible: self.visible,
-            y: y.as_mut_ptr(),
-        };
-        // Units are (key head, row) pairs, head by head, so that a head's keys stay in the cache of one core.
-        let level = level();
-        team::parallel(rows * kv_heads, work > PARALLEL_WORK, |units| attend(level, &job, units));
-        Ok((CpuStorage::F32(y), Shape::from((rows, self.heads * dim))))
+        if first != rows {
+            candle_core::bail!("tree-attention: sessions of {first} rows, but {rows} came");
+        }
+        let mut y = vec![0f32; rows * out_width];
+        let mut at = 0;
+        for job in &mut jobs {
+            // SAFETY: the rows of all sessions together are those of `y`.
+            job.y = unsafe { y.as_mut_ptr().add(at * out_width) };
+            at += job.rows;
+        }
+        run(&jobs, work > PARALLEL_WORK);
+        Ok((CpuStorage::F32(y), Shape::from((rows, out_width))))
     }
+}
+
+/// All jobs in one parallel loop: one session alone has seldom enough to share. Units are (key head, row) pairs of a job, head by
+/// head, so that a head's keys stay in the cache of one core.
+fn run(jobs: &[Job<'_>], worthwhile: bool) {
+    let units = |job: &Job<'_>| job.rows * (job.heads / job.group);
+    let level = level();
+    team::parallel(jobs.iter().map(units).sum(), worthwhile, |range| {
+        let mut first = 0;
+        for job in jobs {
+            let end = first + units(job);
+            let own = range.start.max(first)..range.end.min(end);
+            if !own.is_empty() {
+                attend(level, job, own.start - first..own.end - first);
+            }
+            first = end;
+        }
+    });
 }
 
 struct Job<'a> {

@@ -7,12 +7,15 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use half::{bf16, f16};
 
 use super::isa::{Isa, Level, for_each_isa, level};
+use super::rows::Rows;
 use super::team;
 
 /// Outputs per panel: two AVX-512 vectors, four AVX2 ones.
 const PANEL: usize = 32;
 /// Multiply-adds from which a second thread is worth its while.
 const PARALLEL_WORK: usize = 20_000;
+/// Values from which a second thread is worth its while for copying them.
+const PARALLEL_COPY: usize = 16_000;
 
 /// The weight of a linear layer, `[out, in]`, packed for [`CustomOp1`]: `x: [.., rows, in]` f32 to `[.., rows, out]` f32.
 ///
@@ -157,22 +160,28 @@ impl<'a> PackedRows<'a> {
         if rows == 1 && width == inputs {
             return Self { values: x.into(), blocks, rows, width };
         }
-        let mut values = Vec::with_capacity(rows * width);
-        for &(first, size) in &blocks {
-            let block = &x[first * inputs..(first + size) * inputs];
-            for k in (0..inputs).step_by(STEP) {
-                for row in block.chunks_exact(inputs) {
-                    match row[k..].first_chunk::<STEP>() {
-                        Some(group) => values.extend_from_slice(group),
-                        None => {
-                            values.extend_from_slice(&row[k..]);
-                            values.extend(std::iter::repeat_n(0.0, k + STEP - inputs));
-                        }
-                    }
-                }
+        let mut values = vec![0f32; rows * width];
+        let packed = Rows(values.as_mut_ptr());
+        team::parallel(count, rows * width > PARALLEL_COPY, |range| {
+            for &(first, size) in &blocks[range] {
+                // SAFETY: every block has values of its own, its rows times the width.
+                let packed =
+                    unsafe { std::slice::from_raw_parts_mut(packed.start(first * width), size * width) };
+                pack_block(&x[first * inputs..(first + size) * inputs], inputs, packed);
             }
-        }
+        });
         Self { values: values.into(), blocks, rows, width }
+    }
+}
+
+/// The rows of a block by groups of [`STEP`] inputs; `packed` is zero where the last group is not full.
+fn pack_block(block: &[f32], inputs: usize, packed: &mut [f32]) {
+    let mut packed = packed.chunks_exact_mut(STEP);
+    for k in (0..inputs).step_by(STEP) {
+        for (row, group) in block.chunks_exact(inputs).zip(&mut packed) {
+            let values = &row[k..inputs.min(k + STEP)];
+            group[..values.len()].copy_from_slice(values);
+        }
     }
 }
 

@@ -139,7 +139,7 @@ impl CustomOp1 for SiluMul {
 }
 
 /// Rows that several threads write, each its own.
-struct Rows(*mut f32);
+pub(super) struct Rows(pub(super) *mut f32);
 
 // SAFETY: threads write disjoint rows.
 unsafe impl Sync for Rows {}
@@ -147,7 +147,7 @@ unsafe impl Sync for Rows {}
 impl Rows {
     /// # Safety
     /// `at` is within the allocation.
-    unsafe fn start(&self, at: usize) -> *mut f32 {
+    pub(super) unsafe fn start(&self, at: usize) -> *mut f32 {
         // SAFETY: the caller's contract.
         unsafe { self.0.add(at) }
     }

@@ -37,37 +37,49 @@ pub struct OrchestratorArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct LimitArgs {
     /// Seconds that one request to a worker may take, the prefill of a prompt included
-    #[arg(long, env = "STEP_SECONDS", default_value_t = 60.0, value_name = "SECONDS")]
-    pub step_seconds: f64,
+    #[arg(long, env = "STEP_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub step_seconds: Duration,
+
+    /// Seconds that one request to a draft may take before the text goes on without drafts
+    #[arg(long, env = "DRAFT_SECONDS", default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    pub draft_seconds: Duration,
 
     /// Seconds without a sign of life after which a worker is given up
-    #[arg(long, env = "WORKER_SILENCE_SECONDS", default_value_t = 4.0, value_name = "SECONDS")]
-    pub worker_silence_seconds: f64,
+    #[arg(long, env = "WORKER_SILENCE_SECONDS", default_value = "4", value_name = "SECONDS", value_parser = seconds)]
+    pub worker_silence_seconds: Duration,
 
     /// Seconds that a text waits for a target when none is left
-    #[arg(long, env = "FAILOVER_SECONDS", default_value_t = 60.0, value_name = "SECONDS")]
-    pub failover_seconds: f64,
+    #[arg(long, env = "FAILOVER_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub failover_seconds: Duration,
 
     /// Seconds between two looks at what the names of workers resolve to
-    #[arg(long, env = "RESOLVE_SECONDS", default_value_t = 5.0, value_name = "SECONDS")]
-    pub resolve_seconds: f64,
+    #[arg(long, env = "RESOLVE_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    pub resolve_seconds: Duration,
 
     /// Seconds that a generation may take at most; a client's own deadline may be shorter
-    #[arg(long, env = "MAX_REQUEST_SECONDS", default_value_t = 600.0, value_name = "SECONDS")]
-    pub max_request_seconds: f64,
+    #[arg(long, env = "MAX_REQUEST_SECONDS", default_value = "600", value_name = "SECONDS", value_parser = seconds)]
+    pub max_request_seconds: Duration,
+
+    /// Generations that one client, by its IP address, may run or have waiting at once [default: any number]
+    #[arg(long, env = "MAX_SESSIONS_PER_CLIENT", value_name = "N")]
+    pub max_sessions_per_client: Option<usize>,
 
     /// Generations that may wait for a place; more are refused with RESOURCE_EXHAUSTED
     #[arg(long, env = "MAX_WAITING", default_value_t = 64, value_name = "N")]
     pub max_waiting: usize,
 
     /// Seconds that they may wait
-    #[arg(long, env = "MAX_WAITING_SECONDS", default_value_t = 5.0, value_name = "SECONDS")]
-    pub max_waiting_seconds: f64,
+    #[arg(long, env = "MAX_WAITING_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    pub max_waiting_seconds: Duration,
 }
 
-/// `seconds` as a duration, at least a millisecond; what is no number is that, too.
-fn duration(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or_default().max(Duration::from_millis(1))
+/// Seconds, a millisecond or more.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let duration = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let least = Duration::from_millis(1);
+    duration
+        .filter(|d| *d >= least)
+        .ok_or_else(|| format!("{text:?} is no time: give seconds, 0.001 or more"))
 }
 
 impl OrchestratorArgs {
@@ -85,9 +97,9 @@ impl OrchestratorArgs {
     pub fn places(&self) -> PlaceLimits {
         PlaceLimits {
             total: self.serve.max_sessions,
-            per_client: self.serve.per_client(),
+            per_client: self.limits.max_sessions_per_client.unwrap_or(usize::MAX),
             waiting: self.limits.max_waiting,
-            patience: duration(self.limits.max_waiting_seconds),
+            patience: self.limits.max_waiting_seconds,
         }
     }
 }
@@ -96,15 +108,11 @@ impl LimitArgs {
     /// What concerns workers.
     pub fn workers(&self) -> WorkerLimits {
         WorkerLimits {
-            step: duration(self.step_seconds),
-            silence: duration(self.worker_silence_seconds),
-            patience: duration(self.failover_seconds),
-            resolve: duration(self.resolve_seconds),
+            step: self.step_seconds,
+            draft: self.draft_seconds.min(self.step_seconds),
+            silence: self.worker_silence_seconds,
+            patience: self.failover_seconds,
+            resolve: self.resolve_seconds,
         }
-    }
-
-    /// How long a generation may take.
-    pub fn request(&self) -> Duration {
-        duration(self.max_request_seconds)
     }
 }

@@ -1,5 +1,4 @@
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tandem_proto::Fault;
 use tandem_serving::NoPlace;
@@ -7,9 +6,6 @@ use thiserror::Error;
 use tonic::Status;
 
 use crate::WorkerKind;
-
-/// When a refused client may try again: about the length of a short request.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a generation failed.
 #[derive(Debug, Error)]
@@ -65,7 +61,7 @@ impl From<GenerateError> for Status {
                 Self::with_details(status.code(), message, status.details().to_vec().into())
             }
             GenerateError::NoPlace(NoPlace::Closed) => Fault::Draining.into(),
-            GenerateError::NoPlace(_) => Fault::Exhausted { message, retry_after: RETRY_AFTER }.into(),
+            GenerateError::NoPlace(_) => Fault::exhausted(message).into(),
             GenerateError::NoWorker { .. } => Self::unavailable(message),
             GenerateError::Deadline => Self::deadline_exceeded(message),
             GenerateError::Tokenizer(_) => Self::internal(message),

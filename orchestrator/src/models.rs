@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::retry::Backoff;
 use crate::workers::{DraftPool, Pool, TargetPool};
 use crate::{ConnectError, Network, WorkerKind, WorkerLimits, WorkerName};
 
@@ -57,6 +58,7 @@ impl Pair {
         let seconds = patience.as_secs();
         let targets = Pool::start(WorkerKind::Target, names.target, None, limits, network.clone());
         let nobody = |reason| ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason };
+        let mut backoff = Backoff::new(0);
         let json = loop {
             let first = targets.somebody(by).await.map_err(nobody)?;
             match fetch_tokenizer(first.channel.clone(), limits.step).await {
@@ -68,6 +70,8 @@ impl Pair {
                 }
                 Err(status) => first.suspect(status.message()),
             }
+            // Whoever has just failed may answer other questions at once.
+            tokio::time::sleep_until((Instant::now() + backoff.next()).min(by)).await;
         };
         let Some(target) = targets.model().cloned() else { return Err(nobody(targets.trouble())) };
         let tokenizer = Tokenizer::from_bytes(json).map_err(|e| ConnectError::Tokenizer {

@@ -26,7 +26,12 @@ pub struct Tcp;
 
 impl Network for Tcp {
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+        Box::pin(async move {
+            let all: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+            // A host with addresses of both families is one worker, not two.
+            let v4 = all.iter().any(SocketAddr::is_ipv4);
+            Ok(all.into_iter().filter(|a| a.is_ipv4() == v4).collect())
+        })
     }
 
     fn channel(&self, endpoint: Endpoint) -> Channel {

@@ -84,16 +84,18 @@ impl Generation for GenerationService {
         let pair = self.pair.clone();
         let run = async move {
             let result = tokio::select! {
+                // In this order, so that a request whose end and deadline coincide always ends in the same way.
+                biased;
                 result = stream_events(&pair, &params, open, times, &events) => result,
                 () = events.closed() => Err(GenerateError::Cancelled),
                 () = tokio::time::sleep_until(by) => Err(GenerateError::Deadline),
             };
+            drop(place);
             if let Err(error) = result {
                 tracing::info!(%error, "generation failed");
-                // A client that reads nothing any more learns nothing any more, and holds no place for it.
+                // A client that reads nothing any more learns nothing any more.
                 let _ = tokio::time::timeout(SLOW_CLIENT, events.send(Err(error.into()))).await;
             }
-            drop(place);
         };
         tokio::spawn(run.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -250,7 +252,7 @@ async fn stream_events(
 pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
     let places = Places::new(args.places());
-    let service = GenerationService::new(Arc::new(pair), places.clone(), args.limits.request());
+    let service = GenerationService::new(Arc::new(pair), places.clone(), args.limits.max_request_seconds);
     let service = GenerationServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);

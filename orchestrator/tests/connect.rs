@@ -11,6 +11,7 @@ async fn connect(url: &str) -> ConnectError {
     let names = WorkerNames { draft: vec![name.clone()], target: vec![name] };
     let limits = WorkerLimits {
         step: Duration::from_secs(1),
+        draft: Duration::from_secs(1),
         silence: Duration::from_millis(200),
         patience: Duration::from_secs(1),
         resolve: Duration::from_secs(1),

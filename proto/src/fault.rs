@@ -80,6 +80,11 @@ impl Reason {
 }
 
 impl Fault {
+    /// RESOURCE_EXHAUSTED, to be tried again after about the length of a short request.
+    pub fn exhausted(message: impl ToString) -> Self {
+        Self::Exhausted { message: message.to_string(), retry_after: Duration::from_millis(500) }
+    }
+
     /// INVALID_ARGUMENT about `field`.
     pub fn invalid(field: &'static str, message: impl ToString) -> Self {
         Self::Invalid { field, message: message.to_string() }

@@ -37,20 +37,29 @@ pub struct PairArgs {
     /// Dtype of the weights: auto (as in the checkpoint), f32, bf16 or f16
     #[arg(long, env = "DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
+
+    /// Tokens that the KV caches of each model may hold [default: 0.4 of the memory that is free]
+    #[arg(long, env = "KV_CACHE_TOKENS", value_name = "TOKENS")]
+    pub kv_cache_tokens: Option<usize>,
 }
 
 impl PairArgs {
     /// Flags of the target's worker.
     pub fn target_model(&self) -> anyhow::Result<ModelArgs> {
         let model = self.target.clone().map_or_else(|| bundled_model("target"), Ok)?;
-        Ok(ModelArgs { device: self.device, dtype: self.dtype, ..ModelArgs::new(model) })
+        Ok(self.model(model, self.device))
     }
 
     /// Flags of the draft's worker.
     pub fn draft_model(&self) -> anyhow::Result<ModelArgs> {
         let model = self.draft.clone().map_or_else(|| bundled_model("draft"), Ok)?;
         let device = self.draft_device.unwrap_or(self.device);
-        Ok(ModelArgs { device, dtype: self.dtype, ..ModelArgs::new(model) })
+        Ok(self.model(model, device))
+    }
+
+    fn model(&self, id: String, device: DeviceChoice) -> ModelArgs {
+        let (dtype, kv_cache_tokens) = (self.dtype, self.kv_cache_tokens);
+        ModelArgs { device, dtype, kv_cache_tokens, ..ModelArgs::new(id) }
     }
 }
 
@@ -109,10 +118,9 @@ impl Local {
         );
         let bar = LoadingBar::new(progress);
         let (draft_args, target_args) = (worker(pair.draft_model()?), worker(pair.target_model()?));
-        let (draft_model, target_model) = tokio::try_join!(
-            async { draft_args.model.start(Some(bar.part(0))).await.context("loading the draft") },
-            async { target_args.model.start(Some(bar.part(1))).await.context("loading the target") }
-        )?;
+        // One after the other: each then measures its passes, and the memory that is left, undisturbed.
+        let draft_model = draft_args.model.start(Some(bar.part(0))).await.context("loading the draft")?;
+        let target_model = target_args.model.start(Some(bar.part(1))).await.context("loading the target")?;
         bar.finish();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 

@@ -72,6 +72,14 @@ impl ModelArgs {
                 KvCacheSize::Tokens(tokens) => tokens,
                 KvCacheSize::Fraction(fraction) => tokens_of(&backend, fraction)?,
             };
+            if tokens < spec.context_length {
+                tracing::warn!(
+                    tokens,
+                    context = spec.context_length,
+                    "the KV cache holds less than one text of the whole context: longer ones are refused; \
+                     see --kv-cache-tokens and --kv-cache-fraction"
+                );
+            }
             tracing::info!(
                 tokens,
                 mebibytes = (tokens as u64 * spec.kv_bytes_per_token) >> 20,
@@ -115,12 +123,8 @@ fn tokens_of(model: &Llama, fraction: f64) -> Result<usize, LoadError> {
     let no_answer = || LoadError::KvCache(format!("{} does not say how much memory is free", spec.device));
     let free = model.free_bytes().ok_or_else(no_answer)?;
     let tokens = (free as f64 * fraction) as u64 / spec.kv_bytes_per_token.max(1);
-    if tokens < spec.context_length as u64 {
-        let what = format!(
-            "{fraction} of the {} MiB that are free holds {tokens} tokens, less than one text of {}",
-            free >> 20,
-            spec.context_length
-        );
+    if tokens == 0 {
+        let what = format!("{fraction} of the {} MiB that are free holds not one token", free >> 20);
         return Err(LoadError::KvCache(what));
     }
     Ok(usize::try_from(tokens).unwrap_or(usize::MAX))

@@ -11,6 +11,7 @@
 mod attention;
 mod isa;
 mod linear;
+mod packed_rows;
 mod rows;
 mod team;
 

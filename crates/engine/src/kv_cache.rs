@@ -64,12 +64,15 @@ impl KvCache {
             }
             Ok(new)
         };
-        self.layers = (0..s.layers)
-            .map(|i| {
-                let old = self.layers.get(i);
-                Ok((larger(old.map(|l| &l.0))?, larger(old.map(|l| &l.1))?))
-            })
-            .collect::<Result<_>>()?;
+        if self.layers.is_empty() {
+            self.layers = (0..s.layers).map(|_| Ok((larger(None)?, larger(None)?))).collect::<Result<_>>()?;
+            return Ok(());
+        }
+        // Buffer by buffer, so that no two sizes of the whole cache are held at once.
+        for (k, v) in &mut self.layers {
+            *k = larger(Some(k))?;
+            *v = larger(Some(v))?;
+        }
         Ok(())
     }
 

@@ -28,6 +28,13 @@ fn free_on_host(root: &Path) -> Option<u64> {
     // cgroup v2; without a limit the file says "max", which is no number.
     let limit = number("sys/fs/cgroup/memory.max");
     let used = number("sys/fs/cgroup/memory.current").unwrap_or(0);
+    // Files that were read, the weights among them, count as used, and make room when it is needed.
+    let stat = read("sys/fs/cgroup/memory.stat").unwrap_or_default();
+    let files = stat.lines().filter_map(|line| {
+        let (name, bytes) = line.split_once(' ')?;
+        matches!(name, "active_file" | "inactive_file").then(|| bytes.parse::<u64>().ok())?
+    });
+    let used = used.saturating_sub(files.sum());
     Some(limit.map_or(host, |limit| host.min(limit.saturating_sub(used))))
 }
 
@@ -51,5 +58,7 @@ mod tests {
         write("sys/fs/cgroup/memory.max", "600000\n");
         write("sys/fs/cgroup/memory.current", "100000\n");
         assert_eq!(free_on_host(root.path()), Some(500_000));
+        write("sys/fs/cgroup/memory.stat", "anon 5\nactive_file 30000\ninactive_file 20000\nfile 99999\n");
+        assert_eq!(free_on_host(root.path()), Some(550_000));
     }
 }

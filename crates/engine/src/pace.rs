@@ -20,6 +20,8 @@ const EXPECTED: Duration = Duration::from_millis(50);
 /// Warm-up stops at a pass that takes longer, in seconds, and several times as long as that of one row: larger ones are guessed.
 const LONG_PASS: f64 = 0.02;
 const SEVERAL: f64 = 4.0;
+/// Nor does it go on for longer.
+const LONG_WARM_UP: Duration = Duration::from_secs(3);
 
 /// The cost of a pass by its rows, and when steps last ran.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ impl Pace {
 
     /// Times passes of growing size; that also allocates what a backend allocates once.
     pub fn measure<B: Backend>(backend: &B, spec: &ModelSpec) -> Result<Self, EngineError> {
+        let warm_up = std::time::Instant::now();
         let mut pace = Self::unmeasured(PACKED_ROWS);
         let most = PACKED_ROWS.min(spec.context_length - 1);
         let sizes =
@@ -54,7 +57,8 @@ impl Pace {
                 backend.keep(&mut cache, &crate::Keep { prefix: 0, rows: Vec::new() })?;
             }
             pace.costs.push((rows, best));
-            if best > LONG_PASS && best > SEVERAL * pace.costs[0].1 {
+            let long = best > LONG_PASS && best > SEVERAL * pace.costs[0].1;
+            if long || warm_up.elapsed() > LONG_WARM_UP {
                 break;
             }
         }
@@ -88,7 +92,8 @@ impl Pace {
             if when.elapsed() < expected { rows } else { 0 }
         });
         match steps.max(last) {
-            0 => Some(ALONE),
+            // Where even one row takes long, many rows take hardly longer.
+            0 => Some(ALONE.max(STRETCH * self.cost(1))),
             rows => Some(STRETCH * self.cost(rows)),
         }
     }
@@ -135,6 +140,13 @@ mod tests {
         assert_eq!(pace.prefill_rows(512), LEAST_ROWS);
         tokio::time::advance(EXPECTED).await;
         assert_eq!(pace.prefill_rows(0), 400, "no step is expected any more");
+    }
+
+    /// A large model, bound by memory: a row takes most of a second, and so do sixteen.
+    #[test]
+    fn a_slow_model_takes_prompts_in_parts_that_cost_little_more_than_a_row() {
+        let slow = Pace { costs: vec![(1, 0.8), (16, 0.9), (32, 1.6)], ..Pace::unmeasured(512) };
+        assert_eq!(slow.prefill_rows(0), 32);
     }
 
     #[test]

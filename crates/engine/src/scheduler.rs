@@ -45,16 +45,23 @@ impl<B: Backend> Scheduler<B> {
     /// Runs what comes, until nobody can send any more.
     pub(crate) async fn serve(mut self) {
         while self.receive().await {
+            // Before what is new allocates.
+            self.sweep();
             let batch = self.choose();
             if !batch.is_empty() {
                 self.forward(batch);
             }
-            // Last, so that a cache whose handle was dropped during its pass goes too.
-            for id in self.shared.take_dropped() {
-                self.caches.remove(&id);
-            }
+            // And behind, so that a cache whose handle was dropped during its pass goes too.
+            self.sweep();
             // On a thread of its own nothing else runs here; in a test's runtime the others do.
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Frees the caches whose handles were dropped.
+    fn sweep(&mut self) {
+        for id in self.shared.take_dropped() {
+            self.caches.remove(&id);
         }
     }
 

@@ -14,21 +14,12 @@ pub struct ServeArgs {
     #[arg(long, env = "MAX_SESSIONS", default_value_t = 64, value_name = "N")]
     pub max_sessions: usize,
 
-    /// Sessions that one client, by its IP address, may hold or wait for at once [default: any number]
-    #[arg(long, env = "MAX_SESSIONS_PER_CLIENT", value_name = "N")]
-    pub max_sessions_per_client: Option<usize>,
-
     /// Seconds that a shutdown waits for sessions to end or to be handed over; a second signal ends the wait
     #[arg(long, env = "SHUTDOWN_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub shutdown_grace_seconds: u64,
 }
 
 impl ServeArgs {
-    /// Sessions that one client may hold at once.
-    pub fn per_client(&self) -> usize {
-        self.max_sessions_per_client.unwrap_or(usize::MAX)
-    }
-
     /// The grace as a duration.
     pub fn shutdown_grace(&self) -> Duration {
         Duration::from_secs(self.shutdown_grace_seconds)

@@ -151,11 +151,10 @@ impl Places {
         let mut state = self.lock();
         if let Some(client) = client {
             let limit = self.inner.limits.per_client;
-            let count = state.clients.entry(client).or_default();
-            if *count >= limit {
+            if state.clients.get(&client).copied().unwrap_or(0) >= limit {
                 return Err(NoPlace::PerClient { client, limit });
             }
-            *count += 1;
+            *state.clients.entry(client).or_default() += 1;
         }
         state.guests += 1;
         Ok(Guest { places: self.clone(), client })

@@ -48,7 +48,9 @@ const STREAMS_PER_CONNECTION: u32 = 512;
 /// Between two signs of life on a connection.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long the last replies may take to get out, once nobody is here any more.
-const LAST_REPLIES: Duration = Duration::from_secs(1);
+const LAST_REPLIES: Duration = Duration::from_secs(5);
+/// Between the end of the health watches and that of the connections.
+const LAST_NEWS: Duration = Duration::from_millis(20);
 
 /// Opens a listener, so that its port is known before anything serves.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -92,6 +94,8 @@ impl Serving {
                 () = self.drain(&mut health) => {}
                 () = shutdown.ending() => return,
             }
+            // The last news of its health goes first.
+            let _ = tokio::time::timeout(LAST_NEWS, shutdown.ending()).await;
             close.cancel();
             // A bound, not a wait: the other branch ends first when the replies are out.
             let _ = tokio::time::timeout(LAST_REPLIES, shutdown.ending()).await;

@@ -66,9 +66,11 @@ fn no_fault_loses_repeats_or_changes_a_token_or_leaks_a_row() {
     assert!(sum.finished > 4 * sum.failed);
 }
 
+/// What clients see, and in how many iterations; not the times: when a process dies, tokio drops its tasks in an order that is not
+/// seeded, and the news of that may be a message earlier or later.
 #[test]
-fn a_seed_replays_exactly() {
-    for seed in 0..20 {
+fn a_seed_replays() {
+    for seed in 0..40 {
         assert_eq!(run(seed).log, run(seed).log, "seed {seed}");
     }
 }

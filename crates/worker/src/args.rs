@@ -21,8 +21,12 @@ pub struct WorkerArgs {
     #[allow(missing_docs, reason = "flattened")]
     pub serve: ServeArgs,
 
-    /// Seconds without a step after which a session vanishes
-    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS")]
+    /// Sessions that one orchestrator, by its IP address, may hold at once [default: any number]
+    #[arg(long, env = "MAX_SESSIONS_PER_ORCHESTRATOR", value_name = "N")]
+    pub max_sessions_per_orchestrator: Option<usize>,
+
+    /// Seconds without a step after which a session vanishes; longer than an orchestrator lets a slow client or worker pause
+    #[arg(long, env = "SESSION_LEASE_SECONDS", default_value_t = 90, value_name = "SECONDS")]
     pub session_lease_seconds: u64,
 
     /// This life of the worker, which handles name; drawn anew for every start.
@@ -40,7 +44,7 @@ impl WorkerArgs {
         TableLimits {
             lease: Duration::from_secs(self.session_lease_seconds.max(1)),
             sessions: self.serve.max_sessions,
-            per_client: self.serve.per_client(),
+            per_client: self.max_sessions_per_orchestrator.unwrap_or(usize::MAX),
         }
     }
 }

@@ -1,13 +1,8 @@
 //! Faults of the layers below, as faults of a request.
 
-use std::time::Duration;
-
 use tandem_engine::{EngineError, InvalidCommit};
 use tandem_proto::{Fault, Reason};
 use tandem_serving::{NoPlace, OutOfOrder, SessionError};
-
-/// When a client may try again after a full budget: about the length of a short request.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A refused pass or session as a fault about `field`.
 pub fn engine_fault(error: EngineError, field: &'static str) -> Fault {
@@ -19,9 +14,7 @@ pub fn engine_fault(error: EngineError, field: &'static str) -> Fault {
             );
             Fault::invalid(field, message)
         }
-        EngineError::BudgetFull { .. } => {
-            Fault::Exhausted { message: error.to_string(), retry_after: RETRY_AFTER }
-        }
+        EngineError::BudgetFull { .. } => Fault::exhausted(error),
         EngineError::Stopped => Fault::Draining,
         EngineError::InvalidPass(_) | EngineError::Failed(_) => Fault::Bug(error.to_string()),
     }
@@ -31,7 +24,7 @@ pub(crate) fn session_fault(error: SessionError) -> Fault {
     let message = error.to_string();
     match error {
         SessionError::NoPlace(NoPlace::Closed) => Fault::Draining,
-        SessionError::NoPlace(_) => Fault::Exhausted { message, retry_after: RETRY_AFTER },
+        SessionError::NoPlace(_) => Fault::exhausted(message),
         SessionError::Exists { .. } => Fault::invalid("session_id", message),
         SessionError::Unknown { .. } => Fault::Gone { reason: Reason::UnknownSession, message },
         SessionError::StaleIncarnation { .. } => Fault::Gone { reason: Reason::StaleIncarnation, message },

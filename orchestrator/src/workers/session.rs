@@ -10,21 +10,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_decoding::{Accepted, TokenTree};
-use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
+use tandem_proto::{OpenSession, SessionRef, v1};
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 use super::Pool;
-use super::endpoint::{Endpoint, SessionCount};
+use super::endpoint::Endpoint;
+use super::live::{Failure, Live, failure};
 use super::role::{Role, Step, StepError};
 use crate::GenerateError;
 use crate::retry::Backoff;
 
-/// When a busy worker that does not say when is asked again.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// The longest of such pauses, whatever it says.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a new text waits while all workers are full.
+const FULL_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a text goes without a draft after one that hung.
+const HUNG_PAUSE: Duration = Duration::from_secs(60);
 /// Workers that one step may lose.
-const MOST_LOSSES: u32 = 8;
+const MOST_LOSSES: u32 = 16;
 
 /// What a session does when no worker is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,31 +58,6 @@ pub(super) struct Session<R: Role> {
     reopened: usize,
     /// Workers lost since the last answer.
     losses: u32,
-}
-
-/// A session on one worker. Dropping it closes it there.
-struct Live<R: Role> {
-    endpoint: Arc<Endpoint>,
-    _count: SessionCount,
-    session: SessionRef,
-    step: u64,
-    /// Of the step before, not known to the worker yet.
-    commit: Option<Accepted>,
-    /// How long closing may take.
-    patience: Duration,
-    role: PhantomData<R>,
-}
-
-/// How a try went wrong.
-enum Failure {
-    /// The request is at fault: no other worker would do better.
-    Request(GenerateError),
-    /// The worker is full, or busy: when to come back.
-    Busy(Status, Duration),
-    /// The worker may be lost, or only slow, or out of reach for a moment.
-    Worker(String),
-    /// The worker lives, but not the session on it.
-    Session(String),
 }
 
 impl<R: Role> Session<R> {
@@ -116,9 +95,9 @@ impl<R: Role> Session<R> {
         if let Some(accepted) = commit {
             self.write_journal(accepted);
         }
-        self.hand_over();
+        let moved = self.hand_over().await;
         if let Some(live) = &mut self.live {
-            live.advance(commit);
+            live.advance(commit.filter(|_| !moved));
         }
         loop {
             if self.live.is_none() {
@@ -130,6 +109,9 @@ impl<R: Role> Session<R> {
                 self.reopened += usize::from(self.opened);
                 self.opened = true;
                 live.advance(None);
+            }
+            if self.losses > 1 {
+                pause_until(self.backoff.next(), self.by).await;
             }
             match self.ask(ask).await {
                 Ok(answer) => {
@@ -156,29 +138,56 @@ impl<R: Role> Session<R> {
         self.open.max_new_tokens = self.open.max_new_tokens.saturating_sub(committed);
     }
 
-    /// Leaves a worker that drains, if there is another.
-    fn hand_over(&mut self) {
-        let drains = self.live.as_ref().is_some_and(|live| live.endpoint.is_draining());
-        if drains && self.pool.pick(&[]).is_some() {
-            tracing::info!(worker = %self.pool.kind(), "the session leaves a draining worker");
-            self.live = None;
+    /// Leaves a worker that drains, if another takes the session: whether one did.
+    async fn hand_over(&mut self) -> bool {
+        let Some(live) = self.live.as_ref().filter(|live| live.endpoint.is_draining()) else { return false };
+        if Instant::now() < self.next_try {
+            return false;
+        }
+        let Some(other) = self.pool.pick(&[live.endpoint.address]) else { return false };
+        match self.open_on(other).await {
+            Ok(moved) => {
+                tracing::info!(worker = %self.pool.kind(), "the session left a draining worker");
+                self.live = Some(moved);
+                self.reopened += 1;
+                true
+            }
+            // The old one serves on for a while.
+            Err(_) => {
+                self.next_try = Instant::now() + self.backoff.next();
+                false
+            }
         }
     }
 
     /// Asks the live session, and once more if the way to it or its reply was lost.
     async fn ask(&mut self, ask: &R::Ask) -> Result<R::Answer, Failure> {
         let Some(live) = &mut self.live else { return Err(Failure::Session("no session".into())) };
-        let mut again = false;
+        let (mut again, mut late) = (false, false);
+        let mut busy_until = None;
         loop {
-            let within = within(&self.pool, self.by)?;
+            let within = within(&self.pool, self.absence, self.by)?;
             let step = Step { handle: live.session.into(), number: live.step, commit: live.commit.as_ref() };
             let error = match R::step(live.endpoint.channel.clone(), step, ask, within).await {
                 Ok(answer) => return Ok(answer),
                 Err(StepError::Broken(fault)) => Failure::Session(format!("a broken reply: {fault}")),
-                Err(StepError::Status(status)) => failure(&self.pool, status, self.by),
+                Err(StepError::Status(status)) => {
+                    late |= status.code() == Code::DeadlineExceeded;
+                    failure(&self.pool, status, self.by)
+                }
             };
+            let hung = late || busy_until.is_some_and(|until| Instant::now() > until);
             match error {
-                Failure::Busy(_, pause) => pause_until(pause, self.by).await,
+                // The step that we gave up still runs there, or has for too long: it hangs.
+                Failure::Busy(status, _) if hung => {
+                    let why = format!("it hangs: {}", status.message());
+                    live.endpoint.suspect(&why);
+                    return Err(Failure::Hung(why));
+                }
+                Failure::Busy(_, pause) => {
+                    busy_until.get_or_insert(Instant::now() + self.pool.limits().step);
+                    pause_until(pause.min(LONGEST_PAUSE), self.by).await;
+                }
                 Failure::Worker(why) if !again && self.pool.budget().withdraw() => {
                     again = true;
                     tracing::debug!(worker = %self.pool.kind(), address = %live.endpoint.address, why, "asking again");
@@ -204,17 +213,24 @@ impl<R: Role> Session<R> {
             }
             Failure::Request(error) => return Err(error),
             Failure::Busy(status, _) => status.message().to_owned(),
+            Failure::Hung(why) => {
+                // Each further try would cost as long again.
+                self.next_try = Instant::now() + HUNG_PAUSE;
+                why
+            }
             Failure::Worker(why) | Failure::Session(why) => why,
         };
         if let Some(live) = self.live.take() {
             tracing::warn!(worker = %self.pool.kind(), address = %live.endpoint.address, why, "session lost");
         }
+        self.count_loss(why)
+    }
+
+    /// Several in one step are bad luck; many mean that perhaps this very text is what breaks workers.
+    fn count_loss(&mut self, why: String) -> Result<(), GenerateError> {
         self.losses += 1;
-        if self.losses <= MOST_LOSSES {
-            return Ok(());
-        }
-        // Not bad luck any more: perhaps this very text is what breaks them.
         match self.absence {
+            _ if self.losses <= MOST_LOSSES => Ok(()),
             Absence::Tolerate => {
                 self.next_try = self.by;
                 Ok(())
@@ -223,64 +239,72 @@ impl<R: Role> Session<R> {
         }
     }
 
-    /// Opens the session on whoever serves. At `first`, a full pool is an answer; later it is waited for.
+    /// Opens the session on whoever serves, and waits for that if need be; `None`: nobody does, which is tolerated. At `first`, that
+    /// all are full is an answer soon.
     async fn find_worker(&mut self, first: bool) -> Result<Option<Live<R>>, GenerateError> {
         let tolerant = self.absence == Absence::Tolerate;
         if tolerant && Instant::now() < self.next_try {
             return Ok(None);
         }
-        let give_up = (Instant::now() + self.pool.limits().patience).min(self.by);
+        let begun = Instant::now();
+        let give_up = (begun + self.pool.limits().patience).min(self.by);
         let mut changes = self.pool.changes();
         loop {
             changes.mark_unchanged();
-            let full = match self.try_all(first || !tolerant).await? {
+            let nobody = match self.try_all().await? {
                 Ok(live) => return Ok(Some(live)),
-                Err(full) => full,
+                Err(nobody) => nobody,
             };
-            if let (Some(status), true) = (&full, first) {
-                return Err(GenerateError::Worker { worker: self.pool.kind(), status: status.clone() });
-            }
             if tolerant {
-                self.next_try = Instant::now() + self.backoff.next();
+                self.next_try = self.next_try.max(Instant::now() + self.backoff.next());
                 return Ok(None);
             }
-            if Instant::now() >= give_up {
-                let (worker, reason) = (self.pool.kind(), self.pool.trouble());
-                return Err(full.map_or(GenerateError::NoWorker { worker, reason }, |status| {
-                    GenerateError::Worker { worker, status }
-                }));
+            // A place that its last user has just left is free in a moment: the news of it may be on the way.
+            let full_for_long = first && nobody.is_full() && begun.elapsed() > FULL_PATIENCE;
+            if full_for_long || Instant::now() >= give_up {
+                return Err(nobody.error(&self.pool));
             }
             // A worker that comes back is used at once, unless everybody runs there.
             let pause = (Instant::now() + self.backoff.next()).min(give_up);
             let _ = tokio::time::timeout_at(pause, changes.changed()).await;
-            while !self.pool.budget().withdraw() && Instant::now() < give_up {
+            while self.pool.pick(&[]).is_some() && !self.pool.budget().withdraw() && Instant::now() < give_up
+            {
                 pause_until(self.backoff.next(), give_up).await;
             }
         }
     }
 
-    /// Tries every worker that serves, the least loaded first. Inner error: nobody could; with the status of one that is full.
-    async fn try_all(&mut self, strict: bool) -> Result<Result<Live<R>, Option<Status>>, GenerateError> {
+    /// Tries every worker that serves, the least loaded first.
+    async fn try_all(&mut self) -> Result<Result<Live<R>, Nobody>, GenerateError> {
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut full = None;
+        let mut nobody = Nobody::Absent;
         while let Some(endpoint) = self.pool.pick(&tried) {
             tried.push(endpoint.address);
             match self.open_on(endpoint.clone()).await {
                 Ok(live) => return Ok(Ok(live)),
-                Err(Failure::Request(error)) if strict || error.is_deadline() => return Err(error),
-                Err(Failure::Request(error)) => {
-                    tracing::warn!(worker = %self.pool.kind(), %error, "going on without");
-                    self.next_try = self.by;
+                Err(Failure::Request(error)) if error.is_deadline() => return Err(error),
+                // Another one may be larger.
+                Err(Failure::Request(error)) => nobody = Nobody::Refused(error),
+                Err(Failure::Busy(status, _)) => nobody = Nobody::Full(status),
+                Err(Failure::Worker(why) | Failure::Hung(why) | Failure::Session(why)) => {
+                    endpoint.suspect(&why);
+                    self.count_loss(why)?;
                 }
-                Err(Failure::Busy(status, _)) => full = Some(status),
-                Err(Failure::Worker(why) | Failure::Session(why)) => endpoint.suspect(&why),
             }
         }
-        Ok(Err(full))
+        match nobody {
+            Nobody::Refused(error) if self.absence == Absence::Tolerate => {
+                tracing::warn!(worker = %self.pool.kind(), %error, "going on without");
+                self.next_try = self.by;
+                Ok(Err(Nobody::Absent))
+            }
+            Nobody::Refused(error) => Err(error),
+            nobody => Ok(Err(nobody)),
+        }
     }
 
     async fn open_on(&self, endpoint: Arc<Endpoint>) -> Result<Live<R>, Failure> {
-        let within = within(&self.pool, self.by)?;
+        let within = within(&self.pool, self.absence, self.by)?;
         let id = rand::random_range(1..=u64::MAX);
         // Before it is asked for, so that it is closed even if nobody waits for the answer any more.
         let mut live = Live {
@@ -307,60 +331,43 @@ impl<R: Role> Session<R> {
     }
 }
 
-impl<R: Role> Live<R> {
-    /// The next step, behind `commit`.
-    fn advance(&mut self, commit: Option<&Accepted>) {
-        self.step += 1;
-        self.session.committed += commit.map_or(0, |c| c.path.len() + 1);
-        self.commit = commit.cloned();
-    }
+/// Why no worker took a session.
+enum Nobody {
+    /// None serves.
+    Absent,
+    /// All that serve are full.
+    Full(Status),
+    /// The request is too large for them, or wrong.
+    Refused(GenerateError),
 }
 
-impl<R: Role> Drop for Live<R> {
-    fn drop(&mut self) {
-        let (channel, handle, patience) = (self.endpoint.channel.clone(), self.session.into(), self.patience);
-        // If the runtime is gone, or the worker out of reach, the lease ends the session.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { drop(R::close(channel, handle, patience).await) });
+impl Nobody {
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+
+    fn error(self, pool: &Pool) -> GenerateError {
+        let worker = pool.kind();
+        match self {
+            Self::Absent => GenerateError::NoWorker { worker, reason: pool.trouble() },
+            Self::Full(status) => GenerateError::Worker { worker, status },
+            Self::Refused(error) => error,
         }
     }
 }
 
-/// How long one request may take: no longer than the text may.
-fn within(pool: &Pool, by: Instant) -> Result<Duration, Failure> {
+/// How long one request may take: no longer than the text may; and a draft that takes long is worse than none.
+fn within(pool: &Pool, absence: Absence, by: Instant) -> Result<Duration, Failure> {
     let left = by.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(Failure::Request(GenerateError::Deadline));
     }
-    Ok(left.min(pool.limits().step))
+    Ok(left.min(match absence {
+        Absence::Wait => pool.limits().step,
+        Absence::Tolerate => pool.limits().draft,
+    }))
 }
 
 async fn pause_until(pause: Duration, by: Instant) {
     tokio::time::sleep_until((Instant::now() + pause).min(by)).await;
-}
-
-/// What a status says about the request, the session and the worker.
-fn failure(pool: &Pool, status: Status, by: Instant) -> Failure {
-    let worker = pool.kind();
-    match status.code() {
-        Code::ResourceExhausted => {
-            let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-            Failure::Busy(status, delay.unwrap_or(BUSY_PAUSE))
-        }
-        Code::DeadlineExceeded if Instant::now() >= by => Failure::Request(GenerateError::Deadline),
-        Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::PermissionDenied => {
-            Failure::Request(GenerateError::Worker { worker, status })
-        }
-        Code::NotFound | Code::FailedPrecondition => {
-            let reason = Reason::of(&status).map_or("", Reason::as_str);
-            Failure::Session(format!("{reason} {}", status.message()))
-        }
-        _ => Failure::Worker(status.message().to_owned()),
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self::Request(fault.into())
-    }
 }

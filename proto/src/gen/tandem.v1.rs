@@ -27,7 +27,7 @@ pub struct ModelInfo {
     #[prost(string, tag = "8")]
     pub device: ::prost::alloc::string::String,
     /// Drawn when the worker starts. Handles of an earlier incarnation are worthless.
-    #[prost(uint64, tag = "9")]
+    #[prost(fixed64, tag = "9")]
     pub incarnation: u64,
     /// Tokens that the KV caches of all sessions may hold together.
     #[prost(uint64, tag = "10")]
@@ -49,9 +49,9 @@ pub struct Load {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionHandle {
     /// The worker's incarnation.
-    #[prost(uint64, tag = "1")]
+    #[prost(fixed64, tag = "1")]
     pub incarnation: u64,
-    #[prost(uint64, tag = "2")]
+    #[prost(fixed64, tag = "2")]
     pub session_id: u64,
     /// Tokens committed once the commit of this request is applied: the prompt, then per step the accepted nodes and the bonus
     /// token. A worker that counts otherwise refuses with FAILED_PRECONDITION.
@@ -94,7 +94,7 @@ pub struct OpenSessionRequest {
     pub vocab_limit: u32,
     /// Drawn at random by the client, so that it can close a session whose opening it gave up, or never heard the end of. 0: the
     /// worker draws it.
-    #[prost(uint64, tag = "7")]
+    #[prost(fixed64, tag = "7")]
     pub session_id: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -98,7 +98,6 @@ pub(super) async fn open(
         while let Some(finished) = running.try_join_next() {
             outcomes.push(finished?);
         }
-        let place = max_in_flight - free.available_permits();
         let Ok(permit) = free.clone().try_acquire_owned() else {
             sender.bar.finished(false);
             outcomes.push(Outcome::Failed(not_sent(max_in_flight)));
@@ -106,6 +105,8 @@ pub(super) async fn open(
         };
         let sender = sender.clone();
         running.spawn(async move {
+            // By number, so that connections share alike whatever is in flight.
+            let place = usize::try_from(number).unwrap_or_default();
             let outcome = sender.send(number, place, Some(start + at)).await;
             drop(permit);
             outcome

@@ -25,7 +25,6 @@ pub(crate) struct Outcome {
     /// Of each iteration seen: whether it had a draft.
     pub(crate) drafted: Vec<bool>,
     pub(crate) end: End,
-    took: Duration,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -41,7 +40,6 @@ pub(crate) enum End {
 /// The life of a client.
 pub(crate) async fn run(index: usize, request: Request, world: World) -> turmoil::Result {
     tokio::time::sleep_until(Instant::now() + request.after).await;
-    let begun = Instant::now();
     let mut outcome = Outcome::default();
     let asked = ask(&request, &mut outcome);
     match tokio::time::timeout(request.deadline + SLACK, asked).await {
@@ -49,7 +47,6 @@ pub(crate) async fn run(index: usize, request: Request, world: World) -> turmoil
         Ok(Err(status)) => outcome.end = End::Failed(status.code(), status.message().into()),
         Err(_) => {}
     }
-    outcome.took = begun.elapsed();
     world.with(|w| w.outcomes.insert(index, outcome));
     Ok(())
 }
@@ -86,7 +83,8 @@ async fn ask(request: &Request, outcome: &mut Outcome) -> Result<End, Status> {
 
 impl Outcome {
     /// Adds what this stream shows to the report.
-    pub(crate) fn judge(self, request: &Request, report: &mut Report) {
+    pub(crate) fn judge(self, request: &Request, calm: bool, report: &mut Report) {
+        let undisturbed = calm && request.deadline > Duration::from_secs(5);
         let mut violation =
             |what: String| report.violations.push(format!("{what}\n  {request:?}\n  {self:?}"));
         let expected = reference::generate(&request.request, &self.drafted);
@@ -106,6 +104,9 @@ impl Outcome {
                         expected.undrafted, s.undrafted_iterations
                     ));
                 }
+                if undisturbed && (s.failovers, s.undrafted_iterations) != (0, 0) {
+                    violation(format!("failovers where nothing failed: {s:?}"));
+                }
                 report.finished += 1;
                 report.failovers += s.failovers as usize;
                 report.undrafted += s.undrafted_iterations as usize;
@@ -119,7 +120,7 @@ impl Outcome {
                     Code::Cancelled,
                     Code::Unknown,
                 ];
-                if !typed.contains(code) {
+                if undisturbed || !typed.contains(code) {
                     violation(format!("an error that no fault explains: {code:?} {why}"));
                 }
                 report.failed += 1;
@@ -130,6 +131,11 @@ impl Outcome {
         if !expected.tokens.starts_with(&self.tokens) || !expected.text.starts_with(&self.text) {
             report.violations.push(format!("not a beginning of {expected:?}\n  {request:?}\n  {self:?}"));
         }
-        report.log += &format!("{:?} {:?} {} {:?}\n", self.took, self.end, self.text, self.drafted);
+        let end = match &self.end {
+            End::Finished(finished) => format!("{:?}", finished.reason()),
+            End::Failed(code, _) => format!("{code:?}"),
+            other => format!("{other:?}"),
+        };
+        report.log += &format!("{end} {} {:?}\n", self.text, self.drafted);
     }
 }

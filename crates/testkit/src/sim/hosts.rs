@@ -14,9 +14,6 @@ use super::network::{SimulatedNetwork, incoming};
 use super::scenario::{DRAFT, Scenario, TARGET};
 use super::{LONGEST, TICK, World, client, rude};
 
-/// KV-cache tokens of a worker: enough for what a scenario asks, hardly more.
-const KV_TOKENS: usize = 1024;
-
 pub(crate) const ORCHESTRATOR: &str = "orchestrator";
 
 /// The name of a worker's host.
@@ -37,8 +34,8 @@ pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
         let hosts: Vec<String> = (0..count).map(|i| worker(kind, i)).collect();
         for host in &hosts {
             let (world, name) = (world.clone(), host.clone());
-            let target = kind == "target";
-            sim.host(host.as_str(), move || serve_worker(world.clone(), name.clone(), target));
+            let (target, kv_tokens) = (kind == "target", scenario.kv_tokens);
+            sim.host(host.as_str(), move || serve_worker(world.clone(), name.clone(), target, kv_tokens));
         }
         world.with(|w| w.names.insert(kind.into(), hosts));
     }
@@ -53,11 +50,11 @@ pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
     sim
 }
 
-async fn serve_worker(world: World, host: String, target: bool) -> turmoil::Result {
+async fn serve_worker(world: World, host: String, target: bool, kv_tokens: usize) -> turmoil::Result {
     let mut args = WorkerArgs::try_parse_from(["worker", "--model", "toy", "--session-lease-seconds", "2"])?;
     args.incarnation = world.begin_life();
     let model = if target { TARGET } else { DRAFT };
-    let model = ModelThread::start_as_task(model.loaded(&host, KV_TOKENS));
+    let model = ModelThread::start_as_task(model.loaded(&host, kv_tokens));
     let shutdown = Shutdown::new();
     world.with(|w| w.workers.insert(host, (model.budget().clone(), shutdown.clone())));
     let serving = if target {

@@ -16,7 +16,7 @@ pub(crate) const TARGET: ToyModel = ToyModel { vocab: 8, salt: 1 };
 pub(crate) const DRAFT: ToyModel = ToyModel { vocab: 8, salt: 2 };
 
 /// Faults begin within this.
-const TROUBLE: f64 = 2.0;
+const TROUBLE: f64 = 2.5;
 
 /// What happens in a run.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Scenario {
     pub(crate) targets: usize,
     /// Of a message, at most.
     pub(crate) latency: Duration,
+    /// KV-cache tokens of a worker.
+    pub(crate) kv_tokens: usize,
     pub(crate) requests: Vec<Request>,
     /// By time.
     pub(crate) faults: Vec<Fault>,
@@ -54,7 +56,14 @@ impl Scenario {
         let count = *[0, 1, 2, 3, 5, 8].choose(&mut rng).unwrap_or(&0);
         let mut faults: Vec<Fault> = (0..count).flat_map(|_| draw_fault(&mut rng, drafts, targets)).collect();
         faults.sort_by_key(|fault| fault.at);
-        Self { seed, drafts, targets, latency, requests, faults, rude: rng.random_bool(0.3) }
+        // Some workers are too small for all at once; nobody is refused where nothing should be.
+        let kv_tokens = if faults.is_empty() || rng.random() { 1024 } else { 250 };
+        Self { seed, drafts, targets, latency, kv_tokens, requests, faults, rude: rng.random_bool(0.3) }
+    }
+
+    /// Nothing goes wrong.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.faults.is_empty()
     }
 }
 
@@ -91,7 +100,8 @@ impl Request {
             ..v1::GenerateRequest::default()
         };
         Self {
-            after: Duration::from_secs_f64(rng.random_range(0.0..1.0)),
+            // Not before the orchestrator listens, even over the slowest network.
+            after: Duration::from_secs_f64(rng.random_range(0.5..1.5)),
             request,
             deadline: Duration::from_secs_f64(if rng.random_bool(0.1) {
                 rng.random_range(0.01..1.0)

@@ -31,7 +31,7 @@ pub enum Fault {
     Gone { reason: Reason, message: String },
     #[error("{message}")]
     Exhausted { message: String, retry_after: Duration },
-    #[error("this worker is shutting down: use another")]
+    #[error("this process is shutting down: use another")]
     Draining,
     #[error("{0}")]
     Bug(String),

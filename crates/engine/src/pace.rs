@@ -13,6 +13,9 @@ const PACKED_ROWS: usize = 512;
 const STRETCH: f64 = 2.0;
 /// Rows of a prompt that go along at least, so that it gets on.
 const LEAST_ROWS: usize = 4;
+/// How far a pass may be from what was expected to count whole, and how much of the way its news goes.
+const SURPRISE: f64 = 1.5;
+const HASTE: f64 = 0.25;
 /// How long a pass may take that prefills while no step is expected: so long may the first step of somebody else wait.
 const ALONE: f64 = 0.05;
 /// Steps are expected for this long after the last one, or for four times as long as it took.
@@ -30,12 +33,22 @@ pub struct Pace {
     costs: Vec<(usize, f64)>,
     most_rows: usize,
     last_step: Option<(Instant, usize)>,
+    /// What passes of steps alone take, and those with parts of prompts in them, in terms of `costs`. Those were measured once, on
+    /// empty caches; these follow the caches, the machine, and whoever else runs on it.
+    steps_take: f64,
+    prompts_take: f64,
 }
 
 impl Pace {
     /// Nothing is known of the costs; a pass packs at most `rows`.
     pub fn unmeasured(rows: usize) -> Self {
-        Self { costs: Vec::new(), most_rows: rows.max(1), last_step: None }
+        Self {
+            costs: Vec::new(),
+            most_rows: rows.max(1),
+            last_step: None,
+            steps_take: 1.0,
+            prompts_take: 1.0,
+        }
     }
 
     /// Times passes of growing size; that also allocates what a backend allocates once.
@@ -75,26 +88,40 @@ impl Pace {
         self.last_step = Some((Instant::now(), rows));
     }
 
+    /// A pass of `rows`, of prompts among others if `prompts`, took `seconds`.
+    pub(crate) fn learn(&mut self, rows: usize, prompts: bool, seconds: f64) {
+        let cost = self.cost(rows);
+        if cost <= 0.0 {
+            return;
+        }
+        let take = if prompts { &mut self.prompts_take } else { &mut self.steps_take };
+        // Some of the way, so that one pass that was interrupted means little.
+        *take *= (seconds / cost / *take).clamp(1.0 / SURPRISE, SURPRISE).powf(HASTE);
+    }
+
     /// Rows of prompts that may join a pass with `steps` rows of steps.
     pub(crate) fn prefill_rows(&self, steps: usize) -> usize {
         let room = self.most_rows.saturating_sub(steps).max(LEAST_ROWS);
-        let Some(seconds) = self.allowed(steps) else { return room };
-        self.rows_within(seconds).saturating_sub(steps).clamp(LEAST_ROWS, room)
+        if self.costs.is_empty() {
+            return room;
+        }
+        let (seconds, least) = self.allowed(steps);
+        self.rows_within(seconds).saturating_sub(steps).clamp(least, room)
     }
 
-    /// How long a pass may take that prefills too; `None`: nothing is known.
-    fn allowed(&self, steps: usize) -> Option<f64> {
-        if self.costs.is_empty() {
-            return None;
-        }
+    /// How long a pass may take that prefills too, in terms of `costs`, and how many rows of prompts it has at least.
+    fn allowed(&self, steps: usize) -> (f64, usize) {
         let last = self.last_step.map_or(0, |(when, rows)| {
             let expected = EXPECTED.max(Duration::from_secs_f64(4.0 * self.cost(rows)));
             if when.elapsed() < expected { rows } else { 0 }
         });
-        match steps.max(last) {
+        let of_step = |rows: usize| self.cost(rows) * self.steps_take / self.prompts_take;
+        match (steps, last) {
             // Where even one row takes long, many rows take hardly longer.
-            0 => Some(ALONE.max(STRETCH * self.cost(1))),
-            rows => Some(STRETCH * self.cost(rows)),
+            (0, 0) => ((ALONE / self.prompts_take).max(STRETCH * self.cost(1)), LEAST_ROWS),
+            // The step that comes meanwhile waits for this pass, and then has one of its own.
+            (0, expected) => ((STRETCH - 1.0) * of_step(expected), 1),
+            (steps, _) => (STRETCH * of_step(steps), LEAST_ROWS),
         }
     }
 
@@ -135,11 +162,36 @@ mod tests {
         let mut pace = pace();
         assert_eq!(pace.prefill_rows(0), 400, "50 ms");
         pace.steps_run(8);
-        assert_eq!((pace.prefill_rows(8), pace.prefill_rows(0)), (8, 16), "2 ms");
+        assert_eq!(
+            (pace.prefill_rows(8), pace.prefill_rows(0)),
+            (8, 8),
+            "2 ms with the steps, 1 ms before them"
+        );
         // Few rows are cheap, but a prompt gets on even if the steps fill the pass.
         assert_eq!(pace.prefill_rows(512), LEAST_ROWS);
         tokio::time::advance(EXPECTED).await;
         assert_eq!(pace.prefill_rows(0), 400, "no step is expected any more");
+    }
+
+    /// Prompts behind long prefixes, or beside a busy neighbour, cost more than was measured: they get fewer rows.
+    #[test]
+    fn what_passes_take_is_learnt() {
+        let mut pace = pace();
+        assert_eq!(pace.prefill_rows(8), 8);
+        for _ in 0..50 {
+            pace.learn(8, false, 1e-3);
+            pace.learn(16, true, 3e-3);
+        }
+        // 2 ms, of which 1.5 ms for every measured millisecond: 1.33 ms by the measured costs.
+        assert_eq!(pace.prefill_rows(8), LEAST_ROWS);
+        assert!((pace.prompts_take - 1.5).abs() < 0.01 && (pace.steps_take - 1.0).abs() < 0.01);
+        // Passes that are slower all alike change nothing.
+        for _ in 0..50 {
+            pace.learn(8, false, 1.5e-3);
+        }
+        assert_eq!(pace.prefill_rows(8), 8);
+        pace.learn(8, false, 1.0);
+        assert!(pace.steps_take < 1.7, "one pass that was interrupted");
     }
 
     /// A large model, bound by memory: a row takes most of a second, and so do sixteen.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -165,7 +166,13 @@ impl<B: Backend> Scheduler<B> {
 
     /// Runs the batch; if it fails, each part alone, so that only the one to blame fails.
     fn forward(&mut self, mut batch: Vec<Part<B::Cache>>) {
+        let rows = batch.iter().map(|part| part.pass.tokens.len()).sum();
+        let prompts = batch.iter().any(|part| matches!(part.run.work, Work::Prefill { .. }));
+        let begun = Instant::now();
         let result = self.try_forward(&mut batch);
+        if result.is_ok() {
+            self.pace.learn(rows, prompts, begun.elapsed().as_secs_f64());
+        }
         if result.is_err() && batch.len() > 1 {
             for part in batch {
                 self.forward(vec![part]);

@@ -81,6 +81,7 @@ impl Endpoint {
 
     /// A request to it failed: nobody new is sent there until it has answered again.
     pub(crate) fn suspect(&self, why: &str) {
+        tracing::debug!(address = %self.address, why, "suspected");
         let mut state = self.lock();
         if state.health == Health::Serving {
             state.health = Health::Unreachable(why.to_owned());

@@ -35,8 +35,8 @@ pub(super) struct Inner {
     /// The first that answered; the others must have the same.
     model: OnceLock<v1::ModelInfo>,
     pub(super) endpoints: RwLock<Vec<Arc<Endpoint>>>,
-    /// The last reason why there is nobody.
-    pub(super) trouble: Mutex<String>,
+    /// Why no name stands for anybody.
+    pub(super) unresolved: Mutex<String>,
     changed: watch::Sender<()>,
     budget: RetryBudget,
     /// Nobody has the pool any more.
@@ -62,7 +62,7 @@ impl Pool {
             vocabulary,
             model: OnceLock::new(),
             endpoints: RwLock::default(),
-            trouble: Mutex::new("nobody answered yet".into()),
+            unresolved: Mutex::new("no name was resolved yet".into()),
             changed,
             budget: RetryBudget::new(),
             gone: gone.clone(),
@@ -133,9 +133,18 @@ impl Pool {
         })
     }
 
-    /// The last reason why there is nobody.
+    /// Why there is nobody: what is wrong with each worker, or that none was found.
     pub(crate) fn trouble(&self) -> String {
-        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let say = |e: &Arc<Endpoint>| match e.health() {
+            Health::Unreachable(why) | Health::Unfit(why) => format!("{}: {why}", e.address),
+            Health::Draining => format!("{}: it is draining", e.address),
+            Health::Serving => format!("{}: it serves again", e.address),
+        };
+        let all: Vec<String> = self.endpoints().iter().map(say).collect();
+        if all.is_empty() {
+            return self.inner.unresolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        all.join("; ")
     }
 
     /// Checks that the life `incarnation` of `endpoint` serves the known model; `info` is what that face of it says.
@@ -204,9 +213,6 @@ impl Inner {
     /// Records and tells how a worker is.
     pub(super) fn report(&self, endpoint: &Endpoint, health: Health) {
         let (kind, address) = (self.kind, endpoint.address);
-        if let Health::Unreachable(why) | Health::Unfit(why) = &health {
-            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = format!("{address}: {why}");
-        }
         if !endpoint.set_health(health.clone()) {
             return;
         }

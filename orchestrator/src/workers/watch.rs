@@ -129,7 +129,7 @@ pub(super) async fn resolve_forever(inner: Arc<Inner>) {
                 Err(error) => {
                     complete = false;
                     tracing::warn!(worker = %inner.kind, %name, %error, "cannot be resolved");
-                    *inner.trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+                    *inner.unresolved.lock().unwrap_or_else(PoisonError::into_inner) =
                         format!("{name} cannot be resolved: {error}");
                 }
             }

@@ -86,8 +86,8 @@ impl ModelThread {
                     Ok(loaded) => Self::around(loaded),
                     Err(error) => return drop(ready.send(Err(error))),
                 };
-                // Only to park this thread while nothing is to do.
-                let runtime = match tokio::runtime::Builder::new_current_thread().build() {
+                // Only to park this thread while nothing is to do, or for a moment.
+                let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
                     Ok(runtime) => runtime,
                     Err(_) => return,
                 };

@@ -78,6 +78,15 @@ impl Pace {
         Ok(pace)
     }
 
+    /// How long a prompt waits for a step that is expected. Where model and services share processors, a prompt that runs at once takes
+    /// them from the very requests that bring the step.
+    pub(crate) const PATIENCE: Duration = Duration::from_millis(2);
+
+    /// Whether steps ran a moment ago, so that more will come.
+    pub(crate) fn expects_steps(&self) -> bool {
+        !self.costs.is_empty() && self.expected() > 0
+    }
+
     /// Rows that one forward packs.
     pub(crate) fn most_rows(&self) -> usize {
         self.most_rows
@@ -111,18 +120,22 @@ impl Pace {
 
     /// How long a pass may take that prefills too, in terms of `costs`, and how many rows of prompts it has at least.
     fn allowed(&self, steps: usize) -> (f64, usize) {
-        let last = self.last_step.map_or(0, |(when, rows)| {
-            let expected = EXPECTED.max(Duration::from_secs_f64(4.0 * self.cost(rows)));
-            if when.elapsed() < expected { rows } else { 0 }
-        });
         let of_step = |rows: usize| self.cost(rows) * self.steps_take / self.prompts_take;
-        match (steps, last) {
+        match (steps, self.expected()) {
             // Where even one row takes long, many rows take hardly longer.
             (0, 0) => ((ALONE / self.prompts_take).max(STRETCH * self.cost(1)), LEAST_ROWS),
             // The step that comes meanwhile waits for this pass, and then has one of its own.
             (0, expected) => ((STRETCH - 1.0) * of_step(expected), 1),
             (steps, _) => (STRETCH * of_step(steps), LEAST_ROWS),
         }
+    }
+
+    /// Rows of the steps that are expected.
+    fn expected(&self) -> usize {
+        self.last_step.map_or(0, |(when, rows)| {
+            let expected = EXPECTED.max(Duration::from_secs_f64(4.0 * self.cost(rows)));
+            if when.elapsed() < expected { rows } else { 0 }
+        })
     }
 
     /// Seconds of a pass: between measured sizes, or beyond the last in proportion.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::model_thread::{Command, Run, Shared, Work};
@@ -68,11 +69,19 @@ impl<B: Backend> Scheduler<B> {
 
     /// Takes all that waits; waits if nothing is to do. False at the end.
     async fn receive(&mut self) -> bool {
-        if self.steps.is_empty() && self.prefills.is_empty() {
-            match self.commands.recv().await {
-                Some(command) => self.enqueue(command),
-                None => return false,
-            }
+        let next = if !self.steps.is_empty() {
+            None
+        } else if self.prefills.is_empty() {
+            Some(self.commands.recv().await)
+        } else if self.pace.expects_steps() {
+            timeout(Pace::PATIENCE, self.commands.recv()).await.ok()
+        } else {
+            None
+        };
+        match next {
+            Some(Some(command)) => self.enqueue(command),
+            Some(None) => return false,
+            None => {}
         }
         while let Ok(command) = self.commands.try_recv() {
             self.enqueue(command);

@@ -149,10 +149,12 @@ impl Pair {
         let by = Instant::now() + duration;
         let text = self.text(method, &mut gaps);
         let prompts = async {
-            while disturbed {
+            if !disturbed {
+                return std::future::pending::<anyhow::Result<()>>().await;
+            }
+            loop {
                 self.admit(method, &mut admissions).await?;
             }
-            std::future::pending::<anyhow::Result<()>>().await
         };
         // Both are cut off where the phase ends.
         let both = async { tokio::try_join!(text, prompts) };

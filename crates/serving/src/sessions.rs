@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::{NoPlace, Place, PlaceLimits, Places};
 
+/// Ids that are remembered as closed before they were opened.
+const MOST_CLOSED_EARLY: usize = 4096;
+
 /// The sessions of one life of a worker. Clones share it.
 ///
 /// Time is tokio's, so tests run on its virtual clock.
@@ -24,6 +27,8 @@ struct Inner<S> {
     lease: Duration,
     places: Places,
     sessions: Mutex<HashMap<u64, Held<S>>>,
+    /// Ids that were closed while nobody had them, and until when that counts: their openings may still be on the way.
+    closed_early: Mutex<HashMap<u64, Instant>>,
 }
 
 struct Held<S> {
@@ -82,7 +87,15 @@ impl<S> SessionTable<S> {
             patience: Duration::ZERO,
         });
         let sessions = Mutex::default();
-        Self { inner: Arc::new(Inner { incarnation, lease: limits.lease, places, sessions }) }
+        Self {
+            inner: Arc::new(Inner {
+                incarnation,
+                lease: limits.lease,
+                places,
+                sessions,
+                closed_early: Mutex::default(),
+            }),
+        }
     }
 
     /// This life of the worker.
@@ -124,13 +137,23 @@ impl<S> SessionTable<S> {
         if incarnation != self.inner.incarnation && incarnation != 0 {
             return None;
         }
-        let removed = self.lock().remove(&id)?;
-        Some(removed.session)
+        // Held over both looks, here and where an opening ends.
+        let mut closed = self.inner.closed_early.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = self.lock().remove(&id);
+        if removed.is_none() {
+            // Who has so many openings on the way is not worth the memory: the lease ends what this forgets.
+            if closed.len() < MOST_CLOSED_EARLY {
+                closed.insert(id, Instant::now() + self.inner.lease);
+            }
+        }
+        removed.map(|held| held.session)
     }
 
     /// Removes what has expired: how many.
     pub fn expire(&self) -> usize {
         let now = Instant::now();
+        let closed = &self.inner.closed_early;
+        closed.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, until| *until > now);
         let expired: Vec<Held<S>> = {
             let mut sessions = self.lock();
             // Whoever else holds the session is running a step of it, and renews the lease afterwards.
@@ -162,8 +185,12 @@ impl<S> SessionTable<S> {
 }
 
 impl<S> Admission<S> {
-    /// Puts the session in its place, under `id`.
+    /// Puts the session in its place, under `id`; not if its client has closed it already.
     pub fn fill(self, id: u64, session: S) -> Result<(), SessionError> {
+        let mut closed = self.table.inner.closed_early.lock().unwrap_or_else(PoisonError::into_inner);
+        if closed.remove(&id).is_some() {
+            return Err(SessionError::Unknown { id });
+        }
         let expires = Instant::now() + self.table.inner.lease;
         match self.table.lock().entry(id) {
             Entry::Occupied(_) => Err(SessionError::Exists { id }),
@@ -212,6 +239,22 @@ mod tests {
         assert_eq!(t.places().taken(), 1);
         assert!(t.remove(t.incarnation(), 5).is_some());
         assert_eq!(t.places().taken(), 0);
+    }
+
+    /// A close overtakes the opening that it is about.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_closed_before_it_was_open_is_not_opened() {
+        let t = table();
+        let opening = t.admit(None).unwrap();
+        assert!(t.remove(0, 5).is_none());
+        assert_eq!(opening.fill(5, "a"), Err(SessionError::Unknown { id: 5 }));
+        assert_eq!(t.places().taken(), 0);
+        // Only once, and not for ever.
+        t.admit(None).unwrap().fill(5, "b").unwrap();
+        assert!(t.remove(0, 6).is_none());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        t.expire();
+        t.admit(None).unwrap().fill(6, "c").unwrap();
     }
 
     #[tokio::test]

@@ -77,9 +77,9 @@ impl Generation for GenerationService {
         let params = GenerateParams::try_from(request.into_inner())?;
         let place = tokio::time::timeout_at(by, self.places.take(client)).await;
         let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
+        let times = Times { arrived, admitted: Instant::now(), by };
         let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
         let open = prepare(&self.pair, &params, prompt)?;
-        let times = Times { arrived, admitted: Instant::now(), by };
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         let pair = self.pair.clone();
         let run = async move {

@@ -37,7 +37,7 @@ async fn every_method_answers_and_its_statistics_add_up() {
         // Every iteration commits its accepted nodes and a bonus token; the last ones may lie behind the stop.
         assert!(s.iterations + s.accepted_tokens > s.new_tokens);
         assert_eq!(s.accepted_by_depth.iter().sum::<u32>(), s.accepted_tokens);
-        let parts = s.prefill_ms + s.draft_ms + s.target_ms + s.orchestration_ms;
+        let parts = s.waiting_ms + s.prefill_ms + s.draft_ms + s.target_ms + s.orchestration_ms;
         assert!((parts - s.total_ms).abs() < 0.01 * s.total_ms + 0.01, "{s:?}");
         assert!(s.time_to_first_token_ms > 0.0 && s.time_to_first_token_ms <= s.total_ms);
         if method != v1::Method::Autoregressive {

@@ -111,7 +111,8 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
         memory.serve(DRAFT_HOST, serving("tandem.v1.Draft", draft));
         memory.serve(TARGET_HOST, serving("tandem.v1.Target", target));
     }
-    let flags = "orchestrator --draft http://memory:1 --target http://memory:2 --failover-seconds 5";
+    // A worker that is busy for ever is waited for as long as the request may last: not long, here.
+    let flags = "orchestrator --draft http://memory:1 --target http://memory:2 --failover-seconds 5 --max-request-seconds 60";
     let args = OrchestratorArgs::try_parse_from(flags.split(' ')).map_err(|_| Error::IncorrectFormat)?;
     let (patience, limits) = (Duration::from_secs(10), args.limits.workers());
     let pair = Pair::connect(args.names(), patience, limits, Arc::new(memory.clone())).await;

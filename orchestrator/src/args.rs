@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use tandem_serving::{LogArgs, PlaceLimits, ServeArgs};
+use tandem_serving::{LogArgs, PlaceLimits, ServeArgs, seconds};
 
 use crate::{WorkerLimits, WorkerName, WorkerNames};
 
@@ -71,15 +71,6 @@ pub struct LimitArgs {
     /// Seconds that they may wait
     #[arg(long, env = "MAX_WAITING_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub max_waiting_seconds: Duration,
-}
-
-/// Seconds, a millisecond or more.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let duration = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-    let least = Duration::from_millis(1);
-    duration
-        .filter(|d| *d >= least)
-        .ok_or_else(|| format!("{text:?} is no time: give seconds, 0.001 or more"))
 }
 
 impl OrchestratorArgs {

@@ -34,6 +34,7 @@ use self::figures::Level;
 use self::load::{STREAMS, Sender, closed, open};
 use self::progress::LevelBar;
 use self::report::Report;
+pub use self::summary::Summary;
 use self::watch::Watch;
 use self::workload::Workload;
 use crate::client::{Client, connect};

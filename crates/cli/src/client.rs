@@ -4,8 +4,8 @@ use anyhow::Context;
 use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{IntoRequest, Status};
 
 /// A connection to an orchestrator.
 pub type Client = GenerationClient<Channel>;
@@ -37,7 +37,7 @@ pub async fn connect(url: &str) -> anyhow::Result<Client> {
 /// Runs `request` to its end; `on_text` sees the text as it comes.
 pub async fn generate(
     client: &mut Client,
-    request: v1::GenerateRequest,
+    request: impl IntoRequest<v1::GenerateRequest>,
     mut on_text: impl FnMut(&str),
 ) -> Result<Answer, Status> {
     let mut events = client.generate(request).await?.into_inner();

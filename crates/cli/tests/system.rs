@@ -6,25 +6,15 @@ mod common;
 
 use common::{ANSWER, PROMPT, System, channel, greedy, request, statistics};
 use tandem_cli::client::Answer;
-use tandem_proto::v1;
+use tandem_decoding::Method;
 use tandem_proto::v1::target_client::TargetClient;
+use tandem_proto::{method_to_wire, v1};
 use tonic::Code;
-
-/// All but the unspecified one.
-const METHODS: [v1::Method; 7] = [
-    v1::Method::Autoregressive,
-    v1::Method::Speculative,
-    v1::Method::Specinfer,
-    v1::Method::Mtad,
-    v1::Method::Mmtad,
-    v1::Method::ExactMatch,
-    v1::Method::Mtjd,
-];
 
 #[tokio::test]
 async fn every_method_answers_and_its_statistics_add_up() {
     let mut system = System::start().await;
-    for method in METHODS {
+    for method in Method::ALL.map(method_to_wire) {
         let text = system.generate(greedy(method)).await.unwrap();
         assert_eq!(text.text, ANSWER, "{method:?}");
         assert_eq!(text.finished.reason(), v1::FinishReason::Stop);
@@ -108,7 +98,7 @@ async fn log_probs_are_the_targets_own_whatever_the_method_and_the_warping() {
     let tokenizer = tokenizers::Tokenizer::from_file(path).unwrap();
     let prompt = tokenizer.encode(PROMPT, true).unwrap().get_ids().to_vec();
     for (method, temperature, top_k) in
-        METHODS.into_iter().flat_map(|m| [(m, 1.0, 10), (m, 1.5, 0), (m, 0.0, 5)])
+        Method::ALL.map(method_to_wire).into_iter().flat_map(|m| [(m, 1.0, 10), (m, 1.5, 0), (m, 0.0, 5)])
     {
         let asked = v1::GenerateRequest {
             temperature: Some(temperature),

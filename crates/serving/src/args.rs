@@ -47,3 +47,24 @@ pub enum LogFormat {
     /// A JSON object per line.
     Json,
 }
+
+/// A flag in seconds, from a millisecond to eleven days.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok().filter(|s| (1e-3..=1e6).contains(s));
+    let seconds = seconds.ok_or_else(|| format!("{text:?} is no time: give seconds, 0.001 to 1000000"))?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_numbers_within_reason() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds("60"), Ok(Duration::from_secs(60)));
+        for nonsense in ["", "x", "0", "-1", "inf", "NaN", "1e7"] {
+            assert!(seconds(nonsense).is_err(), "{nonsense}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ mod shutdown;
 mod steps;
 mod telemetry;
 
-pub use args::{LogArgs, LogFormat, ServeArgs};
+pub use args::{LogArgs, LogFormat, ServeArgs, seconds};
 pub use places::{NoPlace, Place, PlaceLimits, Places};
 pub use server::{ServeError, Serving, bind, incoming};
 pub use sessions::{Admission, SessionError, SessionTable, TableLimits};

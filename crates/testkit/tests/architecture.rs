@@ -35,12 +35,14 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "orchestrator",
         ],
     ),
-    // The whole system in a simulated network.
+    // The whole system in a simulated network, and as processes; what asks it is the command's client.
     (
         "tandem-testkit",
         &[
+            "cli",
             "decoding",
             "engine",
+            "eval",
             "proto",
             "serving",
             "worker",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_decoding::Accepted;
-use tandem_proto::{Fault, Reason, SessionRef};
+use tandem_proto::{Reason, SessionRef};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -26,6 +26,8 @@ pub(super) struct Live<R: Role> {
     pub(super) step: u64,
     /// Of the step before, not known to the worker yet.
     pub(super) commit: Option<Accepted>,
+    /// Whether the worker may hold it: not if it refused.
+    pub(super) held: bool,
     /// How long closing may take.
     pub(super) patience: Duration,
     pub(super) role: PhantomData<R>,
@@ -42,6 +44,9 @@ impl<R: Role> Live<R> {
 
 impl<R: Role> Drop for Live<R> {
     fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
         let (channel, handle, patience) = (self.endpoint.channel.clone(), self.session.into(), self.patience);
         // If the runtime is gone, or the worker out of reach, the lease ends the session.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -64,6 +69,13 @@ pub(super) enum Failure {
     Session(String),
 }
 
+impl Failure {
+    /// Whether the worker has said that it did nothing.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Busy(..) | Self::Request(GenerateError::Worker { .. }))
+    }
+}
+
 /// What a status says about the request, the session and the worker.
 pub(super) fn failure(pool: &Pool, status: Status, by: Instant) -> Failure {
     let worker = pool.kind();
@@ -81,11 +93,5 @@ pub(super) fn failure(pool: &Pool, status: Status, by: Instant) -> Failure {
             Failure::Session(format!("{reason} {}", status.message()))
         }
         _ => Failure::Worker(status.message().to_owned()),
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self::Request(fault.into())
     }
 }

@@ -98,6 +98,28 @@ pub(super) async fn model_info(
     }
 }
 
+/// The calls that are the same for both, by the client that `$client` makes of a channel: tonic generates a type for each.
+macro_rules! session_calls {
+    ($client:ident) => {
+        async fn info(channel: Channel, within: Duration) -> Result<v1::ModelInfo, Status> {
+            call(within, v1::GetModelInfoRequest {}, async |r| $client(channel).get_model_info(r).await).await
+        }
+
+        async fn open(
+            channel: Channel,
+            open: v1::OpenSessionRequest,
+            within: Duration,
+        ) -> Result<v1::OpenSessionResponse, Status> {
+            call(within, open, async |r| $client(channel).open_session(r).await).await
+        }
+
+        async fn close(channel: Channel, handle: v1::SessionHandle, within: Duration) -> Result<(), Status> {
+            let message = v1::CloseSessionRequest { handle: Some(handle) };
+            call(within, message, async |r| $client(channel).close_session(r).await).await.map(drop)
+        }
+    };
+}
+
 /// A draft, or the draft face of a target.
 pub(super) struct Proposes;
 
@@ -109,17 +131,7 @@ impl Role for Proposes {
     type Ask = Propose;
     type Answer = Proposal;
 
-    async fn info(channel: Channel, within: Duration) -> Result<v1::ModelInfo, Status> {
-        call(within, v1::GetModelInfoRequest {}, async |r| draft(channel).get_model_info(r).await).await
-    }
-
-    async fn open(
-        channel: Channel,
-        open: v1::OpenSessionRequest,
-        within: Duration,
-    ) -> Result<v1::OpenSessionResponse, Status> {
-        call(within, open, async |r| draft(channel).open_session(r).await).await
-    }
+    session_calls!(draft);
 
     async fn step(
         channel: Channel,
@@ -137,11 +149,6 @@ impl Role for Proposes {
         let reply = call(within, message, async |r| draft(channel).propose(r).await).await?;
         let (draft, log_probs) = reply.into_draft(ask).map_err(StepError::Broken)?;
         Ok(Proposal { draft, log_probs })
-    }
-
-    async fn close(channel: Channel, handle: v1::SessionHandle, within: Duration) -> Result<(), Status> {
-        let message = v1::CloseSessionRequest { handle: Some(handle) };
-        call(within, message, async |r| draft(channel).close_session(r).await).await.map(drop)
     }
 
     fn tree<'a>(_: &'a Propose, answer: &'a Proposal) -> &'a TokenTree {
@@ -166,17 +173,7 @@ impl Role for Judges {
     type Ask = ScoreAsk;
     type Answer = Scores;
 
-    async fn info(channel: Channel, within: Duration) -> Result<v1::ModelInfo, Status> {
-        call(within, v1::GetModelInfoRequest {}, async |r| target(channel).get_model_info(r).await).await
-    }
-
-    async fn open(
-        channel: Channel,
-        open: v1::OpenSessionRequest,
-        within: Duration,
-    ) -> Result<v1::OpenSessionResponse, Status> {
-        call(within, open, async |r| target(channel).open_session(r).await).await
-    }
+    session_calls!(target);
 
     async fn step(
         channel: Channel,
@@ -194,11 +191,6 @@ impl Role for Judges {
         };
         let reply = call(within, message, async |r| target(channel).score_tree(r).await).await?;
         reply.into_scores(&ask.tree, ask.wanted).map_err(StepError::Broken)
-    }
-
-    async fn close(channel: Channel, handle: v1::SessionHandle, within: Duration) -> Result<(), Status> {
-        let message = v1::CloseSessionRequest { handle: Some(handle) };
-        call(within, message, async |r| target(channel).close_session(r).await).await.map(drop)
     }
 
     fn tree<'a>(ask: &'a ScoreAsk, _: &'a Scores) -> &'a TokenTree {

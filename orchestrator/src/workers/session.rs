@@ -313,12 +313,17 @@ impl<R: Role> Session<R> {
             session: SessionRef { incarnation: 0, id, committed: self.open.prompt.len() },
             step: 0,
             commit: None,
+            held: true,
             patience: self.pool.limits().silence,
             role: PhantomData,
         };
         let request = v1::OpenSessionRequest { session_id: id, ..(&self.open).into() };
         let opened = R::open(endpoint.channel.clone(), request, within).await;
-        let opened = opened.map_err(|status| failure(&self.pool, status, self.by))?;
+        let opened = opened.map_err(|status| {
+            let failure = failure(&self.pool, status, self.by);
+            live.held = !failure.is_refusal();
+            failure
+        })?;
         live.session = SessionRef::try_from(opened.handle).map_err(|e| Failure::Session(e.to_string()))?;
         let incarnation = live.session.incarnation;
         // It may have been restarted with another model, whose tokens mean something else.

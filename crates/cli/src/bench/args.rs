@@ -9,7 +9,7 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use tandem_decoding::{Decoding, DecodingParams, Method, Sampling};
 use tandem_eval::{Dataset, DatasetKind};
-use tandem_serving::LogArgs;
+use tandem_serving::{LogArgs, seconds};
 
 use super::lengths::{Lengths, PromptTokens};
 use crate::decoding::DecodingArgs;
@@ -86,7 +86,7 @@ pub struct Args {
     pub(super) json: Option<PathBuf>,
 
     /// URL of a running orchestrator; without it all services run in this process, and share its processors
-    #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with_all = ["target", "draft", "device", "draft_device", "dtype"])]
+    #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     pub(super) endpoint: Option<String>,
 
     #[command(flatten)]
@@ -186,10 +186,4 @@ fn rate(text: &str) -> anyhow::Result<f64> {
     let rate: f64 = text.parse().with_context(|| format!("{text:?} is no number"))?;
     ensure!((1e-3..=1e5).contains(&rate), "it must be between 0.001 and 100000 requests per second");
     Ok(rate)
-}
-
-fn seconds(text: &str) -> anyhow::Result<Duration> {
-    let seconds: f64 = text.parse().with_context(|| format!("{text:?} is no number"))?;
-    ensure!((1e-3..=1e6).contains(&seconds), "it must be between 0.001 and 1000000 seconds");
-    Ok(Duration::from_secs_f64(seconds))
 }

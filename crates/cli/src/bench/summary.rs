@@ -3,21 +3,27 @@
 use serde::Serialize;
 
 /// Mean and percentiles of all measurements, by nearest rank: every percentile is one that was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Summary {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
     /// Measurements.
-    pub(super) samples: usize,
-    pub(super) mean: f64,
-    pub(super) min: f64,
-    pub(super) p50: f64,
-    pub(super) p90: f64,
-    pub(super) p99: f64,
-    pub(super) max: f64,
+    pub samples: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The median.
+    pub p50: f64,
+    /// The 90th percentile.
+    pub p90: f64,
+    /// The 99th.
+    pub p99: f64,
+    /// The largest.
+    pub max: f64,
 }
 
 impl Summary {
     /// `None` of nothing.
-    pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);
         Some(Self {

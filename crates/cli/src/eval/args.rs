@@ -58,7 +58,7 @@ pub struct Args {
     pub tolerance: Tolerances,
 
     /// URL of a running orchestrator; without it all services run in this process
-    #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with_all = ["target", "draft", "device", "draft_device", "dtype"])]
+    #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     pub endpoint: Option<String>,
 
     /// Which models.

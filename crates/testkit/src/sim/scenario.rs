@@ -5,7 +5,8 @@ use std::time::Duration;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tandem_proto::v1;
+use tandem_decoding::Method;
+use tandem_proto::{method_to_wire, v1};
 
 use super::fault::{Fault, Kind};
 use super::hosts::{ORCHESTRATOR, worker};
@@ -69,17 +70,7 @@ impl Scenario {
 
 impl Request {
     fn draw(rng: &mut impl Rng) -> Self {
-        let method = *[
-            v1::Method::Autoregressive,
-            v1::Method::Speculative,
-            v1::Method::Specinfer,
-            v1::Method::Mtad,
-            v1::Method::Mmtad,
-            v1::Method::ExactMatch,
-            v1::Method::Mtjd,
-        ]
-        .choose(rng)
-        .unwrap_or(&v1::Method::Mmtad);
+        let method = method_to_wire(*Method::ALL.choose(rng).unwrap_or(&Method::Mmtad));
         let ids = (0..rng.random_range(1..=30)).map(|_| rng.random_range(0..8)).collect();
         let decoding = v1::DecodingParams {
             method: method.into(),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use tandem_cli::client::{Client, generate};
+use tandem_eval::{Dataset, DatasetKind};
 use tandem_proto::v1;
 use tandem_proto::v1::Method;
-use tandem_proto::v1::generate_response::Event;
 use tonic::{Request, Status};
 
 use crate::args::Args;
-use crate::services::Client;
 
 /// Those whose greedy texts are the same every time.
 const METHODS: [Method; 6] = [
@@ -91,18 +91,10 @@ async fn undisturbed_answer(client: &mut Client, case: &Case) -> anyhow::Result<
     anyhow::bail!("drafts were missing although nothing was disturbed: is this machine too busy?")
 }
 
-/// Held-out prompts: the first question of the first documents.
+/// Held-out questions.
 fn prompts(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
-    let unreadable = || format!("cannot read prompts from {}", path.display());
-    let documents = std::fs::read_to_string(path).with_context(unreadable)?;
-    let prompt = |line: &str| {
-        let document: serde_json::Value = serde_json::from_str(line)?;
-        let schema = document["schema"].as_str().context("a document without a schema")?;
-        let question = document["pairs"][0][0].as_str().context("a document without a question")?;
-        Ok(format!("{schema}Question: {question}\nSQL:"))
-    };
-    let prompts: anyhow::Result<Vec<String>> = documents.lines().take(count).map(prompt).collect();
-    prompts.with_context(unreadable)
+    let items = Dataset::load(DatasetKind::TextToSql, path)?.items;
+    Ok(items.into_iter().filter_map(|item| item.turns.into_iter().next()).take(count).collect())
 }
 
 impl Case {
@@ -165,22 +157,9 @@ pub(crate) async fn ask(client: &mut Client, request: &v1::GenerateRequest) -> R
     let mut message = Request::new(request.clone());
     message.set_timeout(DEADLINE);
     let asked = async {
-        let mut events = client.generate(message).await?.into_inner();
-        let mut answer = Answer::default();
-        while let Some(response) = events.message().await? {
-            match response.event {
-                Some(Event::Chunk(chunk)) => {
-                    answer.text += &chunk.text;
-                    answer.tokens.extend(chunk.token_ids);
-                }
-                Some(Event::Finished(finished)) => {
-                    answer.statistics = finished.statistics.unwrap_or_default();
-                    return Ok(answer);
-                }
-                Some(Event::Started(_)) | None => {}
-            }
-        }
-        Err(Status::unavailable("the orchestrator ended the stream without finishing the text"))
+        let answer = generate(client, message, |_| ()).await?;
+        let statistics = answer.finished.statistics.unwrap_or_default();
+        Ok(Answer { text: answer.text, tokens: answer.token_ids, statistics })
     };
     // A little later than the orchestrator itself must have given up.
     let hangs = |_| Status::deadline_exceeded("the stream hangs: it outlived its deadline");

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::Table;
+use tandem_cli::output::table;
 
 use crate::faults::FaultKind;
 use crate::services::Worker;
@@ -47,13 +47,9 @@ impl Memory {
 impl Report {
     /// The figures.
     pub(crate) fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(ASCII_MARKDOWN).set_header(["chaos", ""]);
+        let mut table = table(&["chaos", ""]);
         for (what, figure) in self.figures() {
             table.add_row([what, figure]);
-        }
-        if let Some(figures) = table.column_mut(1) {
-            figures.set_cell_alignment(CellAlignment::Right);
         }
         table
     }

@@ -6,16 +6,12 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context;
+use tandem_cli::client::{Client, connect};
 use tandem_proto::v1::WorkerRole;
-use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_testkit::processes::Process;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::args::Args;
-
-/// A connection to the orchestrator.
-pub(crate) type Client = GenerationClient<Channel>;
 
 /// How long a worker may drain: its grace and the lease of sessions that nobody closes, with time to spare on a busy machine.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
@@ -71,9 +67,7 @@ impl System {
 
     /// A connection of its own.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        let url = self.orchestrator.url();
-        let channel = Endpoint::from_shared(url.clone())?.connect().await;
-        Ok(GenerationClient::new(channel.with_context(|| format!("cannot reach the orchestrator at {url}"))?))
+        connect(&self.orchestrator.url()).await
     }
 
     /// From now on they belong to the caller.

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+use tandem_cli::client::Client;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::args::Args;
 use crate::cases::{Case, Comparison, ask};
-use crate::services::{Client, System};
+use crate::services::System;
 
 /// Streams that run until they are told that it is enough.
 pub(crate) struct Streams {

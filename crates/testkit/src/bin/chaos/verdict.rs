@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use tandem_cli::client::Client;
 use tandem_proto::v1;
 use tandem_proto::v1::WorkerState;
 use tokio::time::Instant;
 
-use crate::services::{Client, Worker, name};
+use crate::services::{Worker, name};
 
 /// Beyond the lease: the orchestrator looks for a worker that was lost every few seconds.
 const SLACK: Duration = Duration::from_secs(20);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
+use tandem_serving::seconds;
 
 /// Measures draft, target and orchestrator, as processes, under loads that are meant to hurt.
 #[derive(Clone, Debug, Parser)]
@@ -142,12 +143,6 @@ impl Setup {
     pub(crate) fn worker_flags(&self) -> Vec<String> {
         self.threads.map_or_else(Vec::new, |threads| vec!["--threads".into(), threads.to_string()])
     }
-}
-
-fn seconds(text: &str) -> anyhow::Result<Duration> {
-    let seconds: f64 = text.parse().with_context(|| format!("{text:?} is no number"))?;
-    ensure!((0.1..=1e6).contains(&seconds), "it must be between 0.1 and 1000000 seconds");
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 fn context(text: &str) -> anyhow::Result<u32> {

@@ -1,22 +1,11 @@
 //! What all sections ask, and how.
 
-use anyhow::Context;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use tandem_proto::v1;
+use tandem_decoding::Method;
 use tandem_proto::v1::generate_request::Input;
-use tandem_proto::v1::generation_client::GenerationClient;
-use tonic::transport::{Channel, Endpoint};
-
-/// A connection to an orchestrator.
-pub(crate) type Client = GenerationClient<Channel>;
-
-/// Connects to the orchestrator at `url`.
-pub(crate) async fn connect(url: &str) -> anyhow::Result<Client> {
-    let channel = Endpoint::from_shared(url.to_owned())?.connect().await;
-    Ok(GenerationClient::new(channel.with_context(|| format!("cannot reach the orchestrator at {url}"))?))
-}
+use tandem_proto::{method_to_wire, v1};
 
 /// Random numbers of their own for every `stream`.
 pub(crate) fn numbers(seed: u64, stream: u64) -> ChaCha8Rng {
@@ -31,7 +20,7 @@ pub(crate) fn request(
     vocab: u32,
     prompt_tokens: u32,
     new_tokens: u32,
-    method: v1::Method,
+    method: Method,
 ) -> v1::GenerateRequest {
     let ids = (0..prompt_tokens).map(|_| rng.random_range(0..vocab)).collect();
     v1::GenerateRequest {
@@ -39,12 +28,10 @@ pub(crate) fn request(
         max_new_tokens: Some(new_tokens),
         seed: Some(rng.next_u64()),
         ignore_eos: true,
-        decoding: Some(v1::DecodingParams { method: method.into(), ..v1::DecodingParams::default() }),
+        decoding: Some(v1::DecodingParams {
+            method: method_to_wire(method).into(),
+            ..v1::DecodingParams::default()
+        }),
         ..v1::GenerateRequest::default()
     }
-}
-
-/// As the flags of other programs write it: `mmtad`.
-pub(crate) fn method_name(method: v1::Method) -> String {
-    method.as_str_name().trim_start_matches("METHOD_").to_lowercase().replace('_', "-")
 }

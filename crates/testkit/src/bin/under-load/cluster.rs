@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use tandem_cli::client::{Client, connect};
 use tandem_proto::v1;
 use tandem_testkit::processes::Process;
 use tempfile::TempDir;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::args::Setup;
-use crate::client::{Client, connect};
 
 /// Between two questions whether all is freed.
 const ASK_EVERY: Duration = Duration::from_millis(20);

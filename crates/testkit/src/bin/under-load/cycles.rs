@@ -9,6 +9,9 @@ use indicatif::ProgressBar;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use tandem_cli::client::Client;
+use tandem_cli::output::table;
+use tandem_decoding::Method;
 use tandem_proto::v1;
 use tandem_proto::v1::generate_response::Event;
 use tokio::task::JoinSet;
@@ -16,9 +19,9 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Status};
 
 use crate::args::{CyclesArgs, Setup};
-use crate::client::{Client, numbers, request};
+use crate::client::{numbers, request};
 use crate::cluster::{Cluster, Flags, Memory, Models, Settled};
-use crate::figures::{grown, memory_table, table};
+use crate::figures::{grown, memory_table};
 use crate::progress::bar;
 
 /// Shares of all cycles, in percent, after which everything must be free, and memory is weighed.
@@ -29,14 +32,6 @@ const MOST_NEW_TOKENS: u32 = 64;
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// Beyond a lease.
 const SLACK: Duration = Duration::from_secs(15);
-const METHODS: [v1::Method; 6] = [
-    v1::Method::Autoregressive,
-    v1::Method::Mmtad,
-    v1::Method::ExactMatch,
-    v1::Method::Speculative,
-    v1::Method::Specinfer,
-    v1::Method::Mtjd,
-];
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -144,7 +139,7 @@ impl Maker {
     fn request(&self, rng: &mut ChaCha8Rng) -> v1::GenerateRequest {
         let longest = f64::from(self.context.saturating_sub(2).max(1));
         let prompt_tokens = longest.powf(rng.random_range(0.0..=1.0)) as u32;
-        let method = METHODS[rng.random_range(0..METHODS.len())];
+        let method = Method::ALL[rng.random_range(0..Method::ALL.len())];
         let new_tokens = rng.random_range(1..=MOST_NEW_TOKENS);
         request(rng, self.vocab, prompt_tokens, new_tokens, method)
     }

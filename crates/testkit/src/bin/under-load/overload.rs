@@ -9,17 +9,19 @@ use anyhow::ensure;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use tandem_proto::v1;
-use tandem_proto::v1::generate_response::Event;
+use tandem_cli::bench::Summary;
+use tandem_cli::client::{Client, generate};
+use tandem_cli::output::table;
+use tandem_decoding::Method;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::args::{OverloadArgs, Setup};
-use crate::client::{Client, numbers, request};
+use crate::client::{numbers, request};
 use crate::cluster::{Cluster, Flags, Memory, Models};
-use crate::figures::{Summary, grown, memory_table, table};
+use crate::figures::{grown, memory_table, summary, two};
 use crate::progress::bar;
 
 const PROMPT_TOKENS: u32 = 16;
@@ -172,15 +174,15 @@ impl Sender {
     /// Sends request `number`, which arrived at `arrived`, and reads to its end.
     async fn send(&self, number: u64, arrived: Instant) -> Outcome {
         let mut rng = numbers(self.seed, number);
-        let request = request(&mut rng, self.vocab, PROMPT_TOKENS, NEW_TOKENS, v1::Method::Mmtad);
+        let request = request(&mut rng, self.vocab, PROMPT_TOKENS, NEW_TOKENS, Method::Mmtad);
         let mut request = Request::new(request);
         request.set_timeout(self.deadline);
         let mut client = self.clients[number as usize % self.clients.len()].clone();
         let by = arrived + self.deadline;
-        match timeout_at(by + SLACK, read(&mut client, request)).await {
+        match timeout_at(by + SLACK, generate(&mut client, request, |_| ())).await {
             Err(_) => Outcome::Other("no answer long after the deadline".into()),
-            Ok(Ok(())) if Instant::now() <= by => Outcome::Finished(arrived.elapsed()),
-            Ok(Ok(())) => Outcome::Late,
+            Ok(Ok(_)) if Instant::now() <= by => Outcome::Finished(arrived.elapsed()),
+            Ok(Ok(_)) => Outcome::Late,
             Ok(Err(status)) => Outcome::of(&status, arrived, by),
         }
     }
@@ -190,16 +192,6 @@ impl Sender {
 fn gap(rng: &mut ChaCha8Rng, per_second: f64) -> Duration {
     let uniform: f64 = rng.random_range(0.0..1.0);
     Duration::from_secs_f64(-(1.0 - uniform).ln() / per_second)
-}
-
-async fn read(client: &mut Client, request: Request<v1::GenerateRequest>) -> Result<(), Status> {
-    let mut events = client.generate(request).await?.into_inner();
-    while let Some(response) = events.message().await? {
-        if let Some(Event::Finished(_)) = response.event {
-            return Ok(());
-        }
-    }
-    Err(Status::unavailable("the stream ended without a word"))
 }
 
 impl Outcome {
@@ -244,8 +236,8 @@ impl Overload {
             refused: refusals.len() as u64,
             refused_without_retry_info,
             other,
-            latency_ms: Summary::of(latencies),
-            refusal_ms: Summary::of(refusals),
+            latency_ms: summary(latencies),
+            refusal_ms: summary(refusals),
             memory_early: Memory::default(),
             memory_late: Memory::default(),
         }
@@ -268,9 +260,9 @@ impl Overload {
     pub(crate) fn show(&self) -> String {
         let mut counts = table(&["became of it", "requests", "ms, p50 / p99"]);
         let without = self.refused_without_retry_info;
-        counts.add_row(["met its deadline", &self.met_deadline.to_string(), &self.latency_ms.two()]);
+        counts.add_row(["met its deadline", &self.met_deadline.to_string(), &two(&self.latency_ms)]);
         counts.add_row(["missed its deadline", &self.missed_deadline.to_string(), ""]);
-        counts.add_row(["refused", &self.refused.to_string(), &self.refusal_ms.two()]);
+        counts.add_row(["refused", &self.refused.to_string(), &two(&self.refusal_ms)]);
         counts.add_row(["  without RetryInfo", &without.to_string(), ""]);
         for (what, count) in &self.other {
             counts.add_row([what, &count.to_string(), ""]);

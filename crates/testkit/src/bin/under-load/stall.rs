@@ -6,14 +6,17 @@ use anyhow::ensure;
 use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tandem_proto::v1;
+use tandem_cli::bench::Summary;
+use tandem_cli::client::Client;
+use tandem_cli::output::table;
+use tandem_decoding::Method;
 use tandem_proto::v1::generate_response::Event;
 use tokio::time::{Instant, timeout_at};
 
 use crate::args::{Setup, StallArgs};
-use crate::client::{Client, method_name, numbers, request};
+use crate::client::{numbers, request};
 use crate::cluster::{Cluster, Flags, Models};
-use crate::figures::{Summary, table};
+use crate::figures::{summary, three, two};
 use crate::progress::bar;
 
 /// Of the running text: short, so that its own admissions are nothing.
@@ -86,8 +89,8 @@ async fn pair(
     let prompt_tokens = prompt.map_or(longest, |tokens| tokens.min(longest));
     let mut pair = Pair { clients: cluster.connect(2).await?, cluster, prompt_tokens, seed: setup.seed };
     let mut stalls = Vec::new();
-    for method in [v1::Method::Autoregressive, v1::Method::Mmtad] {
-        bar.set_message(format!("stall: {name}, {}", method_name(method)));
+    for method in [Method::Autoregressive, Method::Mmtad] {
+        bar.set_message(format!("stall: {name}, {}", method));
         let admission_alone = pair.alone(method).await?;
         let (mut before, mut during, mut admission_beside) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..args.rounds {
@@ -100,18 +103,18 @@ async fn pair(
             admission_beside.extend(admissions.iter().filter_map(Admission::ms));
             bar.inc(1);
         }
-        let (before, during) = (Summary::of(before), Summary::of(during));
+        let (before, during) = (summary(before), summary(during));
         ensure!(before.samples > 0 && during.samples > 0, "no text ran: give it more time by --phase");
         stalls.push(Stall {
             pair: name,
-            method: method_name(method),
+            method: method.to_string(),
             prompt_tokens,
             before,
             during,
             ratio_p99: during.p99 / before.p99,
             ratio_p50: during.p50 / before.p50,
             admission_alone,
-            admission_beside: Summary::of(admission_beside),
+            admission_beside: summary(admission_beside),
         });
     }
     Ok(stalls)
@@ -128,18 +131,18 @@ struct Pair {
 
 impl Pair {
     /// Long prompts with nothing beside them.
-    async fn alone(&mut self, method: v1::Method) -> anyhow::Result<Summary> {
+    async fn alone(&mut self, method: Method) -> anyhow::Result<Summary> {
         let mut admissions = Vec::new();
         while admissions.len() < ALONE {
             self.admit(method, &mut admissions).await?;
         }
-        Ok(Summary::of(admissions.iter().filter_map(Admission::ms).collect()))
+        Ok(summary(admissions.iter().filter_map(Admission::ms).collect()))
     }
 
     /// One text after the other for a while; if `disturbed`, beside one long prompt after the other.
     async fn phase(
         &mut self,
-        method: v1::Method,
+        method: Method,
         duration: Duration,
         disturbed: bool,
     ) -> anyhow::Result<(Vec<Gap>, Vec<Admission>)> {
@@ -163,7 +166,7 @@ impl Pair {
     }
 
     /// One text after the other, until this is dropped.
-    async fn text(&self, method: v1::Method, gaps: &mut Vec<Gap>) -> anyhow::Result<()> {
+    async fn text(&self, method: Method, gaps: &mut Vec<Gap>) -> anyhow::Result<()> {
         let mut client = self.clients[0].clone();
         for number in 0.. {
             let mut rng = numbers(self.seed, number);
@@ -185,7 +188,7 @@ impl Pair {
     }
 
     /// One long prompt, answered with one token.
-    async fn admit(&self, method: v1::Method, admissions: &mut Vec<Admission>) -> anyhow::Result<()> {
+    async fn admit(&self, method: Method, admissions: &mut Vec<Admission>) -> anyhow::Result<()> {
         let mut rng = numbers(self.seed, u64::MAX - admissions.len() as u64);
         let request = request(&mut rng, self.cluster.vocab, self.prompt_tokens, 1, method);
         let at = admissions.len();
@@ -236,12 +239,12 @@ pub(crate) fn show(stalls: &[Stall]) -> String {
             stall.pair.to_owned(),
             stall.method.clone(),
             stall.prompt_tokens.to_string(),
-            stall.before.three(),
-            stall.during.three(),
+            three(&stall.before),
+            three(&stall.during),
             format!("{:.2}{}", stall.ratio_p99, if stall.ratio_p99 > TARGET { " !" } else { "" }),
             format!("{:.2}", stall.ratio_p50),
-            stall.admission_alone.two(),
-            stall.admission_beside.two(),
+            two(&stall.admission_alone),
+            two(&stall.admission_beside),
             format!("{} / {}", stall.before.samples, stall.during.samples),
         ]);
     }

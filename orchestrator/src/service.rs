@@ -261,6 +261,7 @@ pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
         places: vec![places],
+        http: None,
         grace: args.serve.shutdown_grace(),
     }
 }

@@ -10,6 +10,10 @@ pub struct ServeArgs {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:0", value_name = "IP:PORT")]
     pub listen: SocketAddr,
 
+    /// Address for HTTP: /health and /ready, and of the orchestrator its API [default: no HTTP]
+    #[arg(long, env = "HTTP_LISTEN", value_name = "IP:PORT")]
+    pub http_listen: Option<SocketAddr>,
+
     /// Sessions held at once; more are refused with RESOURCE_EXHAUSTED
     #[arg(long, env = "MAX_SESSIONS", default_value_t = 64, value_name = "N")]
     pub max_sessions: usize,

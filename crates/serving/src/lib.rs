@@ -3,6 +3,7 @@
 //! Imports no other crate of this project.
 
 mod args;
+mod http;
 mod places;
 mod server;
 mod sessions;
@@ -11,8 +12,9 @@ mod steps;
 mod telemetry;
 
 pub use args::{LogArgs, LogFormat, ServeArgs, seconds};
+pub use http::{Http, Readiness};
 pub use places::{NoPlace, Place, PlaceLimits, Places};
-pub use server::{ServeError, Serving, bind, incoming};
+pub use server::{ServeError, Serving, bind, bind_http, incoming};
 pub use sessions::{Admission, SessionError, SessionTable, TableLimits};
 pub use shutdown::Shutdown;
 pub use steps::{OutOfOrder, StepLog, Turn};

@@ -13,7 +13,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::{Places, Shutdown};
+use crate::{Http, Places, ServeArgs, Shutdown};
 
 /// Why a service could not serve.
 #[derive(Debug, Error)]
@@ -39,6 +39,8 @@ pub struct Serving {
     pub descriptors: &'static [u8],
     /// Closed when it drains; once they are empty, it ends.
     pub places: Vec<Places>,
+    /// Its HTTP face, if it has one.
+    pub http: Option<Http>,
     /// How long it may drain.
     pub grace: Duration,
 }
@@ -55,6 +57,18 @@ const LAST_NEWS: Duration = Duration::from_millis(20);
 /// Opens a listener, so that its port is known before anything serves.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+}
+
+/// Opens the listener for HTTP, if there is to be one.
+pub async fn bind_http(args: &ServeArgs) -> Result<Option<TcpListener>, ServeError> {
+    match args.http_listen {
+        Some(address) => {
+            let listener = bind(address).await?;
+            tracing::info!(address = %listener.local_addr()?, "listening for HTTP");
+            Ok(Some(listener))
+        }
+        None => Ok(None),
+    }
 }
 
 /// The connections of a listener. Small messages go out at once, not when a packet is full.
@@ -88,6 +102,16 @@ impl Serving {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_routes(routes)
             .serve_with_incoming_shutdown(connections, close.clone().cancelled_owned());
+        let http = self.http.take();
+        let serving = async {
+            let http = async {
+                match http {
+                    Some(http) => Ok(http.run(shutdown.clone(), close.clone().cancelled_owned()).await?),
+                    None => Ok(()),
+                }
+            };
+            tokio::try_join!(async { Ok::<(), ServeError>(serving.await?) }, http).map(|_| ())
+        };
         let draining = async {
             shutdown.draining().await;
             tokio::select! {
@@ -101,7 +125,7 @@ impl Serving {
             let _ = tokio::time::timeout(LAST_REPLIES, shutdown.ending()).await;
         };
         tokio::select! {
-            result = serving => Ok(result?),
+            result = serving => result,
             () = draining => Ok(()),
         }
     }

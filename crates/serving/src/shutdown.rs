@@ -53,6 +53,11 @@ impl Shutdown {
         self.drain.cancelled().await;
     }
 
+    /// Whether it drains.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
     /// Returns once it is to end at once.
     pub async fn ending(&self) {
         self.now.cancelled().await;

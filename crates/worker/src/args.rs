@@ -6,7 +6,7 @@ use clap::Parser;
 use tandem_engine::{LoadError, ModelArgs, ModelThread};
 use tandem_proto::FILE_DESCRIPTOR_SET;
 use tandem_serving::{
-    LogArgs, Places, ServeArgs, ServeError, Serving, Shutdown, TableLimits, bind, incoming,
+    Http, LogArgs, Places, ServeArgs, ServeError, Serving, Shutdown, TableLimits, bind, bind_http, incoming,
 };
 use thiserror::Error;
 use tonic::service::RoutesBuilder;
@@ -76,7 +76,14 @@ pub fn serving(
         incarnation = args.incarnation,
         "serving"
     );
-    Serving { name, routes, descriptors: FILE_DESCRIPTOR_SET, places, grace: args.serve.shutdown_grace() }
+    Serving {
+        name,
+        routes,
+        descriptors: FILE_DESCRIPTOR_SET,
+        places,
+        http: None,
+        grace: args.serve.shutdown_grace(),
+    }
 }
 
 /// The life of a worker process: the port first, so that one in use is known before a model is loaded; then the model, then
@@ -86,11 +93,13 @@ pub async fn run_process(
     serving: impl FnOnce(ModelThread, &WorkerArgs) -> Serving,
 ) -> Result<(), RunError> {
     let listener = bind(args.serve.listen).await?;
+    let http = bind_http(&args.serve).await?;
     let shutdown = Shutdown::on_signal().map_err(ServeError::from)?;
     let model = tokio::select! {
         model = args.model.start(None) => model?,
         () = shutdown.draining() => return Ok(()),
     };
     tracing::info!(address = %listener.local_addr().map_err(ServeError::from)?, "listening");
-    Ok(serving(model, &args).run(incoming(listener), shutdown).await?)
+    let serving = Serving { http: http.map(Http::plain), ..serving(model, &args) };
+    Ok(serving.run(incoming(listener), shutdown).await?)
 }

@@ -51,7 +51,7 @@ def api(channel):
 
 
 def text_of(events, choice=0):
-    return "".join(event.chunk.text for event in events if event.WhichOneof("event") == "chunk" and event.chunk.choice == choice)
+    return "".join(event.chunk.text for event in events if event.WhichOneof("event") == "chunk" and event.index == choice)
 
 
 def test_reflection_lists_the_services(api):
@@ -95,9 +95,9 @@ def test_log_probs_and_alternatives(api, prompt):
     plain, drafted = run("METHOD_AUTOREGRESSIVE"), run("METHOD_EXACT_MATCH")
     for chunks in (plain, drafted):
         for chunk in chunks:
-            assert len(chunk.token_ids) == len(chunk.log_probs) == len(chunk.top_log_probs)
+            assert len(chunk.token_ids) == len(chunk.log_probs) == len(chunk.top_log_probs) == len(chunk.token_texts)
             for value, top in zip(chunk.log_probs, chunk.top_log_probs, strict=True):
-                assert len(top.token_ids) == len(top.log_probs) == 3
+                assert len(top.token_ids) == len(top.log_probs) == len(top.texts) == 3
                 assert list(top.log_probs) == sorted(top.log_probs, reverse=True)
                 assert value <= top.log_probs[0] + 1e-6
 
@@ -110,7 +110,9 @@ def test_log_probs_and_alternatives(api, prompt):
 def test_several_choices(api, prompt):
     events = api.generate(prompt=prompt, seed=5, max_new_tokens=20, temperature=2, n=2)
     assert text_of(events, 0) != text_of(events, 1)
-    assert sorted(event.finished.choice for event in events if event.WhichOneof("event") == "finished") == [0, 1]
+    # Candidate i is what seed + i gives alone.
+    assert text_of(events, 1) == text_of(api.generate(prompt=prompt, seed=6, max_new_tokens=20, temperature=2))
+    assert sorted(event.index for event in events if event.WhichOneof("event") == "finished") == [0, 1]
 
 
 def refused(api, **fields):
@@ -133,9 +135,15 @@ def test_a_bad_request_names_its_field(api, prompt, field, value):
     assert bad.field_violations[0].description
 
 
+def test_another_model_is_not_found(api, prompt):
+    error, _ = refused(api, prompt=prompt, model="gpt-4")
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+    assert "gpt-4" in error.details()
+
+
 def test_a_chat_without_a_template_is_refused(api):
     error, _ = refused(api, chat={"messages": [{"role": "user", "content": "Hello"}]})
-    assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "chat template" in error.details()
 
 

@@ -111,7 +111,8 @@ def test_several_choices(complete):
     assert [choice.index for choice in completion.choices] == [0, 1, 2]
     assert len(set(texts)) == 3
     assert texts == [choice.text for choice in complete(n=3, seed=5, temperature=2.0).choices]
-    assert texts[0] == complete(seed=5, temperature=2.0).choices[0].text
+    # Candidate i is what seed + i gives alone.
+    assert texts == [complete(seed=seed, temperature=2.0).choices[0].text for seed in (5, 6, 7)]
     assert completion.usage.prompt_tokens == 88
     assert completion.usage.completion_tokens == sum(c["statistics"]["new_tokens"] for c in completion.tandem["choices"])
     streamed = ["", "", ""]

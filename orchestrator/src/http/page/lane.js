@@ -61,17 +61,26 @@ export class Lane {
       this.part.text.append(span);
     }
     if (tandem?.statistics) {
+      // What stands before a stop string in the token that the string begins in is of no token.
+      const told = this.spans.reduce((sum, span) => sum + span.textContent.length, 0);
+      this.part.text.append(this.text.slice(told));
       this.statistics = tandem.statistics;
+      const { lossless, failovers, undrafted_iterations: undrafted } = tandem.statistics;
       const by = choice.finish_reason === "length" ? "at the limit" : tandem.stop ? `by ${JSON.stringify(tandem.stop)}` : "by its own end";
-      this.state(`ended ${by} · ${LOSSLESS[tandem.statistics.lossless]} · seed ${tandem.seed}`, "done");
+      const lost = [undrafted && `${undrafted} iterations without a draft`, failovers && `${failovers} failovers`].filter(Boolean);
+      this.update();
+      this.state([`ended ${by}`, LOSSLESS[lossless], `seed ${tandem.seed}`, ...lost].join(" · "), "done");
     }
     // Chunks come faster than frames.
-    this.frame ||= requestAnimationFrame(() => {
-      this.frame = 0;
-      if (this.follow) this.step = this.iterations.length - 1;
-      this.render();
-      if (this.follow) this.part.text.scrollTop = this.part.text.scrollHeight;
-    });
+    this.frame ||= requestAnimationFrame(() => this.update());
+  }
+
+  update() {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    if (this.follow) this.step = Math.max(0, this.iterations.length - 1);
+    this.render();
+    if (this.follow) this.part.text.scrollTop = this.part.text.scrollHeight;
   }
 
   stopped() {

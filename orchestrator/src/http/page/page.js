@@ -7,8 +7,7 @@ const STATUS_MS = 5000; // between two questions about the workers
 const $ = (id) => document.getElementById(id);
 const form = $("ask");
 const lanes = [new Lane(), new Lane()];
-const server = { model: null };
-let run = null; // the AbortController of the run that is on
+let run = null; // the run that is on: how to abort it, and when it has ended
 
 const labelOf = (method) => [...$("method").options].find((option) => option.value === method).textContent;
 const chosen = () => ($("compare").checked ? [$("method").value, $("other").value] : [$("method").value]);
@@ -26,8 +25,8 @@ function valueOf(field) {
 }
 
 // The request's body: each field's name is its path in it.
-function bodyFor(method, seed) {
-  const body = { model: server.model, stream: true, decoding: { method, trace: true } };
+function bodyFor(model, method, seed) {
+  const body = { model, stream: true, decoding: { method, trace: true } };
   const message = $("prompt").value;
   if ($("chat").checked) body.messages = [{ role: "user", content: message }];
   else body.prompt = message;
@@ -41,43 +40,45 @@ function bodyFor(method, seed) {
   return body;
 }
 
-async function fill(lane, method, seed, signal) {
+const words = (error) => (error instanceof ApiError ? error.message : `The server cannot be reached (${error.message}).`);
+
+async function fill(lane, body, signal) {
   lane.begin();
-  const path = $("chat").checked ? "/v1/chat/completions" : "/v1/completions";
+  const path = body.messages ? "/v1/chat/completions" : "/v1/completions";
   try {
-    for await (const { choices, tandem } of stream(path, $("key").value, bodyFor(method, seed), signal)) {
+    for await (const { choices, tandem } of stream(path, $("key").value, body, signal)) {
       if (choices?.length) lane.chunk(choices[0], tandem);
     }
   } catch (error) {
     if (signal.aborted) return lane.stopped();
-    lane.failed(error instanceof ApiError ? error.message : `The server cannot be reached (${error.message}).`);
+    lane.failed(words(error));
     if (error.param) form.querySelector(`[name="${CSS.escape(error.param)}"]`)?.setAttribute("aria-invalid", "true");
   }
 }
 
 async function start() {
-  run?.abort();
   problem("");
   form.querySelectorAll("[aria-invalid]").forEach((field) => field.removeAttribute("aria-invalid"));
   if ($("prompt").value === "") {
     $("prompt").focus();
     return problem("Write a prompt, or insert the sample.");
   }
-  const mine = (run = new AbortController());
+  run?.abort.abort();
+  const mine = { abort: new AbortController(), before: run?.ended };
+  run = mine;
   $("stop").disabled = false;
-  try {
-    await runAll(mine.signal);
-  } finally {
-    if (run === mine) {
-      run = null;
-      if (document.activeElement === $("stop")) $("run").focus();
-      $("stop").disabled = true;
-      showStatus();
-    }
-  }
+  mine.ended = runAll(mine);
+  await mine.ended;
+  if (run !== mine) return;
+  run = null;
+  if (document.activeElement === $("stop")) $("run").focus();
+  $("stop").disabled = true;
+  showStatus();
 }
 
-async function runAll(signal) {
+async function runAll({ abort: { signal }, before }) {
+  // The one before writes into the same columns until it has ended.
+  await before;
   const methods = chosen();
   // Both columns get the same seed, so it is drawn here.
   const seed = crypto.getRandomValues(new Uint32Array(1))[0];
@@ -85,17 +86,16 @@ async function runAll(signal) {
   methods.forEach((method, i) => lanes[i].reset(labelOf(method)));
   if ($("results").getBoundingClientRect().top > innerHeight / 2) $("results").scrollIntoView();
   $("spoken").textContent = "Running.";
-  server.model ??= (await get("/v1/models", $("key").value).catch((error) => fail(error)))?.data[0].id;
-  if (!server.model || signal.aborted) return;
-  const jobs = methods.map((method, i) => () => fill(lanes[i], method, seed, signal));
-  if ($("order").value === "together") await Promise.all(jobs.map((job) => job()));
-  else for (const job of jobs) if (!signal.aborted) await job();
-  if (!signal.aborted) conclude(lanes.slice(0, methods.length));
-  else $("spoken").textContent = "Stopped.";
-}
-
-function fail(error) {
-  problem(error instanceof ApiError ? error.message : `The server cannot be reached (${error.message}).`);
+  try {
+    const model = (await get("/v1/models", $("key").value)).data[0].id;
+    const jobs = methods.map((method, i) => () => fill(lanes[i], bodyFor(model, method, seed), signal));
+    if ($("order").value === "together") await Promise.all(jobs.map((job) => job()));
+    else for (const job of jobs) if (!signal.aborted) await job();
+  } catch (error) {
+    problem(words(error));
+  }
+  if (signal.aborted) $("spoken").textContent = "Stopped.";
+  else conclude(lanes.slice(0, methods.length));
 }
 
 // In words, once, when all is done: what a listener needs, and what two methods compare to.
@@ -144,7 +144,7 @@ async function showStatus() {
     $("chat-field").hidden = !status.chat;
     if (!status.chat) $("chat").checked = false;
   } catch (error) {
-    $("pair").textContent = error instanceof ApiError ? `Status: ${error.message}` : "The server does not answer.";
+    $("pair").textContent = words(error);
     $("workers").replaceChildren();
   }
 }
@@ -152,7 +152,7 @@ async function showStatus() {
 $("other").append(...[...$("method").options].map((option) => new Option(option.text, option.value)));
 $("other").value = "autoregressive";
 form.addEventListener("submit", (event) => { event.preventDefault(); start(); });
-$("stop").addEventListener("click", () => run?.abort());
+$("stop").addEventListener("click", () => run?.abort.abort());
 $("sample").addEventListener("click", () => {
   $("prompt").value = $("prompt").placeholder;
   $("prompt").focus();
@@ -164,7 +164,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     start();
-  } else if (event.key === "Escape") run?.abort();
+  } else if (event.key === "Escape") run?.abort.abort();
 });
 setInterval(() => { if (document.visibilityState === "visible") showStatus(); }, STATUS_MS);
 $("settings").open = !matchMedia("(max-width: 52rem)").matches;

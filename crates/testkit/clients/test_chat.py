@@ -221,7 +221,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(chat, field, value):
 
 
 NEUTRAL = {
-    "response_format": {"type": "text"}, "tools": [], "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0, "modalities": ["text"],
+    "response_format": {"type": "text"}, "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0, "modalities": ["text"],
     "user": "someone", "store": False, "metadata": {"a": "b"}, "parallel_tool_calls": True, "tool_choice": "none", "service_tier": "auto",
 }
 

@@ -1,9 +1,15 @@
 """The `openai` package, as it comes, against /v1/models, /v1/completions and /v1/chat/completions."""
 
 import itertools
+import pathlib
+import re
 
 import openai
 import pytest
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_params
+
+from conftest import ROOT
 
 TARGET = "models/demo/target"
 LOSSLESS = ["exact-match", "speculative", "specinfer"]
@@ -327,3 +333,30 @@ def test_leaving_a_stream_ends_its_work(client, server, complete):
         if client._client.get(f"{server.http}/v1/status").json()["running"] == 0:
             return
     pytest.fail("the generation still runs")
+
+
+# The documentation.
+
+
+def documented(heading):
+    """The fields of a table of docs/api.md."""
+    section = (ROOT / "docs/api.md").read_text().partition(f"### {heading}\n")[2].partition("\n#")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    return {field.strip(" `"): cells for names, *cells in rows for field in names.split(",")}
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [
+        ("Completions", completion_create_params.CompletionCreateParamsStreaming.__annotations__),
+        ("Chat completions", chat_params.CompletionCreateParamsBase.__annotations__ | {"stream": None}),
+    ],
+)
+def test_the_table_has_every_field_of_the_client_and_a_test_for_it(heading, fields):
+    table = documented(heading)
+    assert set(fields) <= set(table), "docs/api.md lacks fields"
+    tests = "".join(path.read_text() for path in pathlib.Path(__file__).parent.glob("test_*.py"))
+    for field, cells in table.items():
+        named = re.findall(r"`(test_\w+)`", cells[-1])
+        assert named, f"{field} has no test"
+        assert all(f"def {name}(" in tests for name in named), f"{field} names a test that is not there"

@@ -22,6 +22,8 @@ impl ToyModel {
             context_length: CONTEXT,
             eos: Vec::new(),
             vocabulary: Some(Vocabulary {
+                config: std::sync::Arc::default(),
+                chat_template: std::sync::Arc::default(),
                 json: toy_tokenizer_json(self.vocab).into_bytes().into(),
                 hash: format!("toy-{}", self.vocab),
             }),

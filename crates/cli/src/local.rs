@@ -18,12 +18,12 @@ use tokio::task::JoinSet;
 /// Which pair to run, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PairArgs {
-    /// Target model: a directory in HF layout, a config.json (random weights), or a hub id [default: the bundled demo target]
-    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|ID")]
+    /// Target model: a directory in HF layout, a .gguf file, a config.json (random weights), or a hub id [default: the bundled demo target]
+    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|FILE|ID")]
     pub target: Option<String>,
 
     /// Draft model of the same family [default: the bundled demo draft]
-    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|ID")]
+    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|FILE|ID")]
     pub draft: Option<String>,
 
     /// Device of the target: cpu or cuda:N

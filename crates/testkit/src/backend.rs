@@ -30,7 +30,7 @@ impl ToyModel {
             parameters: 0,
             weight_bytes: 0,
             kv_bytes_per_token: 0,
-            dtype: candle_core::DType::F32,
+            dtype: "f32".into(),
             device: DeviceChoice::Cpu,
         };
         let (budget, pace) = (KvBudget::new(tokens), Pace::unmeasured(PACKED_ROWS));

@@ -8,4 +8,5 @@ pub mod eval;
 pub mod generate;
 pub mod local;
 pub mod output;
+pub mod probe;
 pub mod serve;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tandem_cli::{bench, doctor, eval, generate, output, serve};
+use tandem_cli::{bench, doctor, eval, generate, output, probe, serve};
 
 /// Multi-candidate multi-token assisted decoding: better text, sooner, from a draft and a target model
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Check a machine and a pair of models, and time their passes
     Doctor(doctor::Args),
+    /// Ask a service for its health: the exit code says whether it serves
+    Probe(probe::Args),
 }
 
 #[tokio::main]
@@ -36,6 +38,7 @@ async fn main() -> ExitCode {
         Command::Eval(args) => eval::run(*args).await,
         Command::Bench(args) => bench::run(*args).await,
         Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)).map(success),
+        Command::Probe(args) => probe::run(args).await.map(success),
     };
     match result {
         Ok(code) => code,

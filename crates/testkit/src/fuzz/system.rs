@@ -103,6 +103,7 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
             routes,
             descriptors: FILE_DESCRIPTOR_SET,
             places: Vec::new(),
+            http: None,
             grace: Duration::ZERO,
         };
         let (mut draft, mut target) = (RoutesBuilder::default(), RoutesBuilder::default());

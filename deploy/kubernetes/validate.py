@@ -3,6 +3,7 @@ those of other projects' resources, and against itself. Called by validate.sh, w
 
 import argparse
 import copy
+import functools
 import json
 import re
 import subprocess
@@ -23,6 +24,8 @@ ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 BINARIES = ("tandem-draft", "tandem-target", "tandem-orchestrator")
 CRDS = yaml.safe_load((HERE / "crd-schemas.yaml").read_text())
 seen = {}
+# The schemas are megabytes of JSON, read again for each resource otherwise.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 def render(directory):

@@ -284,8 +284,8 @@ def autoscaler(rendering, it):
 
 def service_monitor(rendering, it):
     services = [s for s in rendering.all("Service") if selects(it["spec"]["selector"], s["metadata"].get("labels", {}))]
-    if len(services) != 3:
-        rendering.fault(it, f"finds {len(services)} services, not three")
+    if len(services) != 1:
+        rendering.fault(it, f"finds {len(services)} services, not one")
     for endpoint in it["spec"]["endpoints"]:
         for found in services:
             if endpoint["port"] not in [p["name"] for p in found["spec"]["ports"]]:
@@ -294,6 +294,9 @@ def service_monitor(rendering, it):
                 tls = "tls-cert" in flags(containers(pod)[0])
                 if tls != (endpoint.get("scheme") == "https"):
                     rendering.fault(it, f"does not speak what {found['metadata']['name']} does (TLS: {tls})")
+                name = endpoint.get("tlsConfig", {}).get("serverName")
+                if tls and not any(name in c["spec"].get("dnsNames", []) for c in rendering.all("Certificate")):
+                    rendering.fault(it, f"asks for a certificate of {name}, which nobody has")
         for part in ("ca", "cert", "keySecret"):
             secret = endpoint.get("tlsConfig", {}).get(part, {})
             secret = secret.get("secret", secret)

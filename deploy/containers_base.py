@@ -32,9 +32,16 @@ def build_base(builder, runtime, binaries):
         return import_image(builder, files | stripped), runtime_size
 
 
+def build_prometheus(name):
+    """An image of this machine's Prometheus, to stand for the one that would be pulled."""
+    prometheus = Path(shutil.which("prometheus"))
+    files = {path: path for path in libraries_of(prometheus)} | {Path("/bin/prometheus"): prometheus}
+    import_image(name, files, "ENTRYPOINT [\"/bin/prometheus\"]")
+
+
 def libraries_of(binary):
-    """What the loader would load, and the loader."""
-    shown = subprocess.run(["ldd", binary], capture_output=True, text=True, check=True).stdout
+    """What the loader would load, and the loader; nothing for a binary that is complete."""
+    shown = subprocess.run(["ldd", binary], capture_output=True, text=True).stdout
     return {Path(path) for path in re.findall(r"(/\S+) \(0x", shown)}
 
 
@@ -46,8 +53,8 @@ def strip(binary, scratch):
     return binary
 
 
-def import_image(name, files):
-    """An image of these files, by their paths in it."""
+def import_image(name, files, *changes):
+    """An image of these files, by their paths in it. Its size in MB."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for directory, mode in (("tmp", 0o1777), ("etc", 0o755), ("var", 0o755), ("var/cache", 0o755)):
@@ -63,5 +70,6 @@ def import_image(name, files):
             entry = tarfile.TarInfo(str(path).lstrip("/"))
             entry.size, entry.mode = len(content), 0o755
             tar.addfile(entry, io.BytesIO(content))
-    subprocess.run(["docker", "import", "-", name], input=packed.getvalue(), capture_output=True, check=True)
+    changed = [part for change in changes for part in ("-c", change)]
+    subprocess.run(["docker", "import", *changed, "-", name], input=packed.getvalue(), capture_output=True, check=True)
     return len(packed.getvalue()) // 1_000_000

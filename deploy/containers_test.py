@@ -12,6 +12,7 @@ Everything that it made is removed at the end.
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,12 +23,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from containers_base import build_base
+from containers_base import build_base, build_prometheus
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = f"tandem-test-{os.getpid()}"
 IMAGE = f"{PROJECT}:test"
 BASES = {"BUILDER": f"{PROJECT}-builder:test", "RUNTIME": f"{PROJECT}-runtime:test"}
+PROMETHEUS = f"{PROJECT}-prometheus:test"
 PROMPT = (ROOT / "models/demo/prompt.txt").read_text()
 SEED = 7
 TOKENS = 300
@@ -84,7 +86,8 @@ class System:
         self.command = [*compose, "-p", PROJECT, "--env-file", str(ROOT / "deploy/core.env"), "-f", str(ROOT / "deploy/compose.yaml"),
                         "-f", str(self.override)]
         # Ports of the system's choice.
-        self.environment = {**os.environ, **BASES, "TANDEM_IMAGE": IMAGE, "TANDEM_GRPC_PORT": "0", "TANDEM_HTTP_PORT": "0"}
+        self.environment = {**os.environ, **BASES, "TANDEM_IMAGE": IMAGE, "TANDEM_GRPC_PORT": "0", "TANDEM_HTTP_PORT": "0",
+                            "PROMETHEUS_IMAGE": PROMETHEUS, "PROMETHEUS_PORT": "0"}
         if run("docker", "buildx", "version", check=False).returncode != 0:
             self.environment |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
 
@@ -198,10 +201,22 @@ def build(system, binaries):
     say(f"deploy/Dockerfile built: an image of {size} MB")
 
 
+def check_files(system, compose):
+    """What compose makes of the files that are not brought up here."""
+    files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.gpus.yaml")]
+    config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
+    gpus = re.findall(r"device_ids:\s*- ['\"](\w+)['\"]", config)
+    if sorted(gpus) != ["0", "1"] or config.count("DEVICE: cuda:0") != 2:
+        raise Failed(f"with compose.gpus.yaml draft and target have the GPUs {gpus}")
+    say("compose.gpus.yaml gives draft and target a GPU each")
+
+
 def check_confinement(system):
     """What the kernel says about the processes, not what was asked for."""
     for container in [system.orchestrator, *system.drafts, *system.targets]:
         pid = docker("inspect", "-f", "{{.State.Pid}}", container)
+        if not Path(f"/proc/{pid}").exists():
+            return say("the engine runs elsewhere: how its processes are confined is not looked at")
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         root = next(line.split() for line in Path(f"/proc/{pid}/mounts").read_text().splitlines() if line.split()[1] == "/")
         found = {"uid": status["Uid"].split()[1], "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
@@ -233,6 +248,29 @@ def check_networks(system):
     if outside.returncode == 0:
         raise Failed("a client reaches a target")
     say("the orchestrator reaches drafts and targets; they do not reach each other, and clients do not reach them")
+
+
+def check_metrics(system):
+    """A real Prometheus with the configuration of compose.yaml, if this machine has one."""
+    if not shutil.which("prometheus"):
+        return say("no Prometheus on this machine: its part of compose.yaml is not tried")
+    build_prometheus(PROMETHEUS)
+    system.compose("up", "-d", "--no-deps", "prometheus")
+    url = f"http://127.0.0.1:{system.compose('port', 'prometheus', '9090').rpartition(':')[2]}/api/v1"
+
+    def ask(path):
+        try:
+            return json.load(urllib.request.urlopen(f"{url}/{path}", timeout=5))["data"]
+        except (OSError, ValueError):
+            return {}
+
+    def all_up():
+        found = [(r["metric"]["job"], r["value"][1]) for r in ask("query?query=up").get("result", [])]
+        return sorted(found) == [("tandem-draft", "1")] * 2 + [("tandem-orchestrator", "1")] + [("tandem-target", "1")] * 2
+    wait_for("five services that Prometheus finds and reads", 45, all_up)
+    rules = sum(len(group["rules"]) for group in ask("rules")["groups"])
+    say(f"Prometheus found all five by their names and reads their metrics, with {rules} alert rules")
+    docker("rm", "-f", "-v", *system.containers("prometheus"))
 
 
 def undisturbed(system):
@@ -332,7 +370,7 @@ def clean_up(system):
     parents = {image: docker("image", "inspect", "-f", "{{.Parent}}", image, check=False) for image in every}
     while more := {image for image, parent in parents.items() if parent in ours} - ours:
         ours |= more
-    run("docker", "rmi", "-f", IMAGE, *BASES.values(), check=False)
+    run("docker", "rmi", "-f", IMAGE, PROMETHEUS, *BASES.values(), check=False)
     while ours and (gone := {i for i in ours if run("docker", "rmi", i, check=False).returncode == 0 or not exists(i)}):
         ours -= gone
     system.override.unlink(missing_ok=True)
@@ -356,6 +394,7 @@ def main():
     system = System(compose)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
+        check_files(system, compose)
         build(system, args.binaries)
         system.start()
         system.wait_until_well()
@@ -363,6 +402,7 @@ def main():
         check_confinement(system)
         check_networks(system)
         expected = undisturbed(system)
+        check_metrics(system)
         faults(system, expected)
         check_end(system)
         say("survived: " + "a draft and a target killed, a draft and a target cut off, a target frozen; no text lost, no character changed")

@@ -33,9 +33,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let channel = endpoint.connect().await.with_context(|| format!("nothing answers at {url}"))?;
         let request = HealthCheckRequest { service: service.clone() };
         let answer = HealthClient::new(channel).check(request).await;
-        answer.map_err(|status| anyhow::anyhow!("{url} says {}: {}", status.code(), status.message()))
+        answer.map_err(|status| anyhow::anyhow!("{url}: {} ({})", status.message(), status.code()))
     });
-    let answer = asked.await.with_context(|| format!("{url} did not answer in {} s", patience.as_secs_f64()))??;
+    let answer =
+        asked.await.with_context(|| format!("{url} did not answer in {} s", patience.as_secs_f64()))??;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok(()),
         other => bail!("{url} is {}", other.as_str_name()),

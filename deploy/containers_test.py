@@ -32,7 +32,7 @@ BASES = {"BUILDER": f"{PROJECT}-builder:test", "RUNTIME": f"{PROJECT}-runtime:te
 PROMETHEUS = f"{PROJECT}-prometheus:test"
 PROMPT = (ROOT / "models/demo/prompt.txt").read_text()
 SEED = 7
-TOKENS = 300
+TOKENS = 200
 STREAMS = {"http": 4, "grpc": 2}
 # Of a processor, for every worker while faults happen: a text must take long enough to be disturbed.
 SLOW = 0.15

@@ -173,6 +173,17 @@ def test_a_trace_tells_every_token_and_tree(complete):
         assert [iteration["parents"][node] for node in path[1:]] == path[:-1]
 
 
+def test_several_prompts(client, prompt):
+    fields = {"model": TARGET, "max_tokens": 20, "seed": 5, "temperature": 2.0, "n": 2}
+    other = prompt.replace("Norway", "Japan").replace("brand of", "price of")
+    both = client.completions.create(prompt=[prompt, other], **fields)
+    alone = [client.completions.create(prompt=one, **fields) for one in (prompt, other)]
+    assert [choice.text for choice in both.choices] == [choice.text for one in alone for choice in one.choices]
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    assert both.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
+    assert both.usage.completion_tokens == sum(one.usage.completion_tokens for one in alone)
+
+
 # Log-probabilities.
 
 
@@ -239,7 +250,7 @@ def test_an_unknown_model(complete):
 
 WRONG = [
     ("max_tokens", 0), ("temperature", -0.1), ("temperature", 1000), ("top_p", 1.5), ("top_p", -1), ("n", 0), ("n", 100000),
-    ("seed", -1), ("stop", ["x"] * 100), ("stop", ["y" * 10000]), ("stop", [""]), ("logprobs", 1000), ("prompt", ""), ("prompt", "x" * 100000),
+    ("seed", 1.5), ("stop", ["x"] * 100), ("stop", ["y" * 10000]), ("stop", [""]), ("logprobs", 1000), ("prompt", ""), ("prompt", "x" * 100000),
     ("prompt", [5000]), ("prompt", [-1]), ("stream_options", {"include_usage": True}),
 ]
 

@@ -6,7 +6,7 @@ use tokenizers::Tokenizer;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::accept::{Committed, accept, commit_whole};
+use crate::accept::{Committed, TokenDetails, accept, commit_whole};
 use crate::{
     DraftSession, Drafter, Finish, FinishReason, GenerateError, Piece, Proposal, Scorer, Statistics,
     TargetSession, TextStream,
@@ -20,6 +20,8 @@ pub struct Job<'a> {
     pub decoding: Decoding,
     /// Give the log-probability of every token with it.
     pub log_probs: bool,
+    /// And those of this many of the likeliest tokens in its place.
+    pub top_log_probs: usize,
     /// Give every iteration with the text it led to.
     pub trace: bool,
     /// Tokens that end the text; empty to go on behind them.
@@ -41,8 +43,8 @@ pub struct Job<'a> {
 pub struct Update {
     /// The text and its tokens.
     pub piece: Piece,
-    /// If asked for: the tokens' log-probabilities under the target's unwarped softmax.
-    pub log_probs: Vec<f64>,
+    /// `[piece.tokens]`
+    pub details: Vec<TokenDetails>,
     /// If asked for; absent in the update that ends a text that was held back.
     pub trace: Option<Box<Trace>>,
 }
@@ -71,7 +73,7 @@ pub async fn generate<D: Drafter, S: Scorer>(
     let mut stats = Statistics::new(job.decoding.method(), job.decoding.draft_tokens());
     stats.waiting = job.admitted.duration_since(job.arrived);
     let text = TextStream::new(job.tokenizer, &job.open.prompt, job.stops)?;
-    let emitter = Emitter { job, out, text, stats, log_probs: Vec::new(), left: job.open.max_new_tokens };
+    let emitter = Emitter { job, out, text, stats, details: Vec::new(), left: job.open.max_new_tokens };
     match job.decoding.method() {
         Method::Mtjd => joint(scorer.own(), emitter).await,
         _ => assisted(drafter, scorer, emitter).await,
@@ -104,7 +106,11 @@ async fn assisted<D: Drafter, S: Scorer>(
             // The last token: what the draft would commit, nobody will ask for.
             _ => Proposal::default(),
         };
-        let wanted = Wanted { distributions: proposal.draft.candidates.is_some(), log_probs: job.log_probs };
+        let wanted = Wanted {
+            distributions: proposal.draft.candidates.is_some(),
+            log_probs: job.log_probs,
+            top_log_probs: job.top_log_probs,
+        };
         let begun = Instant::now();
         let scores = target.score(commit.as_ref(), &proposal.draft.tree, wanted).await?;
         emitter.stats.target += begun.elapsed();
@@ -174,7 +180,7 @@ struct Emitter<'a> {
     text: TextStream<'a>,
     stats: Statistics,
     /// Of tokens whose text is held back.
-    log_probs: Vec<f64>,
+    details: Vec<TokenDetails>,
     /// Tokens that may still be emitted.
     left: usize,
 }
@@ -195,7 +201,7 @@ impl Emitter<'_> {
                 ended = Some(FinishReason::EndOfSequence);
                 break;
             }
-            self.log_probs.extend(committed.log_probs.as_ref().map(|l| l[i]));
+            self.details.push(committed.details[i].clone());
             match self.text.push(token)? {
                 Ok(next) => piece.append(next),
                 Err(stop) => {
@@ -217,8 +223,8 @@ impl Emitter<'_> {
 
     async fn send(&mut self, piece: Piece, trace: Option<Box<Trace>>) -> Result<(), GenerateError> {
         // Pieces hold every token in the order it was pushed.
-        let log_probs = self.log_probs.drain(..piece.tokens.len().min(self.log_probs.len())).collect();
-        let update = Update { piece, log_probs, trace };
+        let details = self.details.drain(..piece.tokens.len()).collect();
+        let update = Update { piece, details, trace };
         if update == Update::default() {
             return Ok(());
         }
@@ -241,5 +247,6 @@ impl Piece {
     fn append(&mut self, next: Self) {
         self.text += &next.text;
         self.tokens.extend(next.tokens);
+        self.texts.extend(next.texts);
     }
 }

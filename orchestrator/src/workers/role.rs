@@ -188,6 +188,7 @@ impl Role for Judges {
             tree: Some((&ask.tree).into()),
             distributions: ask.wanted.distributions,
             log_probs: ask.wanted.log_probs,
+            top_log_probs: u32::try_from(ask.wanted.top_log_probs).unwrap_or(u32::MAX),
         };
         let reply = call(within, message, async |r| target(channel).score_tree(r).await).await?;
         reply.into_scores(&ask.tree, ask.wanted).map_err(StepError::Broken)

@@ -242,8 +242,9 @@ def test_streamed_logprobs_are_those_of_the_whole(complete):
 
 def test_logprobs_are_the_unwarped_ones(complete):
     """Temperature and filters choose tokens; they do not change what is told about them."""
-    warm = complete(temperature=0, logprobs=1).choices[0].logprobs
-    filtered = complete(temperature=0, logprobs=1, top_p=0.5, extra_body={"top_k": 2}).choices[0].logprobs
+    body = decoding(method="exact-match")
+    warm = complete(temperature=0, logprobs=1, extra_body=body).choices[0].logprobs
+    filtered = complete(temperature=0, logprobs=1, top_p=0.5, extra_body={"top_k": 2, **body}).choices[0].logprobs
     assert warm.tokens == filtered.tokens
     assert warm.token_logprobs == pytest.approx(filtered.token_logprobs, abs=1e-6)
 

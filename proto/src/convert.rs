@@ -5,7 +5,7 @@ mod generate;
 mod session;
 mod target;
 
-use tandem_decoding::{Distribution, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
+use tandem_decoding::{Distribution, Expansion, InvalidSampling, Sampling, TokenId, TokenTree, TreeLimits};
 
 pub use draft::Propose;
 pub use generate::{
@@ -21,7 +21,15 @@ impl TryFrom<v1::Sampling> for Sampling {
     type Error = Fault;
 
     fn try_from(s: v1::Sampling) -> Result<Self, Fault> {
-        Self::new(s.temperature, s.top_k as usize, s.top_p).map_err(|e| Fault::invalid("sampling", e))
+        Self::new(s.temperature, s.top_k as usize, s.top_p).map_err(|e| {
+            let field = match e {
+                InvalidSampling::Temperature(_) => "temperature",
+                InvalidSampling::TopP(_) => "top_p",
+            };
+            let message = e.to_string();
+            // The fault names the field already.
+            Fault::invalid(field, message.strip_prefix(field).unwrap_or(&message).trim_start())
+        })
     }
 }
 
@@ -90,7 +98,8 @@ fn expansion_from_wire(number: i32, field: &'static str) -> Result<Expansion, Fa
     }
 }
 
-fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
+/// The wire number of an expansion.
+pub fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
     match expansion {
         Expansion::Sampled { replacement: false } => v1::Beams::Sampled,
         Expansion::Sampled { replacement: true } => v1::Beams::SampledWithReplacement,
@@ -148,8 +157,8 @@ mod tests {
         let none = v1::DecodingParams::default();
         assert_eq!(field(v1::GenerateRequest::default()), "prompt");
         assert_eq!(field(v1::GenerateRequest { max_new_tokens: Some(0), ..request() }), "max_new_tokens");
-        assert_eq!(field(v1::GenerateRequest { temperature: Some(f64::NAN), ..request() }), "sampling");
-        assert_eq!(field(v1::GenerateRequest { top_p: Some(2.0), ..request() }), "sampling");
+        assert_eq!(field(v1::GenerateRequest { temperature: Some(f64::NAN), ..request() }), "temperature");
+        assert_eq!(field(v1::GenerateRequest { top_p: Some(2.0), ..request() }), "top_p");
         assert_eq!(field(v1::GenerateRequest { stop: vec![String::new()], ..request() }), "stop");
         assert_eq!(field(v1::GenerateRequest { stop: vec!["x".into(); 17], ..request() }), "stop");
         assert_eq!(field(d(v1::DecodingParams { method: 99, ..none.clone() })), "decoding.method");

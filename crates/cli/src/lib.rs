@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod client;
+mod command;
 pub mod decoding;
 pub mod doctor;
 pub mod eval;
@@ -9,3 +10,5 @@ pub mod generate;
 pub mod local;
 pub mod output;
 pub mod serve;
+
+pub use command::Cli;

@@ -162,23 +162,25 @@ mod tests {
         assert_eq!(field(v1::GenerateRequest { stop: vec![String::new()], ..request() }), "stop");
         assert_eq!(field(v1::GenerateRequest { stop: vec!["x".into(); 17], ..request() }), "stop");
         assert_eq!(field(d(v1::DecodingParams { method: 99, ..none.clone() })), "decoding.method");
-        assert_eq!(field(d(v1::DecodingParams { beam_width: Some(0), ..none.clone() })), "decoding");
-        assert_eq!(field(d(v1::DecodingParams { draft_tokens: Some(10_000), ..none.clone() })), "decoding");
         assert_eq!(
-            field(d(v1::DecodingParams { acceptance_threshold: Some(0.0), ..none.clone() })),
-            "decoding"
+            field(d(v1::DecodingParams { beam_width: Some(0), ..none.clone() })),
+            "decoding.beam_width"
         );
         assert_eq!(
-            field(d(v1::DecodingParams { acceptance_threshold: Some(1.5), ..none.clone() })),
-            "decoding"
+            field(d(v1::DecodingParams { draft_tokens: Some(10_000), ..none.clone() })),
+            "decoding.draft_tokens"
         );
+        for acceptance_threshold in [Some(0.0), Some(1.5)] {
+            let wrong = v1::DecodingParams { acceptance_threshold, ..none.clone() };
+            assert_eq!(field(d(wrong)), "decoding.acceptance_threshold");
+        }
         assert_eq!(field(d(v1::DecodingParams { beams: 9, ..none.clone() })), "decoding.beams");
         assert_eq!(field(d(v1::DecodingParams { reference: 9, ..none.clone() })), "decoding.reference");
         assert_eq!(field(d(v1::DecodingParams { branching: vec![2], ..none.clone() })), "decoding.branching");
         let specinfer = v1::Method::Specinfer.into();
         let with = |branching| d(v1::DecodingParams { method: specinfer, branching, ..none.clone() });
-        assert_eq!(field(with(vec![4, 0])), "decoding");
-        assert_eq!(field(with(vec![u32::MAX; 32])), "decoding");
+        assert_eq!(field(with(vec![4, 0])), "decoding.branching");
+        assert_eq!(field(with(vec![u32::MAX; 32])), "decoding.branching");
     }
 
     #[test]

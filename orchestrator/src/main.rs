@@ -2,13 +2,14 @@
 
 use clap::Parser;
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp, serving};
-use tandem_serving::{Shutdown, bind, incoming, init_logging};
+use tandem_serving::{Http, Serving, Shutdown, bind, bind_http, incoming, init_telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = OrchestratorArgs::parse();
-    init_logging(&args.log, "info")?;
+    let _telemetry = init_telemetry(&args.log, "info", "tandem-orchestrator")?;
     let listener = bind(args.serve.listen).await?;
+    let http = bind_http(&args.serve).await?;
     let shutdown = Shutdown::on_signal()?;
     let connect = Pair::connect(args.names(), args.patience(), args.limits.workers(), Tcp::shared());
     let pair = tokio::select! {
@@ -16,5 +17,6 @@ async fn main() -> anyhow::Result<()> {
         () = shutdown.draining() => return Ok(()),
     };
     tracing::info!(address = %listener.local_addr()?, "listening");
-    Ok(serving(pair, &args).run(incoming(listener), shutdown).await?)
+    let serving = Serving { http: http.map(Http::plain), ..serving(pair, &args) };
+    Ok(serving.run(incoming(listener), shutdown).await?)
 }

@@ -109,6 +109,12 @@ impl Pair {
         self.drafts.model().map_or(target, |draft| draft.context_length.min(target)) as usize
     }
 
+    /// How all workers are, by role, without asking them.
+    pub(crate) fn worker_states(&self) -> Vec<(&'static str, v1::WorkerState)> {
+        let states = |role, pool: &Pool| pool.endpoints().into_iter().map(move |e| (role, e.wire_state()));
+        states("draft", &self.drafts).chain(states("target", &self.targets)).collect()
+    }
+
     /// All workers as they are now.
     pub async fn workers(&self) -> Vec<v1::WorkerStatus> {
         let (mut drafts, targets) = tokio::join!(self.drafts.status(), self.targets.status());

@@ -9,18 +9,19 @@ use tandem_proto::v1::generation_server::{Generation, GenerationServer};
 use tandem_proto::{
     FILE_DESCRIPTOR_SET, Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1,
 };
-use tandem_serving::{Place, Places, Serving};
+use tandem_serving::{Place, Places, Serving, trace_id};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::service::RoutesBuilder;
-use tonic::{Request, Response, Status};
-use tracing::Instrument;
+use tonic::{Code, Request, Response, Status};
+use tracing::{Instrument, trace_span};
 
 use crate::events::{chunk, count};
-use crate::{GenerateError, Job, OrchestratorArgs, Pair, Update, generate};
+use crate::metrics::{GenerationMetrics, orchestrator_metrics};
+use crate::{GenerateError, Job, OrchestratorArgs, Pair, Update, Watch, generate};
 
 /// Events that may wait for a slow client; then its generation waits too.
 const WAITING_EVENTS: usize = 16;
@@ -34,12 +35,18 @@ pub struct GenerationService {
     pair: Arc<Pair>,
     places: Places,
     longest: Duration,
+    metrics: Arc<GenerationMetrics>,
 }
 
 impl GenerationService {
     /// Generations have `places`, and take at most `longest`.
-    pub fn new(pair: Arc<Pair>, places: Places, longest: Duration) -> Self {
-        Self { pair, places, longest }
+    pub(crate) fn new(
+        pair: Arc<Pair>,
+        places: Places,
+        longest: Duration,
+        metrics: Arc<GenerationMetrics>,
+    ) -> Self {
+        Self { pair, places, longest, metrics }
     }
 
     /// When a request that arrives now must have ended.
@@ -74,30 +81,39 @@ impl Generation for GenerationService {
         let arrived = Instant::now();
         let by = self.deadline(request.metadata(), arrived);
         let client = request.remote_addr().map(|address| address.ip());
-        let params = GenerateParams::try_from(request.into_inner())?;
-        let place = tokio::time::timeout_at(by, self.places.take(client)).await;
-        let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
-        let times = Times { arrived, admitted: Instant::now(), by };
-        let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
-        let open = prepare(&self.pair, &params, prompt)?;
+        let (metadata, _, request) = request.into_parts();
+        let params = GenerateParams::try_from(request)
+            .inspect_err(|_| self.metrics.failed(None, Code::InvalidArgument))?;
+        let model = self.pair.target.model_id.as_str();
+        let watch = Watch::begin(&self.metrics, ("text_completion", model), &params, metadata.as_ref());
+        let admitted = async {
+            let place = tokio::time::timeout_at(by, self.places.take(client)).instrument(trace_span!("wait")).await;
+            let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
+            let times = Times { arrived, admitted: Instant::now(), by };
+            let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
+            Ok((times, prepare(&self.pair, &params, prompt)?, place))
+        };
+        let admitted = admitted.instrument(watch.span()).await;
+        let (times, open, place) = admitted.map_err(|error| watch.refuse(error))?;
+        watch.admitted(&open);
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
-        let pair = self.pair.clone();
+        let (pair, span) = (self.pair.clone(), watch.span());
         let run = async move {
             let result = tokio::select! {
                 // In this order, so that a request whose end and deadline coincide always ends in the same way.
                 biased;
-                result = stream_events(&pair, &params, open, times, &events) => result,
+                result = stream_events(&pair, &params, open, (times, &watch), &events) => result,
                 () = events.closed() => Err(GenerateError::Cancelled),
                 () = tokio::time::sleep_until(by) => Err(GenerateError::Deadline),
             };
             drop(place);
             if let Err(error) = result {
-                tracing::info!(%error, "generation failed");
+                tracing::info!(%error, trace_id = trace_id(), "generation failed");
                 // A client that reads nothing any more learns nothing any more.
-                let _ = tokio::time::timeout(SLOW_CLIENT, events.send(Err(error.into()))).await;
+                let _ = tokio::time::timeout(SLOW_CLIENT, events.send(Err(watch.refuse(error)))).await;
             }
         };
-        tokio::spawn(run.in_current_span());
+        tokio::spawn(run.instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -202,7 +218,7 @@ async fn stream_events(
     pair: &Pair,
     params: &GenerateParams,
     open: OpenSession,
-    times: Times,
+    (times, watch): (Times, &Watch),
     events: &EventSender,
 ) -> Result<(), GenerateError> {
     use v1::generate_response::Event;
@@ -231,6 +247,7 @@ async fn stream_events(
         arrived: times.arrived,
         admitted: times.admitted,
         by: times.by,
+        watch,
     };
     let (pieces, mut received) = mpsc::channel::<Update>(1);
     let generating = async {
@@ -252,7 +269,10 @@ async fn stream_events(
 pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
     let places = Places::new(args.places());
-    let service = GenerationService::new(Arc::new(pair), places.clone(), args.limits.max_request_seconds);
+    let (pair, alias) = (Arc::new(pair), args.serve.metrics_alias.clone());
+    let (generations, metrics) = orchestrator_metrics(pair.clone(), places.clone(), alias);
+    let longest = args.limits.max_request_seconds;
+    let service = GenerationService::new(pair, places.clone(), longest, generations);
     let service = GenerationServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
@@ -261,6 +281,7 @@ pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
         places: vec![places],
+        metrics,
         http: None,
         grace: args.serve.shutdown_grace(),
     }

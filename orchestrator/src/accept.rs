@@ -1,7 +1,7 @@
 //! What an iteration commits.
 
 use tandem_decoding::{Accepted, Draws, Method, Purpose, TokenId, exact_match, mmtad, multi_round};
-use tandem_proto::{Fault, Scores};
+use tandem_proto::{Fault, Scores, TopTokens};
 
 use crate::{GenerateError, Job, Proposal};
 
@@ -11,8 +11,19 @@ pub(crate) struct Committed {
     pub(crate) accepted: Accepted,
     /// The accepted nodes' tokens, then the bonus token.
     pub(crate) tokens: Vec<TokenId>,
-    /// If asked for: their log-probabilities under the target's unwarped softmax.
-    pub(crate) log_probs: Option<Vec<f64>>,
+    /// `[tokens]`
+    pub(crate) details: Vec<TokenDetails>,
+}
+
+/// What is known of a committed token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenDetails {
+    /// Whether it was accepted from a draft; else the target drew it.
+    pub drafted: bool,
+    /// If asked for: its log-probability under the target's unwarped softmax.
+    pub log_prob: Option<f64>,
+    /// If asked for: the likeliest tokens in its place, under the same.
+    pub top: TopTokens,
 }
 
 /// Accepts by the rule of `job`. `root` is the number of committed tokens, by which the draws of rejection sampling are numbered.
@@ -49,18 +60,27 @@ pub(crate) fn accept(
         },
         Method::Mtjd => return Err(Fault::Bug("MTJD has nothing to accept".into()).into()),
     };
-    let log_probs = scores.log_probs.as_ref().map(|l| {
-        let row = accepted.path.last().map_or(0, |n| n + 1);
-        let bonus = if from_residual {
-            let warped = scores.distributions[row].log_prob(accepted.bonus);
-            job.open.sampling.likelihood_temperature() * warped + l.distribution_offsets[row]
+    // Row 0 of the scores is the root's, row `n + 1` node `n`'s: it judges what comes behind.
+    let mut judge = 0;
+    let mut details = Vec::with_capacity(accepted.path.len() + 1);
+    let known = scores.log_probs.as_ref();
+    let top = |row: usize| known.and_then(|l| l.top.get(row).cloned()).unwrap_or_default();
+    for &node in &accepted.path {
+        let log_prob = known.map(|l| l.nodes[node]);
+        details.push(TokenDetails { drafted: true, log_prob, top: top(judge) });
+        judge = node + 1;
+    }
+    let bonus = known.map(|l| {
+        if from_residual {
+            let warped = scores.distributions[judge].log_prob(accepted.bonus);
+            job.open.sampling.likelihood_temperature() * warped + l.distribution_offsets[judge]
         } else {
-            l.drawn[row]
-        };
-        accepted.path.iter().map(|&n| l.nodes[n]).chain([bonus]).collect()
+            l.drawn[judge]
+        }
     });
+    details.push(TokenDetails { drafted: false, log_prob: bonus, top: top(judge) });
     let tokens = accepted.path.iter().map(|&n| tree.tokens()[n]).chain([accepted.bonus]).collect();
-    Ok(Committed { accepted, tokens, log_probs })
+    Ok(Committed { accepted, tokens, details })
 }
 
 /// MTJD: the best beam whole. Its last token takes the place of the bonus token, which is not drawn.
@@ -69,6 +89,9 @@ pub(crate) fn commit_whole(proposal: &Proposal) -> Result<Committed, GenerateErr
     let broken = || Fault::Bug("the target proposed no beam".into());
     let (&bonus, path) = tokens.split_last().ok_or_else(broken)?;
     let accepted = Accepted { path: (0..path.len()).collect(), bonus };
-    let log_probs = Some(proposal.log_probs.clone()).filter(|l| l.len() == tokens.len());
-    Ok(Committed { accepted, tokens, log_probs })
+    // Beams of the target's own, not of a draft.
+    let details = (0..tokens.len())
+        .map(|i| TokenDetails { log_prob: proposal.log_probs.get(i).copied(), ..TokenDetails::default() })
+        .collect();
+    Ok(Committed { accepted, tokens, details })
 }

@@ -16,6 +16,10 @@ pub struct OrchestratorArgs {
     #[arg(long, env = "TARGET_URL", value_name = "URL", value_delimiter = ',', required = true)]
     pub target: Vec<WorkerName>,
 
+    /// What clients call the model [default: the name that the target loaded it by]
+    #[arg(long, env = "SERVED_MODEL_NAME", value_name = "NAME")]
+    pub served_model_name: Option<String>,
+
     /// Seconds to wait at start for workers that do not listen yet
     #[arg(long, env = "CONNECT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
     pub connect_seconds: u64,

@@ -60,6 +60,7 @@ impl From<GenerateError> for Status {
             GenerateError::Worker { status, .. } => {
                 Self::with_details(status.code(), message, status.details().to_vec().into())
             }
+            GenerateError::NoPlace(NoPlace::TooMany { .. }) => Fault::invalid("n", message).into(),
             GenerateError::NoPlace(NoPlace::Closed) => Fault::Draining.into(),
             GenerateError::NoPlace(_) => Fault::exhausted(message).into(),
             GenerateError::NoWorker { .. } => Self::unavailable(message),

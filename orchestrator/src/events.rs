@@ -3,25 +3,79 @@
 use std::time::Duration;
 
 use tandem_decoding::{DraftTree, TokenId};
-use tandem_proto::{method_to_wire, v1};
+use tandem_proto::{TopTokens, method_to_wire, v1};
 use tokenizers::Tokenizer;
 
-use crate::{Finish, FinishReason, GenerateError, Statistics, Trace, Update};
+use crate::{Finish, FinishReason, GenerateError, Job, Statistics, Trace, Update};
 
-/// What an iteration adds, on the wire.
-pub(crate) fn chunk(update: Update, tokenizer: &Tokenizer) -> Result<v1::Chunk, GenerateError> {
-    Ok(v1::Chunk {
-        text: update.piece.text,
-        token_ids: update.piece.tokens.iter().map(|t| t.0).collect(),
-        log_probs: update.log_probs,
-        iteration: update.trace.map(|trace| iteration(&trace, tokenizer)).transpose()?,
-    })
+/// Puts updates on the wire.
+pub(crate) struct Chunks<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The token before the next one: whether a token begins with a space may depend on it.
+    last: Option<TokenId>,
+    /// What was asked for.
+    log_probs: bool,
+    trace: bool,
+}
+
+impl<'a> Chunks<'a> {
+    pub(crate) fn new(job: &'a Job<'_>) -> Self {
+        let last = job.open.prompt.last().copied();
+        Self { tokenizer: job.tokenizer, last, log_probs: job.log_probs, trace: job.trace }
+    }
+
+    /// What an iteration adds.
+    pub(crate) fn chunk(&mut self, update: Update) -> Result<v1::Chunk, GenerateError> {
+        let Update { piece, details, trace } = update;
+        let mut top_log_probs = Vec::new();
+        for (&token, details) in piece.tokens.iter().zip(&details) {
+            if !details.top.is_empty() {
+                top_log_probs.push(self.top(&details.top)?);
+            }
+            self.last = Some(token);
+        }
+        let (log_probs, trace_wanted) = (self.log_probs, self.trace);
+        Ok(v1::Chunk {
+            text: piece.text,
+            token_ids: piece.tokens.iter().map(|t| t.0).collect(),
+            log_probs: details.iter().filter_map(|d| d.log_prob).collect(),
+            iteration: trace.map(|trace| iteration(&trace, self.tokenizer)).transpose()?,
+            token_texts: if log_probs || trace_wanted { piece.texts } else { Vec::new() },
+            drafted: details.iter().map(|d| d.drafted).filter(|_| trace_wanted).collect(),
+            top_log_probs,
+        })
+    }
+
+    /// The likeliest tokens at the next place.
+    fn top(&self, top: &TopTokens) -> Result<v1::TopLogProbs, GenerateError> {
+        Ok(v1::TopLogProbs {
+            token_ids: top.iter().map(|t| t.0.0).collect(),
+            log_probs: top.iter().map(|t| t.1).collect(),
+            texts: top.iter().map(|t| self.added(t.0)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// What `token` would add to the text.
+    fn added(&self, token: TokenId) -> Result<String, GenerateError> {
+        let before = self.last.map_or_else(|| Ok(String::new()), |last| decode(self.tokenizer, &[last]))?;
+        let ids: Vec<TokenId> = self.last.into_iter().chain([token]).collect();
+        let both = decode(self.tokenizer, &ids)?;
+        // A decoder that rewrites what was before says it alone.
+        Ok(match both.strip_prefix(&before) {
+            Some(added) => added.to_owned(),
+            None => decode(self.tokenizer, &[token])?,
+        })
+    }
+}
+
+/// The text of tokens, special ones included.
+fn decode(tokenizer: &Tokenizer, tokens: &[TokenId]) -> Result<String, GenerateError> {
+    let ids: Vec<u32> = tokens.iter().map(|t| t.0).collect();
+    tokenizer.decode(&ids, false).map_err(|e| GenerateError::Tokenizer(e.to_string()))
 }
 
 fn iteration(trace: &Trace, tokenizer: &Tokenizer) -> Result<v1::Iteration, GenerateError> {
-    let text = |token: TokenId| {
-        tokenizer.decode(&[token.0], false).map_err(|e| GenerateError::Tokenizer(e.to_string()))
-    };
+    let text = |token: TokenId| decode(tokenizer, &[token]);
     let DraftTree { tree, joint, .. } = &trace.proposal.draft;
     // Nobody scored it: it was committed whole, and its last token took the place of the bonus token.
     let whole = trace.scores.drawn.is_empty();

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, trace_span};
 
-use crate::accept::{Committed, accept, commit_whole};
+use crate::accept::{Committed, TokenDetails, accept, commit_whole};
 use crate::{
     DraftSession, Drafter, Finish, FinishReason, GenerateError, Piece, Proposal, Scorer, Statistics,
     TargetSession, TextStream, Watch,
@@ -22,6 +22,8 @@ pub struct Job<'a> {
     pub decoding: Decoding,
     /// Give the log-probability of every token with it.
     pub log_probs: bool,
+    /// And those of this many of the likeliest tokens in its place.
+    pub top_log_probs: usize,
     /// Give every iteration with the text it led to.
     pub trace: bool,
     /// Tokens that end the text; empty to go on behind them.
@@ -45,8 +47,8 @@ pub struct Job<'a> {
 pub struct Update {
     /// The text and its tokens.
     pub piece: Piece,
-    /// If asked for: the tokens' log-probabilities under the target's unwarped softmax.
-    pub log_probs: Vec<f64>,
+    /// `[piece.tokens]`
+    pub details: Vec<TokenDetails>,
     /// If asked for; absent in the update that ends a text that was held back.
     pub trace: Option<Box<Trace>>,
 }
@@ -77,7 +79,7 @@ pub async fn generate<D: Drafter, S: Scorer>(
     let text = TextStream::new(job.tokenizer, &job.open.prompt, job.stops)?;
     let seen = Statistics::new(stats.method, job.decoding.draft_tokens());
     let left = job.open.max_new_tokens;
-    let emitter = Emitter { job, out, text, stats, seen, log_probs: Vec::new(), left };
+    let emitter = Emitter { job, out, text, stats, seen, details: Vec::new(), left };
     let finish = match job.decoding.method() {
         Method::Mtjd => joint(scorer.own(), emitter).await,
         _ => assisted(drafter, scorer, emitter).await,
@@ -129,7 +131,11 @@ async fn iterate<D: DraftSession, S: TargetSession>(
         // The last token: what the draft would commit, nobody will ask for.
         _ => Proposal::default(),
     };
-    let wanted = Wanted { distributions: proposal.draft.candidates.is_some(), log_probs: job.log_probs };
+    let wanted = Wanted {
+        distributions: proposal.draft.candidates.is_some(),
+        log_probs: job.log_probs,
+        top_log_probs: job.top_log_probs,
+    };
     let begun = Instant::now();
     let span = trace_span!("score", otel.kind = "client");
     let scores = target.score(commit.as_ref(), &proposal.draft.tree, wanted).instrument(span).await?;
@@ -221,7 +227,7 @@ struct Emitter<'a> {
     /// What of it the watch has seen.
     seen: Statistics,
     /// Of tokens whose text is held back.
-    log_probs: Vec<f64>,
+    details: Vec<TokenDetails>,
     /// Tokens that may still be emitted.
     left: usize,
 }
@@ -257,7 +263,7 @@ impl Emitter<'_> {
                 ended = Some(FinishReason::EndOfSequence);
                 break;
             }
-            self.log_probs.extend(committed.log_probs.as_ref().map(|l| l[i]));
+            self.details.push(committed.details[i].clone());
             match self.text.push(token)? {
                 Ok(next) => piece.append(next),
                 Err(stop) => {
@@ -280,8 +286,8 @@ impl Emitter<'_> {
 
     async fn send(&mut self, piece: Piece, trace: Option<Box<Trace>>) -> Result<(), GenerateError> {
         // Pieces hold every token in the order it was pushed.
-        let log_probs = self.log_probs.drain(..piece.tokens.len().min(self.log_probs.len())).collect();
-        let update = Update { piece, log_probs, trace };
+        let details = self.details.drain(..piece.tokens.len()).collect();
+        let update = Update { piece, details, trace };
         if update == Update::default() {
             return Ok(());
         }
@@ -311,5 +317,6 @@ impl Piece {
     fn append(&mut self, next: Self) {
         self.text += &next.text;
         self.tokens.extend(next.tokens);
+        self.texts.extend(next.texts);
     }
 }

@@ -5,9 +5,12 @@
 
 mod accept;
 mod args;
+mod chat;
 mod error;
 mod events;
+mod front;
 mod generate;
+mod http;
 mod metrics;
 mod models;
 mod network;
@@ -19,14 +22,16 @@ mod stats;
 mod text;
 mod workers;
 
+pub use accept::TokenDetails;
 pub use args::{LimitArgs, OrchestratorArgs};
+pub use chat::ChatTemplate;
 pub use error::{ConnectError, GenerateError};
 pub use generate::{Emission, Job, Trace, Update, generate};
 pub use models::{Pair, WorkerNames};
 pub use network::{Boxed, Network, Tcp};
 pub use observe::Watch;
 pub use peers::{DraftSession, Drafter, Proposal, Scorer, TargetSession};
-pub use service::{GenerationService, serving};
+pub use service::serving;
 pub use stats::{Finish, FinishReason, Statistics};
 pub use text::{Piece, StopMatch, TextStream};
 pub use workers::{DraftPool, TargetPool, WorkerKind, WorkerLimits, WorkerName};

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp, serving};
-use tandem_serving::{Http, Serving, Shutdown, bind, bind_http, incoming, init_telemetry};
+use tandem_serving::{Shutdown, bind, bind_http, incoming, init_telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -17,6 +17,5 @@ async fn main() -> anyhow::Result<()> {
         () = shutdown.draining() => return Ok(()),
     };
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let serving = Serving { http: http.map(Http::plain), ..serving(pair, &args) };
-    Ok(serving.run(incoming(listener), shutdown).await?)
+    Ok(serving(pair, &args, http).run(incoming(listener), shutdown).await?)
 }

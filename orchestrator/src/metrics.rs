@@ -11,10 +11,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::sync::atomic::AtomicU64;
 use tandem_decoding::Method;
 use tandem_proto::{code_name, v1};
-use tandem_serving::{Metrics, MetricsBuilder, Places};
+use tandem_serving::{Metrics, MetricsBuilder};
 use tonic::Code;
 
-use crate::{Finish, FinishReason, Pair, Statistics};
+use crate::front::Front;
+use crate::{Finish, FinishReason, Statistics};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct By {
@@ -81,7 +82,8 @@ fn decades(least: f64, decades: u16) -> Histogram {
 }
 
 impl GenerationMetrics {
-    fn new() -> Self {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
         let counts = Counts::default;
         Self {
             first_token: Family::new_with_constructor(|| decades(1e-3, 5)),
@@ -126,7 +128,18 @@ impl GenerationMetrics {
         m.own("request_time_seconds", "Time of requests, by what they spent it on", self.time.clone());
     }
 
-    pub(crate) fn arrived(&self, method: Method, prompt_tokens: usize) {
+    /// A text was asked for. What may be counted of it is there from now on, so that a first failure is an increase.
+    pub(crate) fn begun(&self, method: Method) {
+        let method = method.name();
+        for finished_reason in ["stop", "length"] {
+            self.successes.get_or_create(&ByReason { method, finished_reason });
+        }
+        for code in [Code::Cancelled, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Unavailable] {
+            self.failures.get_or_create(&ByCode { method, code: code_name(code) });
+        }
+    }
+
+    pub(crate) fn admitted(&self, method: Method, prompt_tokens: usize) {
         self.prompt_tokens.get_or_create(&by(method)).inc_by(prompt_tokens as u64);
     }
 
@@ -191,24 +204,19 @@ impl FinishReason {
     }
 }
 
-/// All that an orchestrator counts, for generations by `pair` in `places`.
-pub(crate) fn orchestrator_metrics(
-    pair: Arc<Pair>,
-    places: Places,
-    alias: Option<String>,
-) -> (Arc<GenerationMetrics>, Metrics) {
-    let mut builder = MetricsBuilder::new("orchestrator", pair.target.model_id.clone(), alias);
+/// All that an orchestrator counts.
+pub(crate) fn orchestrator_metrics(front: Arc<Front>, alias: Option<String>) -> Metrics {
+    let mut builder = MetricsBuilder::new("orchestrator", front.model.clone(), alias);
     let (running, waiting) = <(Gauge, Gauge)>::default();
     builder.common("num_requests_running", "Generations that run", running.clone());
     builder.common("num_requests_waiting", "Generations that wait for a place", waiting.clone());
     let workers = Family::<ByState, Gauge>::default();
     builder.own("workers", "Workers known, by how they are", workers.clone());
-    let generations = GenerationMetrics::new();
-    generations.register(&mut builder);
+    front.metrics.register(&mut builder);
     builder.before_reading(move || {
-        running.set(places.taken() as i64);
-        waiting.set(places.waiting() as i64);
-        let all = pair.worker_states();
+        running.set(front.places.taken() as i64);
+        waiting.set(front.places.waiting() as i64);
+        let all = front.pair.worker_states();
         for role in ["draft", "target"] {
             for (state, name) in STATES {
                 let count = all.iter().filter(|&&w| w == (role, state)).count();
@@ -216,7 +224,7 @@ pub(crate) fn orchestrator_metrics(
             }
         }
     });
-    (Arc::new(generations), builder.build())
+    builder.build()
 }
 
 const STATES: [(v1::WorkerState, &str); 4] = [

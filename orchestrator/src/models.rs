@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::retry::Backoff;
 use crate::workers::{DraftPool, Pool, TargetPool};
-use crate::{ConnectError, Network, WorkerKind, WorkerLimits, WorkerName};
+use crate::{ChatTemplate, ConnectError, Network, WorkerKind, WorkerLimits, WorkerName};
 
 /// Largest tokenizer.json that is taken from a target.
 const MAX_TOKENIZER_BYTES: usize = 64 << 20;
@@ -41,6 +41,8 @@ pub struct Pair {
     pub target: v1::ModelInfo,
     /// The target's.
     pub tokenizer: Tokenizer,
+    /// How conversations become prompts, if the target's model says it.
+    pub chat: Option<ChatTemplate>,
     /// Tokens that end a text, by the target.
     pub eos: Vec<TokenId>,
 }
@@ -59,10 +61,10 @@ impl Pair {
         let targets = Pool::start(WorkerKind::Target, names.target, None, limits, network.clone());
         let nobody = |reason| ConnectError::NoWorker { worker: WorkerKind::Target, seconds, reason };
         let mut backoff = Backoff::new(0);
-        let json = loop {
+        let vocabulary = loop {
             let first = targets.somebody(by).await.map_err(nobody)?;
             match fetch_tokenizer(first.channel.clone(), limits.step).await {
-                Ok(json) => break json,
+                Ok(vocabulary) => break vocabulary,
                 Err(status) if Instant::now() >= by => return Err(nobody(status.message().to_owned())),
                 // It was lost meanwhile; or it has none, and nothing to wait for.
                 Err(status) if status.code() == Code::InvalidArgument => {
@@ -74,10 +76,13 @@ impl Pair {
             tokio::time::sleep_until((Instant::now() + backoff.next()).min(by)).await;
         };
         let Some(target) = targets.model().cloned() else { return Err(nobody(targets.trouble())) };
-        let tokenizer = Tokenizer::from_bytes(json).map_err(|e| ConnectError::Tokenizer {
-            target: target.model_id.clone(),
-            reason: e.to_string(),
-        })?;
+        let unusable = |reason| ConnectError::Tokenizer { target: target.model_id.clone(), reason };
+        let tokenizer = Tokenizer::from_bytes(vocabulary.json).map_err(|e| unusable(e.to_string()))?;
+        // A model whose template is broken still completes texts.
+        let chat = ChatTemplate::new(&vocabulary.config, &vocabulary.chat_template).unwrap_or_else(|reason| {
+            tracing::warn!(model = target.model_id, reason, "no chats: the chat template cannot be used");
+            None
+        });
 
         let vocabulary = Some(target.vocab_hash.clone());
         let drafts = Pool::start(WorkerKind::Draft, names.draft, vocabulary, limits, network);
@@ -89,7 +94,7 @@ impl Pair {
         }
         let eos = target.eos_token_ids.iter().copied().map(TokenId).collect();
         let (drafter, scorer) = (DraftPool::optional(drafts.clone()), TargetPool::new(targets.clone()));
-        Ok(Self { drafter, scorer, drafts, targets, target, tokenizer, eos })
+        Ok(Self { drafter, scorer, drafts, targets, target, tokenizer, chat, eos })
     }
 
     /// What the drafts are; the default while none has answered yet.
@@ -115,6 +120,11 @@ impl Pair {
         states("draft", &self.drafts).chain(states("target", &self.targets)).collect()
     }
 
+    /// Whether somebody could score now; why not.
+    pub fn ready(&self) -> Result<(), String> {
+        self.targets.pick(&[]).map(drop).ok_or_else(|| format!("no target serves: {}", self.targets.trouble()))
+    }
+
     /// All workers as they are now.
     pub async fn workers(&self) -> Vec<v1::WorkerStatus> {
         let (mut drafts, targets) = tokio::join!(self.drafts.status(), self.targets.status());
@@ -123,18 +133,31 @@ impl Pair {
     }
 }
 
-async fn fetch_tokenizer(channel: Channel, within: Duration) -> Result<Vec<u8>, Status> {
+/// The files of a tokenizer.
+#[derive(Default)]
+struct Vocabulary {
+    /// tokenizer.json
+    json: Vec<u8>,
+    /// tokenizer_config.json; empty if there is none.
+    config: Vec<u8>,
+    /// chat_template.jinja; empty if there is none.
+    chat_template: String,
+}
+
+async fn fetch_tokenizer(channel: Channel, within: Duration) -> Result<Vocabulary, Status> {
     let fetch = async {
         let mut chunks =
             TargetClient::new(channel).get_tokenizer(v1::GetTokenizerRequest {}).await?.into_inner();
-        let mut json = Vec::new();
+        let mut all = Vocabulary::default();
         while let Some(part) = chunks.message().await? {
-            json.extend(part.chunk);
-            if json.len() > MAX_TOKENIZER_BYTES {
+            all.json.extend(part.chunk);
+            all.config.extend(part.config);
+            all.chat_template.push_str(&part.chat_template);
+            if all.json.len().max(all.config.len()).max(all.chat_template.len()) > MAX_TOKENIZER_BYTES {
                 return Err(Status::invalid_argument("it is larger than 64 MiB"));
             }
         }
-        Ok(json)
+        Ok(all)
     };
     let fetched = tokio::time::timeout(within, fetch).await;
     fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("its tokenizer did not come in time")))

@@ -1,20 +1,93 @@
-//! A request as those see it who watch: its span, and what it adds to the metrics.
+//! Requests as those see them who watch: their spans, and what they add to the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tandem_decoding::Method;
-use tandem_proto::{GenerateParams, OpenSession};
+use tandem_proto::{GenerateParams, Input, OpenSession};
 use tandem_serving::{adopt_parent, record_list};
+use tonic::Code;
 use tonic::codegen::http::HeaderMap;
-use tonic::{Code, Status};
 use tracing::field::Empty;
 use tracing::{Span, trace_span};
 
 use crate::metrics::GenerationMetrics;
-use crate::{Finish, GenerateError, Statistics};
+use crate::{Finish, Statistics};
 
-/// One request, watched from its arrival to its end. Dropped before it ended, it counts as left by its client.
+/// Watches the texts that `requests` for `model` ask for, whose `headers` may name a trace; and the span of all that is done for them.
+pub(crate) fn watch(
+    metrics: &Arc<GenerationMetrics>,
+    model: &str,
+    requests: &[GenerateParams],
+    headers: &HeaderMap,
+) -> (Span, Vec<Watch>) {
+    let span = requests.first().map_or_else(Span::none, |params| request_span(model, params));
+    adopt_parent(&span, headers);
+    let texts: Vec<&GenerateParams> = requests.iter().flat_map(|r| std::iter::repeat_n(r, r.candidates)).collect();
+    let alone = texts.len() == 1;
+    let watch = |(index, params): (usize, &GenerateParams)| {
+        let method = params.decoding.method();
+        metrics.begun(method);
+        // One alone is what its request is; of several each has a span of its own below it.
+        let span = if alone { span.clone() } else { text_span(&span, index) };
+        let (metrics, method, span) = (Some(metrics.clone()), Some(method), Some(span));
+        Watch { metrics, method, span, ended: AtomicBool::new(false) }
+    };
+    let watches = texts.into_iter().enumerate().map(watch).collect();
+    (span, watches)
+}
+
+/// In the semantic conventions of OpenTelemetry for generative models, where they have a name for it. Prompts and stop strings are
+/// texts, and texts are not traced.
+fn request_span(model: &str, params: &GenerateParams) -> Span {
+    let operation = if matches!(params.input, Input::Chat(_)) { "chat" } else { "text_completion" };
+    trace_span!(
+        "generate",
+        // Put together only if somebody wants it.
+        otel.name = %format_args!("{operation} {model}"),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        "error.type" = Empty,
+        gen_ai.operation.name = operation,
+        gen_ai.provider.name = "tandem",
+        gen_ai.request.model = model,
+        gen_ai.request.temperature = params.sampling.temperature(),
+        gen_ai.request.top_k = params.sampling.top_k() as i64,
+        gen_ai.request.top_p = params.sampling.top_p(),
+        gen_ai.request.max_tokens = params.max_new_tokens as i64,
+        gen_ai.request.choice.count = params.candidates as i64,
+        gen_ai.request.seed = Empty,
+        gen_ai.response.model = model,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        tandem.method = params.decoding.method().name(),
+        tandem.draft_tokens = params.decoding.draft_tokens() as i64,
+        tandem.iterations = Empty,
+        tandem.accepted_tokens = Empty,
+        tandem.undrafted_iterations = Empty,
+        tandem.failovers = Empty
+    )
+}
+
+/// One of several texts of a request.
+fn text_span(request: &Span, index: usize) -> Span {
+    trace_span!(
+        parent: request,
+        "text",
+        otel.status_code = Empty,
+        "error.type" = Empty,
+        gen_ai.request.seed = Empty,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        tandem.index = index as i64,
+        tandem.iterations = Empty,
+        tandem.accepted_tokens = Empty,
+        tandem.undrafted_iterations = Empty,
+        tandem.failovers = Empty
+    )
+}
+
+/// One text, watched from the arrival of its request to its end. Dropped before it ended, it counts as left by its client.
 #[derive(Default)]
 pub struct Watch {
     metrics: Option<Arc<GenerationMetrics>>,
@@ -27,49 +100,6 @@ impl Watch {
     /// A request that nobody watches.
     pub fn nobody() -> Self {
         Self::default()
-    }
-
-    /// A request for `operation` (`text_completion` or `chat`) of `model` arrived, with `headers` that may name a trace.
-    pub(crate) fn begin(
-        metrics: &Arc<GenerationMetrics>,
-        (operation, model): (&'static str, &str),
-        params: &GenerateParams,
-        headers: &HeaderMap,
-    ) -> Self {
-        let method = params.decoding.method();
-        // In the semantic conventions of OpenTelemetry for generative models, where they have a name for it. Stop strings are texts,
-        // and texts are not traced.
-        let span = trace_span!(
-            "generate",
-            otel.name = format!("{operation} {model}"),
-            otel.kind = "server",
-            otel.status_code = Empty,
-            "error.type" = Empty,
-            gen_ai.operation.name = operation,
-            gen_ai.provider.name = "tandem",
-            gen_ai.request.model = model,
-            gen_ai.request.temperature = params.sampling.temperature(),
-            gen_ai.request.top_k = params.sampling.top_k() as i64,
-            gen_ai.request.top_p = params.sampling.top_p(),
-            gen_ai.request.max_tokens = params.max_new_tokens as i64,
-            gen_ai.request.seed = Empty,
-            gen_ai.response.model = model,
-            gen_ai.usage.input_tokens = Empty,
-            gen_ai.usage.output_tokens = Empty,
-            tandem.method = method.name(),
-            tandem.draft_tokens = params.decoding.draft_tokens() as i64,
-            tandem.iterations = Empty,
-            tandem.accepted_tokens = Empty,
-            tandem.undrafted_iterations = Empty,
-            tandem.failovers = Empty
-        );
-        adopt_parent(&span, headers);
-        Self {
-            metrics: Some(metrics.clone()),
-            method: Some(method),
-            span: Some(span),
-            ended: AtomicBool::new(false),
-        }
     }
 
     /// The span of the request, for what is done for it.
@@ -87,7 +117,7 @@ impl Watch {
             Err(_) => span.record("gen_ai.request.seed", open.seed.to_string()),
         };
         if let (Some(metrics), Some(method)) = (&self.metrics, self.method) {
-            metrics.arrived(method, open.prompt.len());
+            metrics.admitted(method, open.prompt.len());
         }
     }
 
@@ -115,14 +145,8 @@ impl Watch {
         }
     }
 
-    /// It failed: as it is said on the wire.
-    pub(crate) fn refuse(&self, error: GenerateError) -> Status {
-        let status = Status::from(error);
-        self.failed(status.code());
-        status
-    }
-
-    fn failed(&self, code: Code) {
+    /// It failed.
+    pub(crate) fn failed(&self, code: Code) {
         if self.ended.swap(true, Ordering::Relaxed) {
             return;
         }

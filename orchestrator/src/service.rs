@@ -1,59 +1,30 @@
-//! The gRPC face: requests checked, limits kept, events streamed.
+//! The gRPC face.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_decoding::{Drafting, TokenId};
 use tandem_proto::v1::generation_server::{Generation, GenerationServer};
-use tandem_proto::{
-    FILE_DESCRIPTOR_SET, Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1,
-};
-use tandem_serving::{Place, Places, Serving, trace_id};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1};
+use tandem_serving::{Http, Places, Serving};
+use tokio::net::TcpListener;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::service::RoutesBuilder;
-use tonic::{Code, Request, Response, Status};
-use tracing::{Instrument, trace_span};
+use tonic::{Request, Response, Status};
 
-use crate::events::{chunk, count};
+use crate::front::Front;
 use crate::metrics::{GenerationMetrics, orchestrator_metrics};
-use crate::{GenerateError, Job, OrchestratorArgs, Pair, Update, Watch, generate};
+use crate::{OrchestratorArgs, Pair, http};
 
-/// Events that may wait for a slow client; then its generation waits too.
-const WAITING_EVENTS: usize = 16;
-/// Text that is tokenized at once; a longer one would hold up other requests, and gets a thread of its own.
-const INLINE_TEXT_BYTES: usize = 16 << 10;
-/// How long a client may leave its events unread.
-const SLOW_CLIENT: Duration = Duration::from_secs(60);
-
-/// Implements `tandem.v1.Generation` on a pair of models.
-pub struct GenerationService {
-    pair: Arc<Pair>,
-    places: Places,
-    longest: Duration,
-    metrics: Arc<GenerationMetrics>,
+/// Implements `tandem.v1.Generation`.
+struct GenerationService {
+    front: Arc<Front>,
 }
 
-impl GenerationService {
-    /// Generations have `places`, and take at most `longest`.
-    pub(crate) fn new(
-        pair: Arc<Pair>,
-        places: Places,
-        longest: Duration,
-        metrics: Arc<GenerationMetrics>,
-    ) -> Self {
-        Self { pair, places, longest, metrics }
-    }
-
-    /// When a request that arrives now must have ended.
-    fn deadline(&self, metadata: &MetadataMap, arrived: Instant) -> Instant {
-        let asked = metadata.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
-        arrived + asked.map_or(self.longest, |asked| asked.min(self.longest))
-    }
+/// The deadline that a client gave.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    timeout(metadata.get("grpc-timeout")?.to_str().ok()?)
 }
 
 /// `grpc-timeout`: at most eight digits and a unit (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
@@ -78,211 +49,44 @@ impl Generation for GenerationService {
     type GenerateStream = Events;
 
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
-        let arrived = Instant::now();
-        let by = self.deadline(request.metadata(), arrived);
         let client = request.remote_addr().map(|address| address.ip());
+        let arrival = self.front.arrival(deadline(request.metadata()), client);
         let (metadata, _, request) = request.into_parts();
-        let params = GenerateParams::try_from(request)
-            .inspect_err(|_| self.metrics.failed(None, Code::InvalidArgument))?;
-        let model = self.pair.target.model_id.as_str();
-        let watch = Watch::begin(&self.metrics, ("text_completion", model), &params, metadata.as_ref());
-        let admitted = async {
-            let place = tokio::time::timeout_at(by, self.places.take(client)).instrument(trace_span!("wait")).await;
-            let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
-            let times = Times { arrived, admitted: Instant::now(), by };
-            let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
-            Ok((times, prepare(&self.pair, &params, prompt)?, place))
-        };
-        let admitted = admitted.instrument(watch.span()).await;
-        let (times, open, place) = admitted.map_err(|error| watch.refuse(error))?;
-        watch.admitted(&open);
-        let (events, stream) = mpsc::channel(WAITING_EVENTS);
-        let (pair, span) = (self.pair.clone(), watch.span());
-        let run = async move {
-            let result = tokio::select! {
-                // In this order, so that a request whose end and deadline coincide always ends in the same way.
-                biased;
-                result = stream_events(&pair, &params, open, (times, &watch), &events) => result,
-                () = events.closed() => Err(GenerateError::Cancelled),
-                () = tokio::time::sleep_until(by) => Err(GenerateError::Deadline),
-            };
-            drop(place);
-            if let Err(error) = result {
-                tracing::info!(%error, trace_id = trace_id(), "generation failed");
-                // A client that reads nothing any more learns nothing any more.
-                let _ = tokio::time::timeout(SLOW_CLIENT, events.send(Err(watch.refuse(error)))).await;
-            }
-        };
-        tokio::spawn(run.instrument(span));
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let events = self.front.generate(vec![request], arrival, metadata.as_ref()).await?;
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(v1::GetStatusResponse {
-            running: count(self.places.taken()),
-            waiting: count(self.places.waiting()),
-            workers: self.pair.workers().await,
-            target_model: self.pair.target.model_id.clone(),
-            draft_model: self.pair.draft().model_id,
-            vocab_size: self.pair.vocab(),
-            context_length: count(self.pair.context()),
-        }))
+        Ok(Response::new(self.front.status().await))
     }
 }
 
-/// The prompt's tokens. The place goes along: a client that leaves meanwhile does not free it before the work is done.
-async fn tokenize(
-    pair: &Arc<Pair>,
-    input: &Input,
-    place: Place,
-) -> Result<(Vec<TokenId>, Place), GenerateError> {
-    let encode = |pair: &Pair, text: &str| -> Result<Vec<TokenId>, GenerateError> {
-        let encoding =
-            pair.tokenizer.encode(text, true).map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
-        Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
-    };
-    match input {
-        Input::Tokens(tokens) => Ok((tokens.clone(), place)),
-        Input::Text(text) if text.len() <= INLINE_TEXT_BYTES => Ok((encode(pair, text)?, place)),
-        Input::Text(text) => {
-            let (pair, text) = (pair.clone(), text.clone());
-            let encoding = tokio::task::spawn_blocking(move || Ok((encode(&pair, &text)?, place))).await;
-            encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
-        }
-    }
-}
-
-/// Fits the request to the models.
-fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result<OpenSession, GenerateError> {
-    let context = pair.context();
-    if prompt.len() >= context {
-        let message = format!(
-            "has {} tokens, but the context has {context} and needs one for the answer: shorten the prompt",
-            prompt.len()
-        );
-        return Err(Fault::invalid("prompt", message).into());
-    }
-    let vocab = pair.vocab();
-    if let Some(token) = prompt.iter().find(|t| t.0 >= vocab) {
-        let message = format!("token {token} is outside the vocabulary of {vocab}");
-        return Err(Fault::invalid("tokens", message).into());
-    }
-    check_distributions(params, vocab)?;
-    Ok(OpenSession {
-        max_new_tokens: params.max_new_tokens.min(context - prompt.len()),
-        prompt,
-        max_tree_nodes: params.decoding.max_tree_nodes(),
-        sampling: params.sampling,
-        seed: params.seed.unwrap_or_else(rand::random),
-        vocab_limit: Some(vocab as usize),
-    })
-}
-
-/// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to
-/// be read. (Top-p alone may keep many tokens too; what then is too large fails as a reply.)
-fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault> {
-    /// An f32; without filters tokens are not named.
-    const BYTES: usize = 4;
-    let candidates = matches!(params.decoding.drafting(), Some(Drafting::Candidates { .. }));
-    if !candidates || params.sampling.is_greedy() || params.sampling.filters(vocab as usize) {
-        return Ok(());
-    }
-    let rows = params.decoding.max_tree_nodes() + 1;
-    let bytes = rows * vocab as usize * BYTES;
-    if bytes <= MAX_MESSAGE_BYTES {
-        return Ok(());
-    }
-    let message = format!(
-        "{} without top_k and top_p needs {rows} distributions over {vocab} tokens per iteration, {} MiB: set top_k, \
-         draft fewer tokens, or use exact-match, which is lossless too",
-        params.decoding.method(),
-        bytes >> 20
-    );
-    Err(Fault::invalid("sampling", message))
-}
-
-/// Of a request.
-#[derive(Clone, Copy)]
-struct Times {
-    arrived: Instant,
-    admitted: Instant,
-    by: Instant,
-}
-
-type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;
-
-async fn stream_events(
-    pair: &Pair,
-    params: &GenerateParams,
-    open: OpenSession,
-    (times, watch): (Times, &Watch),
-    events: &EventSender,
-) -> Result<(), GenerateError> {
-    use v1::generate_response::Event;
-    let send = async |event| {
-        let event = Ok(v1::GenerateResponse { event: Some(event) });
-        // A client that does not read must not hold its place for ever.
-        let sent = tokio::time::timeout(SLOW_CLIENT, events.send(event)).await;
-        sent.map_err(|_| GenerateError::Cancelled)?.map_err(|_| GenerateError::Cancelled)
-    };
-    send(Event::Started(v1::Started {
-        prompt_tokens: count(open.prompt.len()),
-        seed: open.seed,
-        method: method_to_wire(params.decoding.method()).into(),
-        target_model: pair.target.model_id.clone(),
-        draft_model: pair.draft().model_id,
-    }))
-    .await?;
-    let job = Job {
-        open,
-        decoding: params.decoding.clone(),
-        log_probs: params.log_probs,
-        trace: params.trace,
-        eos: if params.ignore_eos { &[] } else { &pair.eos },
-        stops: &params.stop,
-        tokenizer: &pair.tokenizer,
-        arrived: times.arrived,
-        admitted: times.admitted,
-        by: times.by,
-        watch,
-    };
-    let (pieces, mut received) = mpsc::channel::<Update>(1);
-    let generating = async {
-        // Moved in, so that the channel closes with the generation.
-        let pieces = pieces;
-        generate(&pair.drafter, &pair.scorer, &job, &pieces).await
-    };
-    let forwarding = async {
-        while let Some(update) = received.recv().await {
-            send(Event::Chunk(chunk(update, &pair.tokenizer)?)).await?;
-        }
-        Ok::<(), GenerateError>(())
-    };
-    let (finish, ()) = tokio::try_join!(generating, forwarding)?;
-    send(Event::Finished(finish.into())).await
-}
-
-/// Serves generations by `pair`.
-pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
+/// Serves generations by `pair`, over HTTP too if there is a listener for it.
+pub fn serving(pair: Pair, args: &OrchestratorArgs, http: Option<TcpListener>) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
     let places = Places::new(args.places());
-    let (pair, alias) = (Arc::new(pair), args.serve.metrics_alias.clone());
-    let (generations, metrics) = orchestrator_metrics(pair.clone(), places.clone(), alias);
+    let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
     let longest = args.limits.max_request_seconds;
-    let service = GenerationService::new(pair, places.clone(), longest, generations);
-    let service = GenerationServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let generations = Arc::new(GenerationMetrics::new());
+    let front = Arc::new(Front { pair, places: places.clone(), longest, model, metrics: generations });
+    let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
+    let service = GenerationServer::new(GenerationService { front: front.clone() });
     let mut routes = RoutesBuilder::default();
-    routes.add_service(service);
+    routes.add_service(service.max_decoding_message_size(MAX_MESSAGE_BYTES));
     Serving {
         name: "tandem.v1.Generation",
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
         places: vec![places],
         metrics,
-        http: None,
+        http: http.map(|listener| Http {
+            listener,
+            ready: http::readiness(front.clone()),
+            routes: http::routes(front),
+        }),
         grace: args.serve.shutdown_grace(),
     }
 }

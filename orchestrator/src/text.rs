@@ -25,6 +25,8 @@ pub struct TextStream<'a> {
     held: String,
     /// Tokens whose text is not, or not wholly, sent.
     held_tokens: Vec<HeldToken>,
+    /// Text that is sent although its token waits: the token also begins the next character.
+    ahead: String,
 }
 
 struct HeldToken {
@@ -40,6 +42,8 @@ pub struct Piece {
     pub text: String,
     /// Every token that `text` wholly contains, given once.
     pub tokens: Vec<TokenId>,
+    /// `[tokens]`: what each adds to the text; of the tokens that make up one character, the first has it.
+    pub texts: Vec<String>,
 }
 
 /// A stop string was met: the text ends before it.
@@ -72,6 +76,7 @@ impl<'a> TextStream<'a> {
             waited: 0,
             held: String::new(),
             held_tokens: Vec::new(),
+            ahead: String::new(),
         })
     }
 
@@ -110,7 +115,10 @@ impl<'a> TextStream<'a> {
         }
         let end = self.held.len();
         let mut last = self.take(end);
-        last.tokens.extend(self.held_tokens.drain(..).map(|t| t.token));
+        for held in self.held_tokens.drain(..) {
+            last.tokens.push(held.token);
+            last.texts.push(std::mem::take(&mut self.ahead));
+        }
         Ok(last)
     }
 
@@ -149,11 +157,19 @@ impl<'a> TextStream<'a> {
     fn take(&mut self, to: usize) -> Piece {
         let text: String = self.held.drain(..to).collect();
         let whole = self.held_tokens.iter().take_while(|t| t.end.is_some_and(|end| end <= to)).count();
-        let tokens = self.held_tokens.drain(..whole).map(|t| t.token).collect();
+        let (mut tokens, mut texts) = (Vec::with_capacity(whole), Vec::with_capacity(whole));
+        let mut from = 0;
+        for held in self.held_tokens.drain(..whole) {
+            let end = held.end.unwrap_or(from);
+            tokens.push(held.token);
+            texts.push(std::mem::take(&mut self.ahead) + &text[from..end]);
+            from = end;
+        }
+        self.ahead.push_str(&text[from..]);
         for held in &mut self.held_tokens {
             held.end = held.end.map(|end| end - to);
         }
-        Piece { text, tokens }
+        Piece { text, tokens, texts }
     }
 }
 
@@ -202,6 +218,10 @@ mod tests {
         pieces.iter().flat_map(|p| p.tokens.clone()).collect()
     }
 
+    fn texts(pieces: &[Piece]) -> Vec<String> {
+        pieces.iter().flat_map(|p| p.texts.clone()).collect()
+    }
+
     #[test]
     fn pieces_make_up_the_text_and_no_character_is_cut() {
         for sample in ["SELECT count(*) FROM singer;", "naïve — Ünïcödé", "日本語テキスト 🎉👩‍👩‍👧 end", "", " "]
@@ -209,6 +229,8 @@ mod tests {
             let (pieces, stop) = stream("Question: é", sample, &[]);
             assert_eq!((text(&pieces).as_str(), stop), (sample, None));
             assert_eq!(tokens(&pieces), encode(&tokenizer(), sample));
+            assert_eq!(texts(&pieces).concat(), sample);
+            assert_eq!(texts(&pieces).len(), tokens(&pieces).len());
             assert!(pieces.iter().all(|p| !p.text.contains(INCOMPLETE)), "{pieces:?}");
         }
     }
@@ -289,5 +311,6 @@ mod tests {
         let texts: Vec<&str> = pieces.iter().map(|p| p.text.as_str()).collect();
         assert_eq!(texts, ["a", "", "", "😀", "", "", "😀"]);
         assert_eq!(super::tests::tokens(&pieces).len(), 7);
+        assert_eq!(super::tests::texts(&pieces), ["a😀😀", "", "", "", "", "", ""]);
     }
 }

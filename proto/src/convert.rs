@@ -9,10 +9,10 @@ use tandem_decoding::{Distribution, Expansion, Sampling, TokenId, TokenTree, Tre
 
 pub use draft::Propose;
 pub use generate::{
-    GenerateParams, Input, decoding_from_wire, decoding_to_wire, method_from_wire, method_to_wire,
+    GenerateParams, Input, MAX_CANDIDATES, decoding_from_wire, decoding_to_wire, method_from_wire, method_to_wire, reference_to_wire,
 };
 pub use session::{OpenSession, SessionRef};
-pub use target::{Scores, TokenLogProbs, Wanted};
+pub use target::{MAX_TOP_LOG_PROBS, Scores, TokenLogProbs, TopTokens, Wanted};
 
 use crate::{Fault, v1};
 
@@ -89,7 +89,8 @@ fn expansion_from_wire(number: i32, field: &'static str) -> Result<Expansion, Fa
     }
 }
 
-fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
+/// How beams or candidates are drawn, on the wire.
+pub fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
     match expansion {
         Expansion::Sampled { replacement: false } => v1::Beams::Sampled,
         Expansion::Sampled { replacement: true } => v1::Beams::SampledWithReplacement,
@@ -289,9 +290,10 @@ mod tests {
                 nodes: vec![-1.5],
                 drawn: vec![-0.5, -0.25],
                 distribution_offsets: vec![-0.5, -1.0],
+                top: vec![vec![(TokenId(2), -0.5), (TokenId(0), -0.75)], vec![(TokenId(1), -0.25)]],
             }),
         };
-        let all = Wanted { distributions: true, log_probs: true };
+        let all = Wanted { distributions: true, log_probs: true, top_log_probs: 2 };
         let wire = || v1::ScoreTreeResponse::from(scores.clone());
         let read = wire().into_scores(&tree, all).unwrap();
         assert_eq!((&read.drawn, &read.log_probs), (&scores.drawn, &scores.log_probs));
@@ -309,5 +311,9 @@ mod tests {
         broken(&|w| w.log_probs = None);
         broken(&|w| w.log_probs.as_mut().unwrap().nodes.clear());
         broken(&|w| w.log_probs.as_mut().unwrap().distribution_offsets.clear());
+        broken(&|w| w.log_probs.as_mut().unwrap().top.truncate(1));
+        broken(&|w| w.log_probs.as_mut().unwrap().top[0].log_probs.truncate(1));
+        let one = Wanted { top_log_probs: 1, ..all };
+        wire().into_scores(&tree, one).unwrap_err();
     }
 }

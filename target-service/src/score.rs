@@ -2,7 +2,7 @@
 
 use tandem_decoding::{Distribution, JointLogProbs, Purpose, TokenId, TokenTree, log_normalizer};
 use tandem_engine::{Logits, ModelSpec};
-use tandem_proto::{Fault, Scores, TokenLogProbs, Wanted, v1};
+use tandem_proto::{Fault, Scores, TokenLogProbs, TopTokens, Wanted, v1};
 use tandem_worker::{Job, SessionState, engine_fault};
 
 /// Scores this tree under the last committed token.
@@ -36,7 +36,10 @@ impl Job for Score {
             (0..tree.len()).map(|n| p[parent_row(tree, n)].log_prob(tree.tokens()[n])).collect();
         let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
         let p = if self.wanted.distributions { p } else { Vec::new() };
-        let log_probs = self.wanted.log_probs.then(|| unwarped(tree, &drawn, &p, &logits, state));
+        let log_probs = self.wanted.log_probs.then(|| {
+            let top = self.wanted.top_log_probs;
+            unwarped(tree, (&drawn, &p), &logits, state, top)
+        });
         Ok(Scores { joint, drawn, distributions: p, log_probs }.into())
     }
 }
@@ -48,10 +51,10 @@ fn parent_row(tree: &TokenTree, node: usize) -> usize {
 
 fn unwarped(
     tree: &TokenTree,
-    drawn: &[TokenId],
-    p: &[Distribution],
+    (drawn, p): (&[TokenId], &[Distribution]),
     logits: &Logits,
     state: &SessionState,
+    top: usize,
 ) -> TokenLogProbs {
     let rows: Vec<&[f32]> = logits.rows().map(|row| state.possible(row)).collect();
     let normalizers: Vec<f64> = rows.iter().map(|row| log_normalizer(row)).collect();
@@ -67,5 +70,38 @@ fn unwarped(
         nodes: (0..tree.len()).map(|n| log_prob(parent_row(tree, n), tree.tokens()[n])).collect(),
         drawn: drawn.iter().enumerate().map(|(row, &token)| log_prob(row, token)).collect(),
         distribution_offsets: p.iter().enumerate().map(offset).collect(),
+        top: match top {
+            0 => Vec::new(),
+            n => rows.iter().zip(&normalizers).map(|(row, &normalizer)| likeliest(row, normalizer, n)).collect(),
+        },
+    }
+}
+
+/// The `n` likeliest tokens of a row of logits, best first; of equal ones the lower id first.
+fn likeliest(row: &[f32], normalizer: f64, n: usize) -> TopTokens {
+    let better = |&a: &usize, &b: &usize| row[b].total_cmp(&row[a]).then(a.cmp(&b));
+    let mut ids: Vec<usize> = (0..row.len()).collect();
+    let n = n.min(ids.len());
+    if n < ids.len() {
+        ids.select_nth_unstable_by(n, better);
+        ids.truncate(n);
+    }
+    ids.sort_unstable_by(better);
+    let token = |id: usize| TokenId(u32::try_from(id).unwrap_or(u32::MAX));
+    ids.into_iter().map(|id| (token(id), f64::from(row[id]) - normalizer)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_are_the_best_in_order() {
+        let row = [0.5, 2.0, -1.0, 2.0, 1.0];
+        let ids = |n| likeliest(&row, 3.0, n).iter().map(|t| t.0.0).collect::<Vec<_>>();
+        assert_eq!(ids(3), [1, 3, 4]);
+        assert_eq!(ids(5), [1, 3, 4, 0, 2]);
+        assert_eq!(ids(9), [1, 3, 4, 0, 2]);
+        assert_eq!(likeliest(&row, 3.0, 1), [(TokenId(1), -1.0)]);
     }
 }

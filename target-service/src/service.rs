@@ -42,12 +42,16 @@ impl Target for TargetService {
         &self,
         _: Request<v1::GetTokenizerRequest>,
     ) -> Result<Response<Self::GetTokenizerStream>, Status> {
-        let json = self.worker.tokenizer()?;
-        let chunks: Vec<_> = json
-            .chunks(TOKENIZER_CHUNK_BYTES)
-            .map(|chunk| Ok(v1::GetTokenizerResponse { chunk: chunk.to_vec() }))
-            .collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+        let vocabulary = self.worker.vocabulary()?;
+        let first = v1::GetTokenizerResponse {
+            config: vocabulary.config.to_vec(),
+            chat_template: vocabulary.chat_template.to_string(),
+            chunk: Vec::new(),
+        };
+        let chunks = vocabulary.json.chunks(TOKENIZER_CHUNK_BYTES);
+        let chunks = chunks.map(|chunk| v1::GetTokenizerResponse { chunk: chunk.to_vec(), ..Default::default() });
+        let parts: Vec<_> = std::iter::once(first).chain(chunks).map(Ok).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
 
     async fn open_session(
@@ -70,7 +74,7 @@ impl Target for TargetService {
                 step: request.step,
                 commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
             };
-            let score = Score { tree: request.take_tree()?, wanted: request.wanted() };
+            let score = Score { tree: request.take_tree()?, wanted: request.wanted()? };
             self.worker.step(step, score).await
         };
         self.worker.calls().answer("ScoreTree", &metadata, work).await

@@ -100,6 +100,10 @@ impl ModelSource {
 fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFiles, LoadError> {
     let config = get("config.json")?;
     let tokenizer = Some(get("tokenizer.json")?);
+    // Read from beside the tokenizer, if they exist: the hub's cache keeps a model's files together.
+    for optional in ["tokenizer_config.json", "chat_template.jinja"] {
+        let _ = get(optional);
+    }
     // A hub answers "no such file" and "no network" alike; the files that must exist have told them apart above.
     let generation = get("generation_config.json").ok();
     let weights = match get(SINGLE) {

@@ -1,5 +1,6 @@
 //! The HTTP face of a service: whether it lives, whether it is ready, and what it adds to that.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -48,6 +49,8 @@ impl Http {
             .route("/health", get(|| std::future::ready("alive\n")))
             .route("/ready", get(is_ready))
             .route("/metrics", get(move || std::future::ready(metrics.response())));
+        // Handlers may ask who the client is.
+        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         axum::serve(self.listener, routes).with_graceful_shutdown(close).await
     }
 }

@@ -35,6 +35,8 @@ pub enum NoPlace {
     Waited { total: usize, patience: Duration },
     #[error("client {client} has {limit} places, the most that one client may have: end some first")]
     PerClient { client: IpAddr, limit: usize },
+    #[error("{asked} places were asked for at once, and there are {total}: ask for fewer texts at once")]
+    TooMany { total: usize, asked: u32 },
     #[error("this process is shutting down: use another")]
     Closed,
 }
@@ -72,6 +74,8 @@ pub struct Place {
 struct Guest {
     places: Places,
     client: Option<IpAddr>,
+    /// Places that it has or waits for.
+    n: usize,
 }
 
 impl Places {
@@ -89,23 +93,30 @@ impl Places {
 
     /// A place at once, or none.
     pub fn try_take(&self, client: Option<IpAddr>) -> Result<Place, NoPlace> {
-        let guest = self.enter(client)?;
-        match self.inner.free.clone().try_acquire_owned() {
+        self.try_take_many(client, 1)
+    }
+
+    fn try_take_many(&self, client: Option<IpAddr>, n: u32) -> Result<Place, NoPlace> {
+        let guest = self.enter(client, n)?;
+        match self.inner.free.clone().try_acquire_many_owned(n) {
             Ok(permit) => Ok(Place { _permit: permit, _guest: guest }),
             Err(_) if self.is_closed() => Err(NoPlace::Closed),
             Err(_) => Err(NoPlace::Taken { total: self.inner.limits.total }),
         }
     }
 
-    /// A place, waited for in turn if there is room in the queue.
-    pub async fn take(&self, client: Option<IpAddr>) -> Result<Place, NoPlace> {
+    /// `n` places together, waited for in turn if there is room in the queue.
+    pub async fn take(&self, client: Option<IpAddr>, n: u32) -> Result<Place, NoPlace> {
         let PlaceLimits { total, patience, .. } = self.inner.limits;
-        let guest = match self.try_take(client) {
-            Err(NoPlace::Taken { .. }) => self.enter(client)?,
+        if n as usize > total {
+            return Err(NoPlace::TooMany { total, asked: n });
+        }
+        let guest = match self.try_take_many(client, n) {
+            Err(NoPlace::Taken { .. }) => self.enter(client, n)?,
             done => return done,
         };
-        let _waiting = self.queue()?;
-        match tokio::time::timeout(patience, self.inner.free.clone().acquire_owned()).await {
+        let _waiting = self.queue(guest.n)?;
+        match tokio::time::timeout(patience, self.inner.free.clone().acquire_many_owned(n)).await {
             Ok(Ok(permit)) => Ok(Place { _permit: permit, _guest: guest }),
             Ok(Err(_)) => Err(NoPlace::Closed),
             Err(_) => Err(NoPlace::Waited { total, patience }),
@@ -144,30 +155,31 @@ impl Places {
         }
     }
 
-    fn enter(&self, client: Option<IpAddr>) -> Result<Guest, NoPlace> {
+    fn enter(&self, client: Option<IpAddr>, n: u32) -> Result<Guest, NoPlace> {
+        let n = n as usize;
         if self.is_closed() {
             return Err(NoPlace::Closed);
         }
         let mut state = self.lock();
         if let Some(client) = client {
             let limit = self.inner.limits.per_client;
-            if state.clients.get(&client).copied().unwrap_or(0) >= limit {
+            if state.clients.get(&client).copied().unwrap_or(0).saturating_add(n) > limit {
                 return Err(NoPlace::PerClient { client, limit });
             }
-            *state.clients.entry(client).or_default() += 1;
+            *state.clients.entry(client).or_default() += n;
         }
-        state.guests += 1;
-        Ok(Guest { places: self.clone(), client })
+        state.guests += n;
+        Ok(Guest { places: self.clone(), client, n })
     }
 
-    fn queue(&self) -> Result<Waiting<'_>, NoPlace> {
+    fn queue(&self, n: usize) -> Result<Waiting<'_>, NoPlace> {
         let PlaceLimits { total, waiting, .. } = self.inner.limits;
         let mut state = self.lock();
-        if state.waiting >= waiting {
+        if state.waiting + n > waiting {
             return Err(NoPlace::QueueFull { total, waiting });
         }
-        state.waiting += 1;
-        Ok(Waiting(self))
+        state.waiting += n;
+        Ok(Waiting { places: self, n })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -176,22 +188,25 @@ impl Places {
 }
 
 /// Counts itself off.
-struct Waiting<'a>(&'a Places);
+struct Waiting<'a> {
+    places: &'a Places,
+    n: usize,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        self.places.lock().waiting -= self.n;
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut state = self.places.lock();
-        state.guests -= 1;
+        state.guests -= self.n;
         if let Some(client) = self.client
             && let Some(count) = state.clients.get_mut(&client)
         {
-            *count -= 1;
+            *count -= self.n;
             if *count == 0 {
                 state.clients.remove(&client);
             }
@@ -220,7 +235,7 @@ mod tests {
         assert_eq!(refused, NoPlace::PerClient { client: ALICE.unwrap(), limit: 2 });
         let c = p.try_take(BOB).unwrap();
         assert_eq!(p.try_take(None).err(), Some(NoPlace::Taken { total: 3 }));
-        assert_eq!(p.take(BOB).await.err(), Some(NoPlace::QueueFull { total: 3, waiting: 0 }));
+        assert_eq!(p.take(BOB, 1).await.err(), Some(NoPlace::QueueFull { total: 3, waiting: 0 }));
         drop(a);
         assert_eq!(p.taken(), 2);
         let d = p.try_take(ALICE).unwrap();
@@ -234,12 +249,12 @@ mod tests {
         let taken: Vec<_> = (0..3).map(|_| p.try_take(None).unwrap()).collect();
         let waits = |p: &Places| {
             let p = p.clone();
-            tokio::spawn(async move { p.take(None).await })
+            tokio::spawn(async move { p.take(None, 1).await })
         };
         let (first, second) = (waits(&p), waits(&p));
         tokio::task::yield_now().await;
         assert_eq!((p.taken(), p.waiting()), (3, 2));
-        assert_eq!(p.take(None).await.err(), Some(NoPlace::QueueFull { total: 3, waiting: 2 }));
+        assert_eq!(p.take(None, 1).await.err(), Some(NoPlace::QueueFull { total: 3, waiting: 2 }));
         let mut taken = taken;
         taken.pop();
         let held = first.await.unwrap().unwrap();
@@ -255,7 +270,7 @@ mod tests {
         let mut taken: Vec<_> = (0..3).map(|_| p.try_take(None).unwrap()).collect();
         let waiting = tokio::spawn({
             let p = p.clone();
-            async move { p.take(None).await.err() }
+            async move { p.take(None, 1).await.err() }
         });
         tokio::task::yield_now().await;
         p.close();

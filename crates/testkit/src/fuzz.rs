@@ -26,7 +26,11 @@ fn convert(u: &mut Unstructured<'_>) -> Result<()> {
     let _ = SessionRef::try_from(Some(make::handle(u)?));
     let mut score = make::score(u, None)?;
     let _ = score.commit.take().map(v1::Commit::into_accepted);
-    let wanted = Wanted { distributions: u.arbitrary()?, log_probs: u.arbitrary()? };
+    let wanted = Wanted {
+        distributions: u.arbitrary()?,
+        log_probs: u.arbitrary()?,
+        top_log_probs: u.int_in_range(0..=3)?,
+    };
     let tree = score.take_tree().unwrap_or_else(|_| small_tree());
     if let Ok(scores) = make::scores(u, tree.len())?.into_scores(&tree, wanted) {
         // What passed is used as the loop uses it.

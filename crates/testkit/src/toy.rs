@@ -4,7 +4,7 @@ use tandem_decoding::{
     Accepted, Distribution, Drafting, Draws, JointLogProbs, Purpose, Sampling, TokenId, TokenTree, TreeSearch,
 };
 use tandem_orchestrator::{DraftSession, Drafter, GenerateError, Proposal, Scorer, TargetSession};
-use tandem_proto::{Fault, OpenSession, Propose, Scores, TokenLogProbs, Wanted};
+use tandem_proto::{Fault, OpenSession, Propose, Scores, TokenLogProbs, TopTokens, Wanted};
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
 
@@ -177,6 +177,10 @@ impl TargetSession for ToySession {
                 nodes: self.unwarped_nodes(tree)?,
                 drawn: drawn.iter().zip(&unwarped).map(|(&t, u)| u.log_prob(t)).collect(),
                 distribution_offsets: p.iter().zip(&unwarped).map(offset).collect(),
+                top: match wanted.top_log_probs {
+                    0 => Vec::new(),
+                    n => unwarped.iter().map(|u| likeliest(u, n)).collect(),
+                },
             })
         } else {
             None
@@ -184,6 +188,14 @@ impl TargetSession for ToySession {
         let distributions = if wanted.distributions { p } else { Vec::new() };
         Ok(Scores { joint, drawn, distributions, log_probs })
     }
+}
+
+/// The `n` likeliest tokens, best first.
+fn likeliest(p: &Distribution, n: usize) -> TopTokens {
+    let mut all: TopTokens = p.iter().collect();
+    all.sort_by(|a, b| b.1.total_cmp(&a.1));
+    all.truncate(n);
+    all
 }
 
 /// One letter per token: `a` is 0.

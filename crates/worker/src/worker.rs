@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_engine::{ModelThread, TreeCache};
+use tandem_engine::{ModelThread, TreeCache, Vocabulary};
 use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
 use tandem_serving::{Places, SessionTable, TableLimits};
 use tokio::sync::Mutex;
@@ -149,10 +149,9 @@ impl<R: Clone + Send + 'static> Worker<R> {
         Ok(v1::CloseSessionResponse {})
     }
 
-    /// The tokenizer, whole.
-    pub fn tokenizer(&self) -> Result<Arc<[u8]>, Fault> {
-        let vocabulary = self.model.spec().vocabulary.as_ref();
-        vocabulary.map(|v| v.json.clone()).ok_or_else(|| {
+    /// The tokenizer.
+    pub fn vocabulary(&self) -> Result<&Vocabulary, Fault> {
+        self.model.spec().vocabulary.as_ref().ok_or_else(|| {
             Fault::invalid("model", "random weights have no tokenizer: they are for timing alone")
         })
     }

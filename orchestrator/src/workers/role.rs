@@ -205,6 +205,7 @@ impl Role for Judges {
             tree: Some((&ask.tree).into()),
             distributions: ask.wanted.distributions,
             log_probs: ask.wanted.log_probs,
+            top_log_probs: u32::try_from(ask.wanted.top_log_probs).unwrap_or(u32::MAX),
         };
         let (reply, network) = call(within, message, async |r| target(channel).score_tree(r).await).await?;
         let scores = reply.into_scores(&ask.tree, ask.wanted).map_err(StepError::Broken)?;

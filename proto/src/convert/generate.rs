@@ -26,6 +26,12 @@ pub struct GenerateParams {
     pub log_probs: bool,
     /// Give every iteration's tree.
     pub trace: bool,
+    /// Give this many of the likeliest tokens beside every token.
+    pub top_log_probs: usize,
+    /// Texts to write, at least 1.
+    pub candidates: usize,
+    /// The name that the model must have; empty for any.
+    pub model: String,
 }
 
 /// A prompt.
@@ -35,11 +41,15 @@ pub enum Input {
     Text(String),
     /// To be taken as it is.
     Tokens(Vec<TokenId>),
+    /// To be rendered with the model's template: roles and contents.
+    Chat(Vec<v1::ChatMessage>),
 }
 
 /// Limits of stop strings.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
+/// Texts that one request may ask for.
+pub const MAX_CANDIDATES: usize = 16;
 
 impl TryFrom<v1::GenerateRequest> for GenerateParams {
     type Error = Fault;
@@ -49,6 +59,8 @@ impl TryFrom<v1::GenerateRequest> for GenerateParams {
         let input = match r.input {
             Some(Wire::Prompt(text)) if !text.is_empty() => Input::Text(text),
             Some(Wire::Tokens(t)) if !t.ids.is_empty() => Input::Tokens(tokens(t.ids)),
+            Some(Wire::Chat(chat)) if !chat.messages.is_empty() => Input::Chat(chat.messages),
+            Some(Wire::Chat(_)) => return Err(Fault::invalid("messages", "is empty: give at least one")),
             _ => return Err(Fault::invalid("prompt", "is empty: give text or token ids")),
         };
         let max_new_tokens = r.max_new_tokens.unwrap_or(128) as usize;
@@ -69,6 +81,15 @@ impl TryFrom<v1::GenerateRequest> for GenerateParams {
             return Err(Fault::invalid("stop", message));
         }
         let decoding = decoding_from_wire(r.decoding.unwrap_or_default())?;
+        let top_log_probs = super::target::top_log_probs(r.top_log_probs, r.log_probs)?;
+        if top_log_probs > 0 && decoding.method() == Method::Mtjd {
+            let message = "are not to be had with mtjd, whose target proposes and is not asked to score";
+            return Err(Fault::invalid("top_log_probs", message));
+        }
+        let candidates = r.n.unwrap_or(1) as usize;
+        if !(1..=MAX_CANDIDATES).contains(&candidates) {
+            return Err(Fault::invalid("n", format!("is {candidates}: 1 to {MAX_CANDIDATES} are allowed")));
+        }
         Ok(Self {
             input,
             max_new_tokens,
@@ -79,6 +100,9 @@ impl TryFrom<v1::GenerateRequest> for GenerateParams {
             decoding,
             log_probs: r.log_probs,
             trace: r.trace,
+            top_log_probs,
+            candidates,
+            model: r.model,
         })
     }
 }
@@ -123,12 +147,16 @@ pub fn decoding_to_wire(p: &DecodingParams) -> v1::DecodingParams {
         draft_tokens: Some(to_u32(p.draft_tokens)),
         acceptance_threshold: Some(p.acceptance_threshold),
         beams: expansion_to_wire(p.expansion).into(),
-        reference: match p.reference {
-            Reference::BestBeam => v1::Reference::BestBeam,
-            Reference::Max => v1::Reference::Max,
-        }
-        .into(),
+        reference: reference_to_wire(p.reference).into(),
         branching: branching.iter().map(|&n| to_u32(n)).collect(),
+    }
+}
+
+/// The wire number of a reference.
+pub fn reference_to_wire(reference: Reference) -> v1::Reference {
+    match reference {
+        Reference::BestBeam => v1::Reference::BestBeam,
+        Reference::Max => v1::Reference::Max,
     }
 }
 

@@ -12,7 +12,12 @@ pub struct Wanted {
     pub distributions: bool,
     /// Log-probabilities under the unwarped softmax.
     pub log_probs: bool,
+    /// With them: this many of the likeliest tokens, at most [`MAX_TOP_LOG_PROBS`].
+    pub top_log_probs: usize,
 }
+
+/// Alternatives that may be asked for per token, as many as the OpenAI API allows.
+pub const MAX_TOP_LOG_PROBS: usize = 20;
 
 /// The target's view of a tree.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,7 +41,12 @@ pub struct TokenLogProbs {
     pub drawn: Vec<f64>,
     /// With distributions alone: temperature × a warped log-probability + this is the unwarped one.
     pub distribution_offsets: Vec<f64>,
+    /// If wanted: the likeliest tokens at the root, then at each node.
+    pub top: Vec<TopTokens>,
 }
+
+/// The likeliest tokens and their log-probabilities, best first.
+pub type TopTokens = Vec<(TokenId, f64)>;
 
 impl v1::ScoreTreeRequest {
     /// The tree to score; a missing one is empty.
@@ -45,8 +55,23 @@ impl v1::ScoreTreeRequest {
     }
 
     /// What is wanted.
-    pub fn wanted(&self) -> Wanted {
-        Wanted { distributions: self.distributions, log_probs: self.log_probs }
+    pub fn wanted(&self) -> Result<Wanted, Fault> {
+        Ok(Wanted {
+            distributions: self.distributions,
+            log_probs: self.log_probs,
+            top_log_probs: top_log_probs(self.top_log_probs, self.log_probs)?,
+        })
+    }
+}
+
+/// How many alternatives per token a request asks for, checked.
+pub(super) fn top_log_probs(n: u32, log_probs: bool) -> Result<usize, Fault> {
+    let refuse = |message| Err(Fault::invalid("top_log_probs", message));
+    match n as usize {
+        0 => Ok(0),
+        _ if !log_probs => refuse(format!("{n}, but log_probs is off: set log_probs")),
+        n if n > MAX_TOP_LOG_PROBS => refuse(format!("{n}, the limit is {MAX_TOP_LOG_PROBS}")),
+        n => Ok(n),
     }
 }
 
@@ -56,6 +81,7 @@ impl From<Scores> for v1::ScoreTreeResponse {
             nodes: l.nodes,
             drawn: l.drawn,
             distribution_offsets: l.distribution_offsets,
+            top: l.top.into_iter().map(Into::into).collect(),
         });
         Self {
             joint_log_probs: scores.joint.as_slice().to_vec(),
@@ -91,10 +117,35 @@ impl v1::ScoreTreeResponse {
                 count("log_probs.nodes", l.nodes.len(), tree.len())?;
                 count("log_probs.drawn", l.drawn.len(), rows)?;
                 count("log_probs.distribution_offsets", l.distribution_offsets.len(), distributions.len())?;
-                let v1::TokenLogProbs { nodes, drawn, distribution_offsets } = l;
-                Some(TokenLogProbs { nodes, drawn, distribution_offsets })
+                let top = if wanted.top_log_probs > 0 { l.top } else { Vec::new() };
+                if wanted.top_log_probs > 0 {
+                    count("log_probs.top", top.len(), rows)?;
+                }
+                let top = top.into_iter().map(|t| t.into_top(wanted.top_log_probs)).collect::<Result<_, _>>()?;
+                let v1::TokenLogProbs { nodes, drawn, distribution_offsets, .. } = l;
+                Some(TokenLogProbs { nodes, drawn, distribution_offsets, top })
             }
         };
         Ok(Scores { joint, drawn: tokens(self.drawn_tokens), distributions, log_probs })
+    }
+}
+
+impl From<TopTokens> for v1::TopTokens {
+    fn from(top: TopTokens) -> Self {
+        Self {
+            tokens: top.iter().map(|&(token, _)| token.0).collect(),
+            log_probs: top.iter().map(|&(_, log_prob)| log_prob).collect(),
+        }
+    }
+}
+
+impl v1::TopTokens {
+    fn into_top(self, limit: usize) -> Result<TopTokens, Fault> {
+        let (tokens, log_probs) = (self.tokens.len(), self.log_probs.len());
+        if tokens != log_probs || tokens > limit {
+            let message = format!("{tokens} tokens with {log_probs} log-probabilities, at most {limit} were asked for");
+            return Err(Fault::invalid("log_probs.top", message));
+        }
+        Ok(self.tokens.into_iter().map(TokenId).zip(self.log_probs).collect())
     }
 }

@@ -780,6 +780,12 @@ pub struct GetTokenizerRequest {}
 pub struct GetTokenizerResponse {
     #[prost(bytes = "vec", tag = "1")]
     pub chunk: ::prost::alloc::vec::Vec<u8>,
+    /// In the first message alone: tokenizer_config.json; empty if the model has none.
+    #[prost(bytes = "vec", tag = "2")]
+    pub config: ::prost::alloc::vec::Vec<u8>,
+    /// In the first message alone: chat_template.jinja, which wins over the one in tokenizer_config.json; empty if the model has none.
+    #[prost(string, tag = "3")]
+    pub chat_template: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScoreTreeRequest {
@@ -800,6 +806,9 @@ pub struct ScoreTreeRequest {
     /// Return log-probabilities under the unwarped softmax, too.
     #[prost(bool, tag = "6")]
     pub log_probs: bool,
+    /// With log_probs: return this many of the likeliest tokens, too; at most 20.
+    #[prost(uint32, tag = "7")]
+    pub top_log_probs: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScoreTreeResponse {
@@ -830,6 +839,17 @@ pub struct TokenLogProbs {
     /// \[1 + nodes\], with `distributions` alone: temperature × a warped log-probability + this is the unwarped one.
     #[prost(double, repeated, tag = "3")]
     pub distribution_offsets: ::prost::alloc::vec::Vec<f64>,
+    /// \[1 + nodes\], only if asked for: the likeliest tokens at the root, then at each node.
+    #[prost(message, repeated, tag = "4")]
+    pub top: ::prost::alloc::vec::Vec<TopTokens>,
+}
+/// The likeliest tokens, best first, with their log-probabilities under the unwarped softmax.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopTokens {
+    #[prost(uint32, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<u32>,
+    #[prost(double, repeated, tag = "2")]
+    pub log_probs: ::prost::alloc::vec::Vec<f64>,
 }
 /// Generated client implementations.
 pub mod target_client {
@@ -1451,7 +1471,7 @@ pub struct GenerateRequest {
     /// 0 and 1: off. Default 0.9.
     #[prost(double, optional, tag = "6")]
     pub top_p: ::core::option::Option<f64>,
-    /// Default: drawn, and told in Started.
+    /// Default: drawn, and told in Started. Candidate i of several is what seed + i gives alone.
     #[prost(uint64, optional, tag = "7")]
     pub seed: ::core::option::Option<u64>,
     /// The text ends before the first of these, at most 16 of at most 256 bytes, not empty.
@@ -1468,12 +1488,21 @@ pub struct GenerateRequest {
     /// Give every iteration's token tree with the text it led to.
     #[prost(bool, tag = "12")]
     pub trace: bool,
-    #[prost(oneof = "generate_request::Input", tags = "1, 2")]
+    /// With log_probs: give this many of the likeliest tokens beside every token, too; at most 20. Not with MTJD.
+    #[prost(uint32, tag = "14")]
+    pub top_log_probs: u32,
+    /// Texts to write, side by side, 1 to 16. Default 1. Each takes a place of its own.
+    #[prost(uint32, optional, tag = "15")]
+    pub n: ::core::option::Option<u32>,
+    /// Refused with NOT_FOUND if the model here has another name. Default: any.
+    #[prost(string, tag = "16")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(oneof = "generate_request::Input", tags = "1, 2, 13")]
     pub input: ::core::option::Option<generate_request::Input>,
 }
 /// Nested message and enum types in `GenerateRequest`.
 pub mod generate_request {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Input {
         /// Encoded with the tokenizer's special tokens. Not empty.
         #[prost(string, tag = "1")]
@@ -1481,7 +1510,25 @@ pub mod generate_request {
         /// Taken as they are. Not empty.
         #[prost(message, tag = "2")]
         Tokens(super::TokenIds),
+        /// Rendered with the model's chat template, which also sets the special tokens. FAILED_PRECONDITION if the model has none.
+        #[prost(message, tag = "13")]
+        Chat(super::Chat),
     }
+}
+/// A conversation.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Chat {
+    /// At least one.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: ::prost::alloc::vec::Vec<ChatMessage>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatMessage {
+    /// As the template knows them: "system", "user", "assistant", ...
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub content: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DecodingParams {
@@ -1508,6 +1555,9 @@ pub struct DecodingParams {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GenerateResponse {
+    /// Of several candidates: which, from 0.
+    #[prost(uint32, tag = "4")]
+    pub index: u32,
     #[prost(oneof = "generate_response::Event", tags = "1, 2, 3")]
     pub event: ::core::option::Option<generate_response::Event>,
 }
@@ -1552,6 +1602,28 @@ pub struct Chunk {
     /// Only if asked for: the iteration that made this chunk.
     #[prost(message, optional, tag = "4")]
     pub iteration: ::core::option::Option<Iteration>,
+    /// \[token_ids\]: with log_probs or trace: what each token adds to the text. All of them together are the text of all chunks, but for
+    /// what stands before a stop string in the token that it begins in. Of the tokens that make up one character, the first has it.
+    #[prost(string, repeated, tag = "5")]
+    pub token_texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// \[token_ids\]: with trace: whether it was accepted from a draft; else the target drew it.
+    #[prost(bool, repeated, tag = "6")]
+    pub drafted: ::prost::alloc::vec::Vec<bool>,
+    /// \[token_ids\]: only if asked for.
+    #[prost(message, repeated, tag = "7")]
+    pub top_log_probs: ::prost::alloc::vec::Vec<TopLogProbs>,
+}
+/// The likeliest tokens at a place of the text, best first, under the target's unwarped softmax.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TopLogProbs {
+    #[prost(uint32, repeated, tag = "1")]
+    pub token_ids: ::prost::alloc::vec::Vec<u32>,
+    /// Natural log.
+    #[prost(double, repeated, tag = "2")]
+    pub log_probs: ::prost::alloc::vec::Vec<f64>,
+    /// What each would add to the text.
+    #[prost(string, repeated, tag = "3")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One round of propose, score, accept.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1666,6 +1738,9 @@ pub struct GetStatusResponse {
     /// Tokens that a text may have on both models, prompt included.
     #[prost(uint32, tag = "7")]
     pub context_length: u32,
+    /// Whether the model has a chat template.
+    #[prost(bool, tag = "8")]
+    pub chat: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerStatus {

@@ -207,7 +207,14 @@ pub(super) fn scores(u: &mut Unstructured<'_>, nodes: usize) -> Result<v1::Score
         distributions: (0..distributions).map(|_| distribution(u)).collect::<Result<_>>()?,
         log_probs: sometimes(u, |u| {
             let distribution_offsets = many(u, 4, |u| real(u, 0.0))?;
-            Ok(v1::TokenLogProbs { nodes: by_node, drawn, distribution_offsets })
+            let top = |u: &mut Unstructured<'_>| {
+                Ok(v1::TopTokens {
+                    tokens: many(u, 3, token)?,
+                    log_probs: many(u, 3, |u| real(u, -1.0))?,
+                })
+            };
+            let top = many(u, nodes + 1, top)?;
+            Ok(v1::TokenLogProbs { nodes: by_node, drawn, distribution_offsets, top })
         })?,
     })
 }

@@ -1,0 +1,82 @@
+"""What the tests share: a running `tandem serve` with the bundled pair, its addresses, a prompt."""
+
+import contextlib
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+
+sys.dont_write_bytecode = True
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+TANDEM = os.environ.get("TANDEM", str(ROOT / "target/debug/tandem"))
+NAMES = ("orchestrator", "http", "draft", "target")
+START_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Server:
+    """Addresses of a running system, and its process."""
+
+    orchestrator: str
+    http: str
+    draft: str
+    target: str
+    process: subprocess.Popen
+
+
+@contextlib.contextmanager
+def serve(log, *flags, env=None):
+    """`tandem serve` on free ports until the block ends; its log goes to the file `log`."""
+    command = [TANDEM, "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *flags]
+    with open(log, "w") as errors:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(env or {})}
+        )
+        try:
+            yield Server(**_addresses(process, log), process=process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _addresses(process, log):
+    lines = queue.Queue()
+
+    def read():
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    found = {}
+    deadline = time.monotonic() + START_SECONDS
+    while len(found) < len(NAMES):
+        line = lines.get(timeout=max(0.1, deadline - time.monotonic()))
+        assert line is not None, f"tandem serve ended at its start:\n{pathlib.Path(log).read_text()}"
+        name, _, address = line.strip().partition(" ")
+        if name in NAMES:
+            found[name] = address.strip()
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The bundled pair, served."""
+    with serve(tmp_path_factory.mktemp("serve") / "log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def prompt():
+    """A question in the form that the bundled pair was trained on."""
+    return (ROOT / "models/demo/prompt.txt").read_text().removesuffix("\n")

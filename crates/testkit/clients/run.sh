@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs the tests with real clients against the built `tandem`: ./run.sh [pytest's arguments]. Needs `cargo build --workspace` before.
+# What is missing (a Python environment, a browser) is installed from PyPI and Debian.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../../.."
+target=${CARGO_TARGET_DIR:-target}
+export TANDEM=${TANDEM:-$(realpath "$target")/debug/tandem}
+[ -x "$TANDEM" ] || { echo "no $TANDEM: run cargo build --workspace first" >&2; exit 1; }
+
+missing=()
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+# Tests read CHROMIUM; it may name any browser of that family.
+command -v "${CHROMIUM:-chromium}" >/dev/null || missing+=(chromium fonts-inter fonts-jetbrains-mono)
+if [ ${#missing[@]} -gt 0 ]; then
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+venv=$target/clients-venv
+if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+  cp "$here/requirements.txt" "$venv/"
+fi
+exec "$venv/bin/python" -m pytest -p no:cacheprovider "$here" "$@"

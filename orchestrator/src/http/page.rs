@@ -1,0 +1,35 @@
+//! The page: files in the binary, no request to anywhere else.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderName, header};
+use axum::routing::get;
+
+use crate::front::Front;
+
+/// Path, content type, content.
+const FILES: [(&str, &str, &str); 7] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+    ("/api.js", "text/javascript; charset=utf-8", include_str!("page/api.js")),
+    ("/lane.js", "text/javascript; charset=utf-8", include_str!("page/lane.js")),
+    ("/tree.js", "text/javascript; charset=utf-8", include_str!("page/tree.js")),
+    ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
+/// Nothing but what is served here runs, and nobody else may frame it.
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn routes() -> Router<Arc<Front>> {
+    FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
+        let headers: [(HeaderName, &str); 4] = [
+            (header::CONTENT_TYPE, kind),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::CACHE_CONTROL, "no-cache"),
+        ];
+        router.route(path, get(move || std::future::ready((headers, content))))
+    })
+}

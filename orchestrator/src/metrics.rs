@@ -1,6 +1,7 @@
 //! What the orchestrator counts.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,7 +9,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use std::sync::atomic::AtomicU64;
 use tandem_decoding::Method;
 use tandem_proto::{code_name, v1};
 use tandem_serving::{Metrics, MetricsBuilder};
@@ -76,7 +76,7 @@ pub(crate) struct GenerationMetrics {
     time: Family<ByPart, Seconds>,
 }
 
-/// From `1` in four steps to ten times as much, up to `10^decades`.
+/// Four buckets to a factor of ten, from `least` up, over so many `decades`.
 fn decades(least: f64, decades: u16) -> Histogram {
     Histogram::new(exponential_buckets(least, 10f64.powf(0.25), 4 * decades + 1))
 }

@@ -1,5 +1,6 @@
 //! What a worker counts, and what it says of its calls.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,9 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use std::sync::atomic::AtomicU64;
 use tandem_energy::EnergyMeter;
-use tandem_engine::{ModelThread, PassReport};
+use tandem_engine::{DeviceChoice, ModelThread, PassReport};
 use tandem_proto::{COMPUTE_HEADER, code_name};
 use tandem_serving::{Metrics, MetricsBuilder, Places, adopt_parent};
 use tokio::time::Instant;
@@ -145,32 +145,72 @@ fn passes(metrics: &mut MetricsBuilder, model: &ModelThread) {
         prompt_rows.inc_by(pass.prompt_rows as u64);
     }));
     let meter = match model.spec().device {
-        tandem_engine::DeviceChoice::Cpu => EnergyMeter::processors(),
-        tandem_engine::DeviceChoice::Cuda(_) => EnergyMeter::gpus(),
+        DeviceChoice::Cpu => EnergyMeter::processors(),
+        DeviceChoice::Cuda(_) => EnergyMeter::gpus(),
     };
-    if let Some(meter) = meter {
-        energy(metrics, meter);
+    if let Some(mut meter) = meter {
+        energy(metrics, meter.name(), move || meter.joules());
     }
 }
 
 /// The meter covers a whole machine: workers beside each other read the same, and say so by the same labels.
-fn energy(metrics: &mut MetricsBuilder, mut meter: EnergyMeter) {
+fn energy(
+    metrics: &mut MetricsBuilder,
+    meter: &'static str,
+    mut read: impl FnMut() -> Option<f64> + Send + 'static,
+) {
     let joules = Family::<Meter, Counter<f64, AtomicU64>>::default();
     metrics.own("energy_joules", "Energy that the machine's meter has counted since the start", joules.clone());
-    let counter = joules.get_or_create_owned(&Meter { meter: meter.name(), machine: machine() });
-    let mut last = meter.joules();
-    let read = Mutex::new(move || {
-        let now = meter.joules();
+    let counter = joules.get_or_create_owned(&Meter { meter, machine: machine() });
+    let mut last = read();
+    let count = Mutex::new(move || {
+        let now = read();
         if let (Some(before), Some(now)) = (last, now) {
             counter.inc_by((now - before).max(0.0));
         }
         last = now.or(last);
     });
-    metrics.before_reading(move || (read.lock().unwrap_or_else(PoisonError::into_inner))());
+    metrics.before_reading(move || (count.lock().unwrap_or_else(PoisonError::into_inner))());
 }
 
 /// The same in all containers of a machine, until it starts again.
 fn machine() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.split('-').next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meter counts from whenever, and may fail for a while.
+    #[test]
+    fn energy_is_what_the_meter_has_counted_since_the_start() {
+        let mut readings = [Some(1000.0), Some(1000.0), Some(1250.5), None, Some(1300.0)].into_iter();
+        let mut builder = MetricsBuilder::new("target", "toy".into(), None);
+        energy(&mut builder, "rapl", move || readings.next().flatten());
+        let metrics = builder.build();
+        let machine = machine();
+        for joules in ["0.0", "250.5", "250.5", "300.0"] {
+            let line = format!(
+                "energy_joules_total{{service=\"target\",meter=\"rapl\",machine=\"{machine}\"}} {joules}"
+            );
+            let text = metrics.read().unwrap();
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reply_says_how_long_it_took_and_a_failure_is_counted() {
+        let calls = Calls::new();
+        let metadata = MetadataMap::new();
+        let done = calls.answer("Propose", &metadata, std::future::ready(Ok::<_, Status>(1))).await.unwrap();
+        let micros: u64 = done.metadata().get(COMPUTE_HEADER).unwrap().to_str().unwrap().parse().unwrap();
+        assert!(micros < 1_000_000);
+        let refused = std::future::ready(Err::<(), _>(Status::not_found("gone")));
+        assert_eq!(calls.answer("Propose", &metadata, refused).await.unwrap_err().code(), Code::NotFound);
+        let failure = Failure { call: "Propose", code: "NOT_FOUND".into() };
+        assert_eq!(calls.failures.get_or_create(&failure).get(), 1);
+        assert_eq!(calls.seconds.get_or_create(&Call { call: "Propose" }).count(), 2);
+    }
 }

@@ -89,8 +89,7 @@ fn expansion_from_wire(number: i32, field: &'static str) -> Result<Expansion, Fa
     }
 }
 
-/// How beams or candidates are drawn, on the wire.
-pub fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
+fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
     match expansion {
         Expansion::Sampled { replacement: false } => v1::Beams::Sampled,
         Expansion::Sampled { replacement: true } => v1::Beams::SampledWithReplacement,

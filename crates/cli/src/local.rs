@@ -136,7 +136,7 @@ impl Local {
         let args = OrchestratorArgs::parse_from(["orchestrator"].into_iter().chain(urls.split(' ')));
         let patience = Duration::from_secs(10);
         let pair = Pair::connect(args.names(), patience, args.limits.workers(), Tcp::shared()).await?;
-        let serving = tandem_orchestrator::serving(pair, &args, None);
+        let serving = tandem_orchestrator::serving(pair, &args);
         let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
         services.spawn(async move {
             let result = run(serving, orchestrator_listener, stop).await;

@@ -48,7 +48,6 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
         },
         decoding: Decoding::new(decoding.clone()).unwrap(),
         log_probs: true,
-        top_log_probs: 0,
         trace: false,
         eos: &[],
         stops: &[],
@@ -64,7 +63,7 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
     let (mut text, mut log_probs) = (Vec::new(), Vec::new());
     while let Some(update) = pieces.recv().await {
         text.extend(update.piece.tokens);
-        log_probs.extend(update.details.iter().filter_map(|d| d.log_prob));
+        log_probs.extend(update.log_probs);
     }
     check_log_probs(&text, &log_probs);
     (text, finish)

@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import contextlib
+import json
 import threading
+import urllib.request
 
 import grpc
 import pytest
@@ -14,6 +16,7 @@ from observe_fixtures import PROMPT, generate, stop, system
 SERVICES = {"tandem-orchestrator", "tandem-draft", "tandem-target"}
 # What the trace of the client names.
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+HTTP_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
@@ -49,13 +52,21 @@ def receiver():
         server.stop(None)
 
 
-def ask(address, metadata, **fields):
+def ask(address, metadata):
     """The same call as `generate`, from a client that has a trace already. The message by hand: prompt = 1, max_new_tokens = 3."""
     text = PROMPT.encode()
     length = bytes([len(text) & 127 | 128, len(text) >> 7]) if len(text) > 127 else bytes([len(text)])
     with grpc.insecure_channel(address) as channel:
         call = channel.unary_stream("/tandem.v1.Generation/Generate")
         return list(call(b"\x0a" + length + text + b"\x18\x18", metadata=metadata, timeout=60))
+
+
+def ask_http(address, headers, **fields):
+    """Two texts by the other API."""
+    body = json.dumps({"model": "models/demo/target", "prompt": PROMPT, **fields}).encode()
+    headers = {"Content-Type": "application/json", **headers}
+    with urllib.request.urlopen(urllib.request.Request(f"http://{address}/v1/completions", body, headers), timeout=60) as r:
+        return json.load(r)
 
 
 def tree(spans, root=""):
@@ -81,6 +92,7 @@ def traced():
         with system(env=env) as services:
             ask(services["orchestrator"].grpc, [("traceparent", f"00-{TRACE}-{PARENT}-01")])
             generate(services, "--max-new-tokens", "8", "--method", "speculative", env=env)
+            ask_http(services["orchestrator"].http, {"traceparent": f"00-{HTTP_TRACE}-{PARENT}-01"}, n=2, max_tokens=8)
             logs = "".join(line for service in services.values() for line in service.log)
         # All have ended: what they had is here.
         yield servicer.spans, logs
@@ -139,6 +151,18 @@ def test_attributes_follow_the_semantic_conventions(traced):
     assert [i["tandem.iteration"] for i in iterations] == list(range(1, len(iterations) + 1))
     passes = [values(s.attributes) for s in spans if s.name == "pass"]
     assert all(p["tandem.batch.rows"] >= p["tandem.rows"] >= 1 for p in passes)
+
+
+def test_http_headers_carry_a_trace_and_each_of_several_texts_has_a_span(traced):
+    spans = [span for _, span in traced[0] if span.trace_id.hex() == HTTP_TRACE]
+    (root,) = (span for span in spans if span.parent_span_id.hex() == PARENT)
+    assert values(root.attributes)["gen_ai.request.choice.count"] == 2
+    texts = [span for span in spans if span.name == "text"]
+    assert {span.parent_span_id for span in texts} == {root.span_id} and len(texts) == 2
+    ids = {span.span_id for span in texts}
+    assert {span.parent_span_id for span in spans if span.name == "iteration"} == ids
+    assert all(values(span.attributes)["gen_ai.usage.output_tokens"] > 0 for span in texts)
+    assert {resource["service.name"] for resource, span in traced[0] if span.trace_id.hex() == HTTP_TRACE} == SERVICES
 
 
 def test_the_command_begins_a_trace(traced):

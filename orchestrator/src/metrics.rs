@@ -120,7 +120,11 @@ impl GenerationMetrics {
         m.own("asked_tokens", "Depths of the drafts asked for, added up", self.asked.clone());
         m.own("iterations", "Rounds of propose, score, accept", self.iterations.clone());
         m.own("undrafted_iterations", "Rounds without a draft, as no worker had one", self.undrafted.clone());
-        m.own("failovers", "Sessions opened again, as their worker was lost or drained", self.failovers.clone());
+        m.own(
+            "failovers",
+            "Sessions opened again, as their worker was lost or drained",
+            self.failovers.clone(),
+        );
         m.own("prompt_tokens", "Tokens of prompts", self.prompt_tokens.clone());
         m.own("generation_tokens", "Tokens emitted", self.new_tokens.clone());
         m.own("request_success", "Requests that ended well", self.successes.clone());

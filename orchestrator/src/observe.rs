@@ -23,7 +23,8 @@ pub(crate) fn watch(
 ) -> (Span, Vec<Watch>) {
     let span = requests.first().map_or_else(Span::none, |params| request_span(model, params));
     adopt_parent(&span, headers);
-    let texts: Vec<&GenerateParams> = requests.iter().flat_map(|r| std::iter::repeat_n(r, r.candidates)).collect();
+    let texts: Vec<&GenerateParams> =
+        requests.iter().flat_map(|r| std::iter::repeat_n(r, r.candidates)).collect();
     let alone = texts.len() == 1;
     let watch = |(index, params): (usize, &GenerateParams)| {
         let method = params.decoding.method();

@@ -49,7 +49,8 @@ impl Target for TargetService {
             chunk: Vec::new(),
         };
         let chunks = vocabulary.json.chunks(TOKENIZER_CHUNK_BYTES);
-        let chunks = chunks.map(|chunk| v1::GetTokenizerResponse { chunk: chunk.to_vec(), ..Default::default() });
+        let chunks =
+            chunks.map(|chunk| v1::GetTokenizerResponse { chunk: chunk.to_vec(), ..Default::default() });
         let parts: Vec<_> = std::iter::once(first).chain(chunks).map(Ok).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }

@@ -155,7 +155,10 @@ mod tests {
         }
         assert!(!text.contains("vllm:passes"));
         let names: Vec<_> = metrics.described().iter().map(|d| (d.name.as_str(), d.kind.as_str())).collect();
-        assert_eq!(names, [("build_info", "gauge"), ("drafts_total", "counter"), ("passes_total", "counter")]);
+        assert_eq!(
+            names,
+            [("build_info", "gauge"), ("drafts_total", "counter"), ("passes_total", "counter")]
+        );
     }
 
     #[test]

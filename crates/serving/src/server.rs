@@ -108,7 +108,9 @@ impl Serving {
         let serving = async {
             let http = async {
                 match http {
-                    Some(http) => Ok(http.run(metrics, shutdown.clone(), close.clone().cancelled_owned()).await?),
+                    Some(http) => {
+                        Ok(http.run(metrics, shutdown.clone(), close.clone().cancelled_owned()).await?)
+                    }
                     None => Ok(()),
                 }
             };

@@ -111,7 +111,8 @@ fn tracer_provider(
     if !is_on(var)? {
         return Ok(None);
     }
-    let mut resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    let mut resource =
+        Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     let named = var("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty())
         || var("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| all.contains("service.name="));
     if !named {
@@ -150,7 +151,9 @@ fn is_on(var: &dyn Fn(&str) -> Option<String>) -> Result<bool, TelemetryError> {
             None => {}
         }
     }
-    if let Some(other) = var("OTEL_PROPAGATORS").filter(|all| !all.split(',').any(|p| p.trim() == "tracecontext")) {
+    if let Some(other) =
+        var("OTEL_PROPAGATORS").filter(|all| !all.split(',').any(|p| p.trim() == "tracecontext"))
+    {
         return unsupported("OTEL_PROPAGATORS", other, "requests carry tracecontext");
     }
     let Some(sampler) = var("OTEL_TRACES_SAMPLER") else { return Ok(true) };

@@ -78,8 +78,7 @@ pub struct Face {
 /// Serves a `face` of `model`.
 pub fn serving(face: Face, model: &ModelThread, args: &WorkerArgs) -> Serving {
     let Face { service, name, routes, places, calls } = face;
-    let metrics =
-        worker_metrics(service, args.serve.metrics_alias.clone(), model, places.clone(), &calls);
+    let metrics = worker_metrics(service, args.serve.metrics_alias.clone(), model, places.clone(), &calls);
     let spec = model.spec();
     tracing::info!(
         service = name,

@@ -160,7 +160,11 @@ fn energy(
     mut read: impl FnMut() -> Option<f64> + Send + 'static,
 ) {
     let joules = Family::<Meter, Counter<f64, AtomicU64>>::default();
-    metrics.own("energy_joules", "Energy that the machine's meter has counted since the start", joules.clone());
+    metrics.own(
+        "energy_joules",
+        "Energy that the machine's meter has counted since the start",
+        joules.clone(),
+    );
     let counter = joules.get_or_create_owned(&Meter { meter, machine: machine() });
     let mut last = read();
     let count = Mutex::new(move || {

@@ -119,7 +119,9 @@ macro_rules! session_calls {
     ($client:ident) => {
         async fn info(channel: Channel, within: Duration) -> Result<v1::ModelInfo, Status> {
             let asked = v1::GetModelInfoRequest {};
-            call(within, asked, async |r| $client(channel).get_model_info(r).await).await.map(|(info, _)| info)
+            call(within, asked, async |r| $client(channel).get_model_info(r).await)
+                .await
+                .map(|(info, _)| info)
         }
 
         async fn open(
@@ -127,7 +129,9 @@ macro_rules! session_calls {
             open: v1::OpenSessionRequest,
             within: Duration,
         ) -> Result<v1::OpenSessionResponse, Status> {
-            call(within, open, async |r| $client(channel).open_session(r).await).await.map(|(opened, _)| opened)
+            call(within, open, async |r| $client(channel).open_session(r).await)
+                .await
+                .map(|(opened, _)| opened)
         }
 
         async fn close(channel: Channel, handle: v1::SessionHandle, within: Duration) -> Result<(), Status> {

@@ -136,10 +136,10 @@ impl GenerationMetrics {
     pub(crate) fn begun(&self, method: Method) {
         let method = method.name();
         for finished_reason in ["stop", "length"] {
-            self.successes.get_or_create(&ByReason { method, finished_reason });
+            let _ = self.successes.get_or_create(&ByReason { method, finished_reason });
         }
         for code in [Code::Cancelled, Code::DeadlineExceeded, Code::ResourceExhausted, Code::Unavailable] {
-            self.failures.get_or_create(&ByCode { method, code: code_name(code) });
+            let _ = self.failures.get_or_create(&ByCode { method, code: code_name(code) });
         }
     }
 

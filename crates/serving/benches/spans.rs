@@ -9,8 +9,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tandem_serving::{adopt_parent, carry_on};
-use tracing::subscriber::with_default;
-use tracing::trace_span;
+use tracing::dispatcher::with_default;
+use tracing::{Dispatch, trace_span};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -26,7 +26,8 @@ fn step() {
 
 fn spans(c: &mut Criterion) {
     let logs = || tracing_subscriber::fmt::layer().with_filter(EnvFilter::new("info"));
-    c.bench_function("off", |b| with_default(Registry::default().with(logs()), || b.iter(step)));
+    let off = Dispatch::new(Registry::default().with(logs()));
+    c.bench_function("off", |b| with_default(&off, || b.iter(step)));
     for (name, sampler) in [("not sampled", Sampler::AlwaysOff), ("sampled", Sampler::AlwaysOn)] {
         let traces = SdkTracerProvider::builder().with_sampler(sampler).build();
         let layer = tracing_opentelemetry::layer()
@@ -36,8 +37,8 @@ fn spans(c: &mut Criterion) {
             .with_tracked_inactivity(false)
             .with_context_activation(false)
             .with_filter(LevelFilter::TRACE);
-        let subscriber = Registry::default().with(logs()).with(layer);
-        c.bench_function(name, |b| with_default(subscriber, || b.iter(step)));
+        let subscriber = Dispatch::new(Registry::default().with(logs()).with(layer));
+        c.bench_function(name, |b| with_default(&subscriber, || b.iter(step)));
     }
 }
 

@@ -215,6 +215,5 @@ mod tests {
         assert_eq!(calls.answer("Propose", &metadata, refused).await.unwrap_err().code(), Code::NotFound);
         let failure = Failure { call: "Propose", code: "NOT_FOUND".into() };
         assert_eq!(calls.failures.get_or_create(&failure).get(), 1);
-        assert_eq!(calls.seconds.get_or_create(&Call { call: "Propose" }).count(), 2);
     }
 }

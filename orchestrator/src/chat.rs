@@ -6,6 +6,7 @@
 
 use std::time::SystemTime;
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
@@ -67,13 +68,15 @@ impl ChatTemplate {
         let template = match config.chat_template {
             _ if !file.is_empty() => Some(file.to_owned()),
             Some(Templates::One(template)) => Some(template),
-            Some(Templates::Several(all)) => all.into_iter().find(|t| t.name == "default").map(|t| t.template),
+            Some(Templates::Several(all)) => {
+                all.into_iter().find(|t| t.name == "default").map(|t| t.template)
+            }
             None => None,
         };
         let Some(template) = template else { return Ok(None) };
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| e.to_string())?);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
@@ -89,13 +92,15 @@ impl ChatTemplate {
 
     /// The prompt of a conversation, up to where the assistant's answer begins. It has its special tokens already.
     pub fn render(&self, messages: &[v1::ChatMessage]) -> Result<String, Fault> {
-        let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => m.role, content => m.content }).collect();
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
+            .collect();
         let context = context! {
             messages => messages,
             add_generation_prompt => true,
-            bos_token => self.bos_token,
-            eos_token => self.eos_token,
+            bos_token => self.bos_token.as_str(),
+            eos_token => self.eos_token.as_str(),
         };
         let rendered = self.environment.get_template(NAME).and_then(|t| t.render(context));
         let prompt = rendered.map_err(|e| {
@@ -145,11 +150,19 @@ fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
 struct PythonSpaces;
 
 impl serde_json::ser::Formatter for PythonSpaces {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
         if first { Ok(()) } else { out.write_all(b", ") }
     }
 
@@ -163,7 +176,9 @@ mod tests {
     use super::*;
 
     fn messages(all: &[(&str, &str)]) -> Vec<v1::ChatMessage> {
-        all.iter().map(|&(role, content)| v1::ChatMessage { role: role.into(), content: content.into() }).collect()
+        all.iter()
+            .map(|&(role, content)| v1::ChatMessage { role: role.into(), content: content.into() })
+            .collect()
     }
 
     fn template(source: &str) -> ChatTemplate {
@@ -174,7 +189,7 @@ mod tests {
     }
 
     const CHATML: &str = "{% for message in messages %}
-    {{- '<|im_start|>' + message.role + '\n' + message['content'].strip() + '<|im_end|>\n' }}
+    {{- '<|im_start|>' + message.role + '\n' + message['content'].strip() + '<|im_end|>\n' -}}
 {% endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
@@ -193,10 +208,15 @@ mod tests {
 
     #[test]
     fn extensions_of_the_hub_work() {
-        let render = |source: &str| template(source).render(&messages(&[("user", "a\"b"), ("assistant", "é")]));
+        let render =
+            |source: &str| template(source).render(&messages(&[("user", "a\"b"), ("assistant", "é")]));
         assert_eq!(render("{{ messages[0] | tojson }}").unwrap(), r#"{"role": "user", "content": "a\"b"}"#);
         assert_eq!(render("{{ [1, 2] | tojson(indent=2) }}").unwrap(), "[\n  1,\n  2\n]");
-        assert_eq!(render("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}").unwrap(), "user");
+        assert_eq!(
+            render("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}")
+                .unwrap(),
+            "user"
+        );
         assert_eq!(render("{{ messages[0].role.upper() }}{{ 'a,b'.split(',')[1] }}").unwrap(), "USERb");
         assert_eq!(render("{{ strftime_now('%Y') | length }}").unwrap(), "4");
         let refused = render("{{ raise_exception('roles must alternate') }}").unwrap_err().to_string();

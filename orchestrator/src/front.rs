@@ -148,7 +148,7 @@ impl Front {
                 None => return Err(self.no_chat().into()),
             },
         };
-        let encode = |front: &Self, text: &str| -> Result<Vec<TokenId>, GenerateError> {
+        let encode = move |front: &Self, text: &str| -> Result<Vec<TokenId>, GenerateError> {
             let encoding = front.pair.tokenizer.encode(text, special);
             let encoding = encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
             Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
@@ -304,5 +304,5 @@ fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault>
         params.decoding.method(),
         bytes >> 20
     );
-    Err(Fault::invalid("sampling", message))
+    Err(Fault::invalid("top_k", message))
 }

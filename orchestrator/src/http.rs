@@ -51,9 +51,14 @@ pub(crate) fn routes(front: Arc<Front>) -> Router {
         .route("/v1/chat/completions", post(chats))
         .route("/v1/status", get(status))
         .merge(page::routes())
-        .fallback(|| std::future::ready(ApiError::request(StatusCode::NOT_FOUND, "there is nothing at this address")))
+        .fallback(|| {
+            std::future::ready(ApiError::request(StatusCode::NOT_FOUND, "there is nothing at this address"))
+        })
         .method_not_allowed_fallback(|| {
-            std::future::ready(ApiError::request(StatusCode::METHOD_NOT_ALLOWED, "this address takes another method"))
+            std::future::ready(ApiError::request(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this address takes another method",
+            ))
         })
         .with_state(front)
 }
@@ -68,7 +73,10 @@ async fn models(State(front): Shared, id: Option<axum::extract::Path<String>>) -
     match id {
         None => Ok(Json(json!({ "object": "list", "data": [model] })).into_response()),
         Some(id) if id.0 == front.model => Ok(Json(model).into_response()),
-        Some(id) => Err(tonic::Status::not_found(format!("there is no model {:?} here: use {:?}", id.0, front.model)).into()),
+        Some(id) => {
+            Err(tonic::Status::not_found(format!("there is no model {:?} here: use {:?}", id.0, front.model))
+                .into())
+        }
     }
 }
 

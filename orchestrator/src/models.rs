@@ -79,10 +79,11 @@ impl Pair {
         let unusable = |reason| ConnectError::Tokenizer { target: target.model_id.clone(), reason };
         let tokenizer = Tokenizer::from_bytes(vocabulary.json).map_err(|e| unusable(e.to_string()))?;
         // A model whose template is broken still completes texts.
-        let chat = ChatTemplate::new(&vocabulary.config, &vocabulary.chat_template).unwrap_or_else(|reason| {
-            tracing::warn!(model = target.model_id, reason, "no chats: the chat template cannot be used");
-            None
-        });
+        let chat =
+            ChatTemplate::new(&vocabulary.config, &vocabulary.chat_template).unwrap_or_else(|reason| {
+                tracing::warn!(model = target.model_id, reason, "no chats: the chat template cannot be used");
+                None
+            });
 
         let vocabulary = Some(target.vocab_hash.clone());
         let drafts = Pool::start(WorkerKind::Draft, names.draft, vocabulary, limits, network);
@@ -122,7 +123,10 @@ impl Pair {
 
     /// Whether somebody could score now; why not.
     pub fn ready(&self) -> Result<(), String> {
-        self.targets.pick(&[]).map(drop).ok_or_else(|| format!("no target serves: {}", self.targets.trouble()))
+        self.targets
+            .pick(&[])
+            .map(drop)
+            .ok_or_else(|| format!("no target serves: {}", self.targets.trouble()))
     }
 
     /// All workers as they are now.

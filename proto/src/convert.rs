@@ -5,11 +5,12 @@ mod generate;
 mod session;
 mod target;
 
-use tandem_decoding::{Distribution, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
+use tandem_decoding::{Distribution, Expansion, InvalidSampling, Sampling, TokenId, TokenTree, TreeLimits};
 
 pub use draft::Propose;
 pub use generate::{
-    GenerateParams, Input, MAX_CANDIDATES, decoding_from_wire, decoding_to_wire, method_from_wire, method_to_wire, reference_to_wire,
+    GenerateParams, Input, MAX_CANDIDATES, decoding_from_wire, decoding_to_wire, method_from_wire,
+    method_to_wire, reference_to_wire,
 };
 pub use session::{OpenSession, SessionRef};
 pub use target::{MAX_TOP_LOG_PROBS, Scores, TokenLogProbs, TopTokens, Wanted};
@@ -20,7 +21,15 @@ impl TryFrom<v1::Sampling> for Sampling {
     type Error = Fault;
 
     fn try_from(s: v1::Sampling) -> Result<Self, Fault> {
-        Self::new(s.temperature, s.top_k as usize, s.top_p).map_err(|e| Fault::invalid("sampling", e))
+        Self::new(s.temperature, s.top_k as usize, s.top_p).map_err(|e| {
+            let field = match e {
+                InvalidSampling::Temperature(_) => "temperature",
+                InvalidSampling::TopP(_) => "top_p",
+            };
+            let message = e.to_string();
+            // The fault names the field already.
+            Fault::invalid(field, message.strip_prefix(field).unwrap_or(&message).trim_start())
+        })
     }
 }
 
@@ -89,7 +98,8 @@ fn expansion_from_wire(number: i32, field: &'static str) -> Result<Expansion, Fa
     }
 }
 
-fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
+/// The wire number of an expansion.
+pub fn expansion_to_wire(expansion: Expansion) -> v1::Beams {
     match expansion {
         Expansion::Sampled { replacement: false } => v1::Beams::Sampled,
         Expansion::Sampled { replacement: true } => v1::Beams::SampledWithReplacement,
@@ -147,28 +157,30 @@ mod tests {
         let none = v1::DecodingParams::default();
         assert_eq!(field(v1::GenerateRequest::default()), "prompt");
         assert_eq!(field(v1::GenerateRequest { max_new_tokens: Some(0), ..request() }), "max_new_tokens");
-        assert_eq!(field(v1::GenerateRequest { temperature: Some(f64::NAN), ..request() }), "sampling");
-        assert_eq!(field(v1::GenerateRequest { top_p: Some(2.0), ..request() }), "sampling");
+        assert_eq!(field(v1::GenerateRequest { temperature: Some(f64::NAN), ..request() }), "temperature");
+        assert_eq!(field(v1::GenerateRequest { top_p: Some(2.0), ..request() }), "top_p");
         assert_eq!(field(v1::GenerateRequest { stop: vec![String::new()], ..request() }), "stop");
         assert_eq!(field(v1::GenerateRequest { stop: vec!["x".into(); 17], ..request() }), "stop");
         assert_eq!(field(d(v1::DecodingParams { method: 99, ..none.clone() })), "decoding.method");
-        assert_eq!(field(d(v1::DecodingParams { beam_width: Some(0), ..none.clone() })), "decoding");
-        assert_eq!(field(d(v1::DecodingParams { draft_tokens: Some(10_000), ..none.clone() })), "decoding");
         assert_eq!(
-            field(d(v1::DecodingParams { acceptance_threshold: Some(0.0), ..none.clone() })),
-            "decoding"
+            field(d(v1::DecodingParams { beam_width: Some(0), ..none.clone() })),
+            "decoding.beam_width"
         );
         assert_eq!(
-            field(d(v1::DecodingParams { acceptance_threshold: Some(1.5), ..none.clone() })),
-            "decoding"
+            field(d(v1::DecodingParams { draft_tokens: Some(10_000), ..none.clone() })),
+            "decoding.draft_tokens"
         );
+        for acceptance_threshold in [Some(0.0), Some(1.5)] {
+            let wrong = v1::DecodingParams { acceptance_threshold, ..none.clone() };
+            assert_eq!(field(d(wrong)), "decoding.acceptance_threshold");
+        }
         assert_eq!(field(d(v1::DecodingParams { beams: 9, ..none.clone() })), "decoding.beams");
         assert_eq!(field(d(v1::DecodingParams { reference: 9, ..none.clone() })), "decoding.reference");
         assert_eq!(field(d(v1::DecodingParams { branching: vec![2], ..none.clone() })), "decoding.branching");
         let specinfer = v1::Method::Specinfer.into();
         let with = |branching| d(v1::DecodingParams { method: specinfer, branching, ..none.clone() });
-        assert_eq!(field(with(vec![4, 0])), "decoding");
-        assert_eq!(field(with(vec![u32::MAX; 32])), "decoding");
+        assert_eq!(field(with(vec![4, 0])), "decoding.branching");
+        assert_eq!(field(with(vec![u32::MAX; 32])), "decoding.branching");
     }
 
     #[test]

@@ -7,8 +7,9 @@ mod convert;
 mod fault;
 
 pub use convert::{
-    GenerateParams, Input, MAX_CANDIDATES, MAX_TOP_LOG_PROBS, OpenSession, Propose, Scores, SessionRef, TokenLogProbs, TopTokens, Wanted,
-    decoding_from_wire, decoding_to_wire, expansion_to_wire, method_from_wire, method_to_wire, reference_to_wire,
+    GenerateParams, Input, MAX_CANDIDATES, MAX_TOP_LOG_PROBS, OpenSession, Propose, Scores, SessionRef,
+    TokenLogProbs, TopTokens, Wanted, decoding_from_wire, decoding_to_wire, expansion_to_wire,
+    method_from_wire, method_to_wire, reference_to_wire,
 };
 pub use fault::{Fault, Reason, code_name};
 

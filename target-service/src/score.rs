@@ -72,7 +72,11 @@ fn unwarped(
         distribution_offsets: p.iter().enumerate().map(offset).collect(),
         top: match top {
             0 => Vec::new(),
-            n => rows.iter().zip(&normalizers).map(|(row, &normalizer)| likeliest(row, normalizer, n)).collect(),
+            n => rows
+                .iter()
+                .zip(&normalizers)
+                .map(|(row, &normalizer)| likeliest(row, normalizer, n))
+                .collect(),
         },
     }
 }

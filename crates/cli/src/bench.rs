@@ -16,7 +16,6 @@ mod summary;
 mod watch;
 mod workload;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -38,7 +37,7 @@ pub use self::summary::Summary;
 use self::watch::Watch;
 use self::workload::Workload;
 use crate::client::{Client, connect};
-use crate::local::Local;
+use crate::local::{Front, Local};
 use crate::output::DIM;
 
 /// When a run was interrupted: what the shell reports for Ctrl-C.
@@ -58,10 +57,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.json {
         check_writable(path)?;
     }
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, loopback, !args.quiet()).await?),
+        None => Some(Local::start(&args.pair, Front::anywhere(), !args.quiet()).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut status = connect(&url).await?;

@@ -5,7 +5,7 @@ mod timing;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tandem_engine::{DeviceChoice, Kernels, Llama, LoadOptions, ModelSource, WeightDtype, instruction_set};
+use tandem_engine::{Decoder, DeviceChoice, Kernels, LoadOptions, ModelSource, WeightDtype, instruction_set};
 
 use crate::local::PairArgs;
 use crate::output::{BAD, DIM, GOOD};
@@ -55,14 +55,14 @@ struct Patient {
     source: ModelSource,
     device: DeviceChoice,
     dtype: WeightDtype,
-    model: Llama,
+    model: Decoder,
 }
 
 /// Checks and times; an error if a check failed.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or(available);
-    Llama::use_threads(threads);
+    Decoder::use_threads(threads);
     if !args.json {
         anstream::println!(
             "{threads} of {available} processors, {}, {}",
@@ -118,19 +118,19 @@ impl Patient {
         let source = ModelSource::parse(&args.model_id, args.revision.as_deref())?;
         let (device, dtype) = (args.device, args.dtype);
         let options = LoadOptions { device, dtype, ..LoadOptions::default() };
-        let model = Llama::load(&source, &options)?;
+        let model = Decoder::load(&source, &options)?;
         Ok(Self { role, name: args.model_id.clone(), source, device, dtype, model })
     }
 
     /// The same weights on the CPU with candle's kernels: slow, and nobody else's bugs are ours.
-    fn reference(&self) -> anyhow::Result<Llama> {
+    fn reference(&self) -> anyhow::Result<Decoder> {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
             dtype: self.dtype,
             kernels: Kernels::Candle,
             progress: None,
         };
-        Ok(Llama::load(&self.source, &options)?)
+        Ok(Decoder::load(&self.source, &options)?)
     }
 
     fn has_real_weights(&self) -> bool {

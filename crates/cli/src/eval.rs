@@ -5,7 +5,6 @@ mod identity;
 mod output;
 mod run;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,7 +18,7 @@ use tandem_serving::init_logging;
 pub use self::args::Args;
 use self::run::{Plan, Runner};
 use crate::client::connect;
-use crate::local::{Local, bundled};
+use crate::local::{Front, Local, bundled};
 use crate::output::DIM;
 
 /// When a run was interrupted: what the shell reports for Ctrl-C.
@@ -38,10 +37,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     dataset.items.truncate(args.prompts);
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
 
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, loopback, true).await?),
+        None => Some(Local::start(&args.pair, Front::anywhere(), true).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut runner = Runner::new(connect(&url).await?, meter(&args), &args, &dataset).await?;

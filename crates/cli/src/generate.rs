@@ -1,7 +1,6 @@
 //! `tandem generate`
 
 use std::io::{IsTerminal, Read, Write};
-use std::net::SocketAddr;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -12,7 +11,7 @@ use tracing::{Instrument, trace_span};
 
 use crate::client::{self, Answer, Client, connect};
 use crate::decoding::DecodingArgs;
-use crate::local::{Local, PairArgs};
+use crate::local::{Front, Local, PairArgs};
 use crate::output::{DIM, TEXT, table};
 
 /// Flags of `tandem generate`.
@@ -110,10 +109,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     // Nobody asked for the services' stories: their warnings are enough.
     let _telemetry = init_telemetry(&args.log, "warn", "tandem")?;
     let prompt = prompt(&args)?;
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, loopback, !args.json).await?),
+        None => Some(Local::start(&args.pair, Front::anywhere(), !args.json).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut client = connect(&url).await?;

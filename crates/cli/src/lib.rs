@@ -2,10 +2,14 @@
 
 pub mod bench;
 pub mod client;
+mod command;
 pub mod decoding;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod local;
 pub mod output;
+pub mod probe;
 pub mod serve;
+
+pub use command::Cli;

@@ -18,12 +18,12 @@ use tokio::task::JoinSet;
 /// Which pair to run, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PairArgs {
-    /// Target model: a directory in HF layout, a config.json (random weights), or a hub id [default: the bundled demo target]
-    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|ID")]
+    /// Target model: a directory in HF layout, a .gguf file, a config.json (random weights), or a hub id [default: the bundled demo target]
+    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|FILE|ID")]
     pub target: Option<String>,
 
     /// Draft model of the same family [default: the bundled demo draft]
-    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|ID")]
+    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|FILE|ID")]
     pub draft: Option<String>,
 
     /// Device of the target: cpu or cuda:N
@@ -90,6 +90,22 @@ pub(crate) fn bundled(part: &str) -> anyhow::Result<PathBuf> {
     Ok(short.unwrap_or(found))
 }
 
+/// Where the orchestrator listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Front {
+    /// For gRPC.
+    pub listen: SocketAddr,
+    /// For HTTP, if it is to.
+    pub http_listen: Option<SocketAddr>,
+}
+
+impl Front {
+    /// A free loopback port, for gRPC alone.
+    pub fn anywhere() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), http_listen: None }
+    }
+}
+
 /// The services, up until this is dropped or [`Local::stop`] is called.
 pub struct Local {
     /// Where the draft service listens.
@@ -98,6 +114,8 @@ pub struct Local {
     pub target: SocketAddr,
     /// Where the orchestrator listens.
     pub orchestrator: SocketAddr,
+    /// Where it listens for HTTP, if it does.
+    pub http: Option<SocketAddr>,
     budgets: [KvBudget; 2],
     /// Of the orchestrator, which goes first, so that its requests can still end.
     stop_orchestrator: Shutdown,
@@ -106,9 +124,14 @@ pub struct Local {
 }
 
 impl Local {
-    /// Loads both models, with a progress bar if `progress`, and starts the three services; the orchestrator on `listen`.
-    pub async fn start(pair: &PairArgs, listen: SocketAddr, progress: bool) -> anyhow::Result<Self> {
-        let orchestrator_listener = bind(listen).await?;
+    /// Loads both models, with a progress bar if `progress`, and starts the three services; the orchestrator at `front`.
+    pub async fn start(pair: &PairArgs, front: Front, progress: bool) -> anyhow::Result<Self> {
+        let orchestrator_listener = bind(front.listen).await?;
+        let http_listener = match front.http_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let http = http_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let (draft_listener, target_listener) = (bind(loopback).await?, bind(loopback).await?);
         let (draft, target, orchestrator) = (
@@ -136,14 +159,14 @@ impl Local {
         let args = OrchestratorArgs::parse_from(["orchestrator"].into_iter().chain(urls.split(' ')));
         let patience = Duration::from_secs(10);
         let pair = Pair::connect(args.names(), patience, args.limits.workers(), Tcp::shared()).await?;
-        let serving = tandem_orchestrator::serving(pair, &args);
+        let serving = tandem_orchestrator::serving(pair, &args, http_listener);
         let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
         services.spawn(async move {
             let result = run(serving, orchestrator_listener, stop).await;
             workers.drain();
             result
         });
-        Ok(Self { draft, target, orchestrator, budgets, stop_orchestrator, stop_workers, services })
+        Ok(Self { draft, target, orchestrator, http, budgets, stop_orchestrator, stop_workers, services })
     }
 
     /// Where to send requests.

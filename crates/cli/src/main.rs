@@ -2,42 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use tandem_cli::{bench, doctor, eval, generate, output, serve};
-
-/// Multi-candidate multi-token assisted decoding: better text, sooner, from a draft and a target model
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Continue a prompt and show what it took
-    Generate(Box<generate::Args>),
-    /// Run the draft, target and orchestrator services in one process
-    Serve(serve::Args),
-    /// Measure methods on a dataset: task score, perplexity, speed, energy; writes a report
-    Eval(Box<eval::Args>),
-    /// Put load on the services, closed or open loop: throughput, latencies, errors
-    Bench(Box<bench::Args>),
-    /// Check a machine and a pair of models, and time their passes
-    Doctor(doctor::Args),
-}
+use clap::Parser;
+use tandem_cli::Cli;
+use tandem_cli::output;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let success = |()| ExitCode::SUCCESS;
-    let result = match Cli::parse().command {
-        Command::Generate(args) => generate::run(*args).await.map(success),
-        Command::Serve(args) => serve::run(args).await.map(success),
-        Command::Eval(args) => eval::run(*args).await,
-        Command::Bench(args) => bench::run(*args).await,
-        Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)).map(success),
-    };
-    match result {
+    match Cli::parse().run().await {
         Ok(code) => code,
         Err(error) => {
             anstream::eprintln!("{}error:{} {error:#}", output::BAD, output::BAD.render_reset());

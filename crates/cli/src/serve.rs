@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tandem_serving::{LogArgs, Shutdown, init_telemetry};
 
-use crate::local::{Local, PairArgs};
+use crate::local::{Front, Local, PairArgs};
 
 /// Flags of `tandem serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,6 +16,10 @@ pub struct Args {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
     listen: SocketAddr,
 
+    /// Address of the HTTP API, OpenAI's, and of a page to look at
+    #[arg(long, env = "HTTP_LISTEN", default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
+    http_listen: SocketAddr,
+
     #[command(flatten)]
     log: LogArgs,
 }
@@ -24,11 +28,15 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let _telemetry = init_telemetry(&args.log, "info", "tandem")?;
     let shutdown = Shutdown::on_signal()?;
+    let front = Front { listen: args.listen, http_listen: Some(args.http_listen) };
     let mut local = tokio::select! {
-        local = Local::start(&args.pair, args.listen, true) => local?,
+        local = Local::start(&args.pair, front, true) => local?,
         () = shutdown.draining() => return Ok(()),
     };
     anstream::println!("orchestrator  http://{}", local.orchestrator);
+    if let Some(http) = local.http {
+        anstream::println!("http          http://{http}");
+    }
     anstream::println!("draft         http://{}", local.draft);
     anstream::println!("target        http://{}", local.target);
     anstream::println!(

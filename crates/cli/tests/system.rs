@@ -231,8 +231,8 @@ async fn bad_requests_are_refused_by_name_and_cost_nobody_else_anything() {
         ),
         ("beam_width is 0", decoding(v1::DecodingParams { beam_width: Some(0), ..d() })),
         ("draft_tokens is 10000", decoding(v1::DecodingParams { draft_tokens: Some(10_000), ..d() })),
-        ("temperature is NaN", v1::GenerateRequest { temperature: Some(f64::NAN), ..base() }),
-        ("top_p is -1", v1::GenerateRequest { top_p: Some(-1.0), ..base() }),
+        ("temperature: is NaN", v1::GenerateRequest { temperature: Some(f64::NAN), ..base() }),
+        ("top_p: is -1", v1::GenerateRequest { top_p: Some(-1.0), ..base() }),
         ("max_new_tokens: is 0", v1::GenerateRequest { max_new_tokens: Some(0), ..base() }),
     ];
     for (expected, request) in cases {

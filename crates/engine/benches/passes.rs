@@ -14,22 +14,22 @@ use std::path::PathBuf;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tandem_decoding::{AncestorMask, TokenId, TokenTree};
-use tandem_engine::{Backend, Keep, Kernels, Llama, LoadOptions, ModelSource, Pass, Segment};
+use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, Pass, Segment};
 
 const PREFIX: usize = 200;
 
 fn passes(c: &mut Criterion) {
     // As the model thread does.
-    Llama::use_threads(std::thread::available_parallelism().map_or(1, |n| n.get()));
+    Decoder::use_threads(std::thread::available_parallelism().map_or(1, |n| n.get()));
     for model in ["target", "draft"] {
         let mut group = c.benchmark_group(model);
         for kernels in [Kernels::Packed, Kernels::Candle] {
             let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/demo").join(model);
             let options = LoadOptions { kernels, ..LoadOptions::default() };
-            let llama = Llama::load(&ModelSource::Directory(dir), &options).unwrap();
-            let mut cache = llama.new_cache(usize::MAX);
+            let model = Decoder::load(&ModelSource::Directory(dir), &options).unwrap();
+            let mut cache = model.new_cache(usize::MAX);
             let prompt = Pass::causal(0, (0..PREFIX).map(|i| TokenId(i as u32)).collect());
-            llama.forward(&mut [Segment { cache: &mut cache, pass: &prompt }]).unwrap();
+            model.forward(&mut [Segment { cache: &mut cache, pass: &prompt }]).unwrap();
             for rows in [1, 2, 5, 9, 17, 33] {
                 let pass = Pass {
                     prefix: PREFIX,
@@ -40,8 +40,8 @@ fn passes(c: &mut Criterion) {
                 };
                 group.bench_function(BenchmarkId::new(format!("{kernels:?}"), rows), |b| {
                     b.iter(|| {
-                        let logits = llama.forward(&mut [Segment { cache: &mut cache, pass: &pass }]);
-                        llama.keep(&mut cache, &Keep { prefix: PREFIX, rows: Vec::new() }).unwrap();
+                        let logits = model.forward(&mut [Segment { cache: &mut cache, pass: &pass }]);
+                        model.keep(&mut cache, &Keep { prefix: PREFIX, rows: Vec::new() }).unwrap();
                         black_box(logits.unwrap())
                     });
                 });

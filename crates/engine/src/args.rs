@@ -1,7 +1,7 @@
 use clap::Args;
 
 use crate::{
-    DeviceChoice, Kernels, KvBudget, Llama, LoadError, LoadOptions, Loaded, ModelSource, ModelThread, Pace,
+    Decoder, DeviceChoice, Kernels, KvBudget, LoadError, LoadOptions, Loaded, ModelSource, ModelThread, Pace,
     Progress, WeightDtype,
 };
 
@@ -11,8 +11,8 @@ const KV_CACHE_FRACTION: f64 = 0.4;
 /// Which model a service owns, and with what.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Model: a directory in HF layout, a config.json (random weights, for timing), or a hub id
-    #[arg(long = "model", env = "MODEL_ID", value_name = "DIR|ID")]
+    /// Model: a directory in HF layout, a .gguf file, a config.json (random weights, for timing), or a hub id
+    #[arg(long = "model", env = "MODEL_ID", value_name = "DIR|FILE|ID")]
     pub model_id: String,
 
     /// Branch, tag or commit of a hub model [default: main]
@@ -23,7 +23,7 @@ pub struct ModelArgs {
     #[arg(long, env = "DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,
 
-    /// Dtype of the weights: auto (as in the checkpoint), f32, bf16 or f16
+    /// Dtype of the weights: auto (as in the checkpoint, quantised ones too), f32, bf16 or f16
     #[arg(long, env = "DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
 
@@ -62,9 +62,9 @@ impl ModelArgs {
             self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let size = self.kv_cache_size()?;
         ModelThread::start(move || {
-            Llama::use_threads(threads);
+            Decoder::use_threads(threads);
             let options = LoadOptions { device, dtype, kernels: Kernels::Packed, progress };
-            let backend = Llama::load(&source, &options)?;
+            let backend = Decoder::load(&source, &options)?;
             let spec = backend.spec().clone();
             let pace = Pace::measure(&backend, &spec).map_err(|e| LoadError::WarmUp(e.to_string()))?;
             // Behind the warm-up, which has allocated what passes need.
@@ -118,7 +118,7 @@ enum KvCacheSize {
 }
 
 /// Tokens whose KV cache takes `fraction` of the free memory.
-fn tokens_of(model: &Llama, fraction: f64) -> Result<usize, LoadError> {
+fn tokens_of(model: &Decoder, fraction: f64) -> Result<usize, LoadError> {
     let spec = model.spec();
     let no_answer = || LoadError::KvCache(format!("{} does not say how much memory is free", spec.device));
     let free = model.free_bytes().ok_or_else(no_answer)?;

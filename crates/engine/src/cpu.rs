@@ -17,7 +17,7 @@ mod team;
 
 pub(crate) use attention::{AppendKv, Attend, Attended, Visible};
 pub use linear::PackedLinear;
-pub(crate) use rows::{AddAssign, RmsNorm, Rope, SiluMul};
+pub(crate) use rows::{AddAssign, HeadRmsNorm, LayerNorm, RmsNorm, Rope, SiluMul};
 
 pub(crate) use team::{assemble as assemble_team, awake as team_awake};
 

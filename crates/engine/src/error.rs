@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum LoadError {
-    #[error("{0} is neither a directory, nor a config.json, nor a hub id like org/name")]
+    #[error("{0} is neither a directory, nor a .gguf file, nor a config.json, nor a hub id like org/name")]
     NoSuchModel(String),
     #[error("{path} is missing: a model directory needs config.json, tokenizer.json and *.safetensors")]
     MissingFile { path: PathBuf },
@@ -26,6 +26,13 @@ pub enum LoadError {
         #[source]
         source: Box<hf_hub::api::sync::ApiError>,
     },
+    #[error(
+        "{file} of {id} (revision {revision}) is not in {cache}, and HF_HUB_OFFLINE forbids to fetch it; unset it, or give a \
+         local directory"
+    )]
+    NotCached { id: String, revision: String, file: String, cache: PathBuf },
+    #[error("{model} has no tokenizer.json beside it: put that of the model it was made from there")]
+    NoTokenizerBeside { model: PathBuf },
     #[error("{path} is not valid")]
     Json {
         path: PathBuf,
@@ -36,9 +43,9 @@ pub enum LoadError {
     Unsupported { path: PathBuf, what: String },
     #[error("the weights {path} are corrupt or truncated: {reason}")]
     CorruptWeights { path: PathBuf, reason: String },
-    #[error("the weights have no tensor {name}: they do not belong to this config.json")]
+    #[error("the weights have no tensor {name}: they do not belong to this configuration")]
     MissingTensor { name: String },
-    #[error("tensor {name} has shape {found:?}, config.json asks for {expected:?}")]
+    #[error("tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
     WrongShape { name: String, expected: Vec<usize>, found: Vec<usize> },
     #[error("{path} is no tokenizer: {reason}")]
     Tokenizer { path: PathBuf, reason: String },
@@ -80,4 +87,9 @@ impl From<candle_core::Error> for EngineError {
     fn from(error: candle_core::Error) -> Self {
         Self::Failed(error.to_string())
     }
+}
+
+/// candle attaches backtraces to its messages; a person wants the first line.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

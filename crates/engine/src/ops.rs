@@ -3,9 +3,9 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 use tandem_decoding::AncestorMask;
 
-use crate::cpu::{AddAssign, AppendKv, Attend, Attended, RmsNorm, Rope, SiluMul, Visible};
+use crate::cpu::{AddAssign, AppendKv, Attend, Attended, Rope, SiluMul, Visible};
 use crate::kv_cache::KvCache;
-use crate::{Kernels, ModelConfig};
+use crate::{Kernels, RopeScaling};
 
 /// Rotary angles of the rows of a pass.
 pub(crate) struct Angles {
@@ -31,13 +31,6 @@ pub(crate) struct Heads {
     pub(crate) head_dim: usize,
 }
 
-pub(crate) fn rms_norm(kernels: Kernels, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    match kernels {
-        Kernels::Packed => x.apply_op2_no_bwd(weight, &RmsNorm { eps }),
-        Kernels::Candle => candle_nn::ops::rms_norm(x, weight, eps),
-    }
-}
-
 /// `[rows, 2n]` to `silu(left half) * right half: [rows, n]`.
 pub(crate) fn silu_mul(kernels: Kernels, x: &Tensor) -> Result<Tensor> {
     match kernels {
@@ -57,7 +50,15 @@ pub(crate) fn add(kernels: Kernels, x: Tensor, y: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// cos and sin of every position, for the rotary embedding (Llama 3's scaling included).
+/// `x: [rows, n]` plus `bias: [n]` in every row, in place where it can.
+pub(crate) fn add_bias(kernels: Kernels, x: Tensor, bias: &Tensor) -> Result<Tensor> {
+    match kernels {
+        Kernels::Packed => add(kernels, x, bias),
+        Kernels::Candle => x.broadcast_add(bias),
+    }
+}
+
+/// cos and sin of every position, for the rotary embedding (scaling included).
 pub(crate) struct RotaryTable {
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -65,13 +66,15 @@ pub(crate) struct RotaryTable {
 }
 
 impl RotaryTable {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
-        let half = config.head_dim / 2;
+    /// For heads of `head_dim`, positions below `context`.
+    pub(crate) fn new(theta: f32, scaling: Option<&RopeScaling>, head_dim: usize, context: usize) -> Self {
+        let half = head_dim / 2;
         let frequencies: Vec<f32> = (0..half)
-            .map(|i| 1.0 / config.rope_theta.powf(2.0 * i as f32 / config.head_dim as f32))
-            .map(|f| config.rope_scaling.map_or(f, |s| scaled(f, s)))
+            .map(|i| 1.0 / theta.powf(2.0 * i as f32 / head_dim as f32))
+            .enumerate()
+            .map(|(i, f)| scaling.map_or(f, |s| scaled(i, f, s)))
             .collect();
-        let angles = || (0..config.context).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        let angles = || (0..context).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
         Self { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect(), half }
     }
 
@@ -98,17 +101,22 @@ impl RotaryTable {
     }
 }
 
-/// Llama 3's scaling: long wavelengths are stretched, short ones kept, those between blended.
-fn scaled(frequency: f32, s: crate::RopeScaling) -> f32 {
+/// The `i`-th frequency.
+fn scaled(i: usize, frequency: f32, scaling: &RopeScaling) -> f32 {
+    let (factor, low, high, original) = match scaling {
+        RopeScaling::Divisors(divisors) => return frequency / divisors[i],
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            (factor, low_freq_factor, high_freq_factor, *original_context as f32)
+        }
+    };
     let wavelength = 2.0 * std::f32::consts::PI / frequency;
-    let original = s.original_context as f32;
-    if wavelength < original / s.high_freq_factor {
+    if wavelength < original / high {
         frequency
-    } else if wavelength > original / s.low_freq_factor {
-        frequency / s.factor
+    } else if wavelength > original / low {
+        frequency / factor
     } else {
-        let smooth = (original / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-        (1.0 - smooth) * frequency / s.factor + smooth * frequency
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
     }
 }
 
@@ -201,13 +209,16 @@ fn attend_additive(qkv: &Tensor, cache: &KvCache, layer: usize, mask: &Tensor, h
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RopeScaling;
 
     /// Llama 3.2 1B's frequencies: kept, blended and stretched ones, computed in f64 from the published formula.
     #[test]
     fn llama_3_stretches_long_wavelengths() {
-        let scaling =
-            RopeScaling { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192 };
+        let scaling = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        };
         let expected = [
             (0, 1.0),
             (8, 3.760_603e-2),
@@ -220,7 +231,7 @@ mod tests {
             (31, 9.418_307e-8),
         ];
         for (i, expected) in expected {
-            let frequency = scaled(1.0 / 500_000f32.powf(2.0 * i as f32 / 64.0), scaling);
+            let frequency = scaled(i, 1.0 / 500_000f32.powf(2.0 * i as f32 / 64.0), &scaling);
             assert!((frequency / expected - 1.0).abs() < 2e-5, "{i}: {frequency:e} instead of {expected:e}");
         }
     }

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::ApiBuilder;
-use hf_hub::{Repo, RepoType};
 use serde::Deserialize;
 
-use crate::LoadError;
+use crate::hub::HubModel;
+use crate::{LoadError, Progress};
 
 /// A model by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// A directory in HF layout.
     Directory(PathBuf),
+    /// A GGUF file with a `tokenizer.json` beside it.
+    Gguf(PathBuf),
     /// A `config.json` without weights, maybe with a tokenizer beside it: its shape with random weights, to time large models without
     /// having them.
     RandomWeights(PathBuf),
@@ -28,14 +29,16 @@ pub enum ModelSource {
 /// The files of a model.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// `config.json`.
+    /// `config.json`; a GGUF file is its own.
     pub config: PathBuf,
     /// `generation_config.json`, if there is one.
     pub generation: Option<PathBuf>,
     /// `tokenizer.json`; random weights may have none.
     pub tokenizer: Option<PathBuf>,
-    /// Safetensors files; empty for random weights.
+    /// Safetensors files; empty for random weights and for a GGUF file.
     pub weights: Vec<PathBuf>,
+    /// The GGUF file.
+    pub gguf: Option<PathBuf>,
 }
 
 /// `model.safetensors.index.json`.
@@ -48,14 +51,18 @@ const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
 impl ModelSource {
-    /// An existing directory, an existing `.json` file, or a hub id.
+    /// An existing directory, an existing `.json` or `.gguf` file, or a hub id.
     pub fn parse(name: &str, revision: Option<&str>) -> Result<Self, LoadError> {
         let path = Path::new(name);
         if path.is_dir() {
             return Ok(Self::Directory(path.to_owned()));
         }
-        if path.is_file() && path.extension().is_some_and(|e| e == "json") {
+        let is_file = |extension: &str| path.is_file() && path.extension().is_some_and(|e| e == extension);
+        if is_file("json") {
             return Ok(Self::RandomWeights(path.to_owned()));
+        }
+        if is_file("gguf") {
+            return Ok(Self::Gguf(path.to_owned()));
         }
         let word = |s: &str| {
             !s.is_empty()
@@ -70,31 +77,52 @@ impl ModelSource {
         }
     }
 
-    /// Finds the files, fetching from the hub what is not cached.
-    pub fn files(&self) -> Result<ModelFiles, LoadError> {
+    /// The name it was given.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Hub { id, .. } => id.clone(),
+            Self::Directory(path) | Self::RandomWeights(path) | Self::Gguf(path) => {
+                path.display().to_string()
+            }
+        }
+    }
+
+    /// Finds the files, fetching from the hub what is not cached; `progress` is told of each file by itself.
+    pub fn files(&self, progress: Option<&Progress>) -> Result<ModelFiles, LoadError> {
         match self {
             Self::RandomWeights(config) => Ok(ModelFiles {
                 config: config.clone(),
                 generation: None,
-                tokenizer: Some(config.with_file_name("tokenizer.json")).filter(|path| path.is_file()),
+                tokenizer: beside(config, "tokenizer.json"),
                 weights: Vec::new(),
+                gguf: None,
             }),
+            Self::Gguf(path) => {
+                let tokenizer = beside(path, "tokenizer.json")
+                    .ok_or_else(|| LoadError::NoTokenizerBeside { model: path.clone() })?;
+                Ok(ModelFiles {
+                    config: path.clone(),
+                    generation: beside(path, "generation_config.json"),
+                    tokenizer: Some(tokenizer),
+                    weights: Vec::new(),
+                    gguf: Some(path.clone()),
+                })
+            }
             Self::Directory(dir) => collect(|name| {
                 let path = dir.join(name);
                 if path.is_file() { Ok(path) } else { Err(LoadError::MissingFile { path }) }
             }),
             Self::Hub { id, revision } => {
-                let hub = |file: &str, source| LoadError::Hub {
-                    id: id.clone(),
-                    file: file.to_owned(),
-                    source: Box::new(source),
-                };
-                let api = ApiBuilder::from_env().build().map_err(|e| hub("anything", e))?;
-                let repo = api.repo(Repo::with_revision(id.clone(), RepoType::Model, revision.clone()));
-                collect(|name| repo.get(name).map_err(|e| hub(name, e)))
+                let hub = HubModel::from_env(id, revision)?;
+                collect(|name| hub.get(name, progress))
             }
         }
     }
+}
+
+/// The file `name` in the directory of `path`, if there is one.
+fn beside(path: &Path, name: &str) -> Option<PathBuf> {
+    Some(path.with_file_name(name)).filter(|path| path.is_file())
 }
 
 fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFiles, LoadError> {
@@ -113,7 +141,7 @@ fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFile
             Err(_) => return Err(missing),
         },
     };
-    Ok(ModelFiles { config, generation, tokenizer, weights })
+    Ok(ModelFiles { config, generation, tokenizer, weights, gguf: None })
 }
 
 /// The distinct files of a shard index.
@@ -138,13 +166,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_a_directory_a_config_or_a_hub_id() {
+    fn a_name_is_a_directory_a_file_or_a_hub_id() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.json");
         std::fs::write(&config, "{}").unwrap();
         let parse = |name: &str| ModelSource::parse(name, None).ok();
         assert_eq!(parse(dir.path().to_str().unwrap()), Some(ModelSource::Directory(dir.path().into())));
         assert_eq!(parse(config.to_str().unwrap()), Some(ModelSource::RandomWeights(config)));
+        let gguf = dir.path().join("model.gguf");
+        std::fs::write(&gguf, "").unwrap();
+        assert_eq!(parse(gguf.to_str().unwrap()), Some(ModelSource::Gguf(gguf.clone())));
+        let alone = ModelSource::Gguf(gguf).files(None).unwrap_err();
+        assert!(alone.to_string().contains("no tokenizer.json beside it"), "{alone}");
         let hub = ModelSource::Hub { id: "meta-llama/Llama-3.2-1B".into(), revision: "main".into() };
         assert_eq!(parse("meta-llama/Llama-3.2-1B"), Some(hub));
         for nothing in ["no-such-dir", "a/b/c", "/no/such", "./x", "", "org/", "org/../x"] {
@@ -155,7 +188,7 @@ mod tests {
     #[test]
     fn an_empty_directory_says_what_is_missing() {
         let dir = tempfile::tempdir().unwrap();
-        let error = ModelSource::Directory(dir.path().into()).files().unwrap_err();
+        let error = ModelSource::Directory(dir.path().into()).files(None).unwrap_err();
         assert!(error.to_string().contains("config.json is missing"), "{error}");
     }
 }

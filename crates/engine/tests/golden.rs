@@ -3,41 +3,27 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+mod common;
 
+use common::{KERNELS, Session, assert_close, assert_same, root, tokens, write_tokenizer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tandem_decoding::{AncestorMask, BeamSearch, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Keep, Kernels, Llama, LoadOptions, ModelSource, Pass, Segment};
+use tandem_decoding::{BeamSearch, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
+use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, Pass, Segment};
 
-const TOLERANCE: f32 = 1e-4;
-const KERNELS: [Kernels; 2] = [Kernels::Packed, Kernels::Candle];
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn load(pair: &str, model: &str, kernels: Kernels) -> Llama {
+fn load(pair: &str, model: &str, kernels: Kernels) -> Decoder {
     let options = LoadOptions { kernels, ..LoadOptions::default() };
     if pair == "demo" {
-        return Llama::load(&ModelSource::Directory(root().join("models/demo").join(model)), &options)
+        return Decoder::load(&ModelSource::Directory(root().join("models/demo").join(model)), &options)
             .unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
-    copy_with_tokenizer(&root().join("crates/testkit/golden/models/tiny").join(model), dir.path());
-    Llama::load(&ModelSource::Directory(dir.path().into()), &options).unwrap()
-}
-
-/// The tiny pair has no tokenizer; a model directory needs one.
-fn copy_with_tokenizer(from: &Path, to: &Path) {
     for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(from.join(file), to.join(file)).unwrap();
+        let from = root().join("crates/testkit/golden/models/tiny").join(model).join(file);
+        std::fs::copy(from, dir.path().join(file)).unwrap();
     }
-    let vocab: HashMap<String, u32> =
-        (0..64u32).map(|i| (char::from_u32(0x100 + i).unwrap().to_string(), i)).collect();
-    let tokenizer = serde_json::json!({ "model": { "type": "BPE", "vocab": vocab, "merges": [] } });
-    std::fs::write(to.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    write_tokenizer(dir.path(), 64);
+    Decoder::load(&ModelSource::Directory(dir.path().into()), &options).unwrap()
 }
 
 #[derive(Deserialize)]
@@ -50,62 +36,8 @@ fn cases<C: DeserializeOwned>(name: &str) -> Vec<C> {
     serde_json::from_str::<File<C>>(&std::fs::read_to_string(path).unwrap()).unwrap().cases
 }
 
-/// A model and one cache; every pass returns all its logits.
-struct Session<'a> {
-    model: &'a Llama,
-    cache: <Llama as Backend>::Cache,
-}
-
-impl<'a> Session<'a> {
-    fn new(model: &'a Llama) -> Self {
-        Self { model, cache: model.new_cache(usize::MAX) }
-    }
-
-    fn run(&mut self, mut pass: Pass) -> Vec<Vec<f32>> {
-        pass.logits = (0..pass.tokens.len()).collect();
-        let mut batch = [Segment { cache: &mut self.cache, pass: &pass }];
-        let logits = self.model.forward(&mut batch).unwrap();
-        logits[0].rows().map(<[f32]>::to_vec).collect()
-    }
-
-    fn causal(&mut self, ids: &[u32]) -> Vec<Vec<f32>> {
-        self.run(Pass::causal(self.model.cached(&self.cache), tokens(ids)))
-    }
-
-    /// `chain` (the last of it is the root) and a tree under it, behind what is cached.
-    fn tree(&mut self, chain: &[u32], tree: &TokenTree) -> Vec<Vec<f32>> {
-        let prefix = self.model.cached(&self.cache);
-        let root = prefix + chain.len() - 1;
-        self.run(Pass {
-            prefix,
-            tokens: tokens(chain).into_iter().chain(tree.tokens().iter().copied()).collect(),
-            positions: (prefix..=root).chain((0..tree.len()).map(|n| root + tree.depth(n))).collect(),
-            mask: AncestorMask::chain_then_tree(chain.len(), tree),
-            logits: Vec::new(),
-        })
-    }
-}
-
-fn tokens(ids: &[u32]) -> Vec<TokenId> {
-    ids.iter().copied().map(TokenId).collect()
-}
-
 fn argmax(logits: &[f32]) -> u32 {
     Sampling::greedy().warp(logits).unwrap().argmax().0
-}
-
-fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
-    assert_eq!(ours.len(), theirs.len(), "{what}");
-    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst < TOLERANCE, "{what}: off by {worst}");
-}
-
-/// Our kernels compute each row in an order that depends on that row alone, so equal means equal to the last bit.
-fn assert_same(kernels: Kernels, a: &[f32], b: &[f32], what: &str) {
-    match kernels {
-        Kernels::Packed => assert!(a == b, "{what}: not the same bits"),
-        Kernels::Candle => assert_close(a, b, what),
-    }
 }
 
 #[derive(Deserialize)]
@@ -118,10 +50,10 @@ struct Forward {
 
 fn forward(pair: &str) {
     for (kernels, model) in KERNELS.into_iter().flat_map(|k| [(k, "target"), (k, "draft")]) {
-        let llama = load(pair, model, kernels);
+        let decoder = load(pair, model, kernels);
         let cases = cases::<Forward>(&format!("{pair}/forward.json"));
         for (i, case) in cases.iter().enumerate().filter(|(_, c)| c.model == model) {
-            let last = Session::new(&llama).causal(&case.input_ids).pop().unwrap();
+            let last = Session::new(&decoder).causal(&case.input_ids).pop().unwrap();
             assert_close(&last, &case.last_logits, &format!("{pair} case {i}, {kernels:?}"));
             assert_eq!(argmax(&last), case.argmax);
         }
@@ -194,7 +126,7 @@ fn tree_cases(pair: &str, model: &str) -> Vec<TreeForward> {
 
 fn tree_forward(pair: &str) {
     for (kernels, model) in KERNELS.into_iter().flat_map(|k| [(k, "target"), (k, "draft")]) {
-        let llama = load(pair, model, kernels);
+        let decoder = load(pair, model, kernels);
         for (i, case) in tree_cases(pair, model).iter().enumerate() {
             let what = format!("{pair} {model} case {i}, {kernels:?}");
             let (tree, ours) = case.tree();
@@ -203,8 +135,8 @@ fn tree_forward(pair: &str) {
                 assert_eq!(prefix.len() + tree.depth(ours[node]), position);
             }
             // In one pass, and with the prefix in the cache.
-            let uncached = Session::new(&llama).tree(&case.prefix_ids, &tree).split_off(prefix.len());
-            let mut session = Session::new(&llama);
+            let uncached = Session::new(&decoder).tree(&case.prefix_ids, &tree).split_off(prefix.len());
+            let mut session = Session::new(&decoder);
             if !prefix.is_empty() {
                 session.causal(prefix);
             }
@@ -219,7 +151,7 @@ fn tree_forward(pair: &str) {
             for node in (0..tree.len()).step_by(every) {
                 let path = tree.path(node).into_iter().map(|n| tree.tokens()[n].0);
                 let ids: Vec<u32> = case.prefix_ids.iter().copied().chain(path).collect();
-                let causal = Session::new(&llama).causal(&ids).pop().unwrap();
+                let causal = Session::new(&decoder).causal(&ids).pop().unwrap();
                 assert_same(kernels, &cached[1 + node], &causal, &format!("{what}: path of node {node}"));
             }
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use tandem_decoding::TokenId;
-use tandem_engine::{Backend, Llama, LoadOptions, ModelSource, Pass, Segment, WeightDtype};
+use tandem_engine::{Backend, Decoder, LoadOptions, ModelSource, Pass, Segment, WeightDtype};
 
 fn draft() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/draft")
@@ -14,11 +14,11 @@ fn draft() -> PathBuf {
 
 fn logits(dir: &Path, dtype: WeightDtype) -> Vec<f32> {
     let options = LoadOptions { dtype, ..LoadOptions::default() };
-    let llama = Llama::load(&ModelSource::Directory(dir.into()), &options).unwrap();
+    let model = Decoder::load(&ModelSource::Directory(dir.into()), &options).unwrap();
     let ids = [0, 532, 28, 201, 422].map(TokenId).to_vec();
     let pass = Pass { logits: vec![4], ..Pass::causal(0, ids) };
-    let mut cache = llama.new_cache(usize::MAX);
-    let all = llama.forward(&mut [Segment { cache: &mut cache, pass: &pass }]).unwrap();
+    let mut cache = model.new_cache(usize::MAX);
+    let all = model.forward(&mut [Segment { cache: &mut cache, pass: &pass }]).unwrap();
     all[0].rows().next().unwrap().to_vec()
 }
 
@@ -47,7 +47,7 @@ fn a_sharded_checkpoint_is_the_same_model() {
     // An index must not reach outside its directory.
     let evil = serde_json::json!({ "weight_map": { "x": "../../etc/passwd" } });
     std::fs::write(&index_path, evil.to_string()).unwrap();
-    let error = ModelSource::Directory(dir.path().into()).files().unwrap_err();
+    let error = ModelSource::Directory(dir.path().into()).files(None).unwrap_err();
     assert!(error.to_string().contains("no plain file name"), "{error}");
 }
 

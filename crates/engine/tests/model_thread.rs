@@ -92,7 +92,7 @@ async fn bench(budget: usize, gated: bool) -> Bench {
         parameters: 0,
         weight_bytes: 0,
         kv_bytes_per_token: 1,
-        dtype: candle_core::DType::F32,
+        dtype: "f32".into(),
         device: DeviceChoice::Cpu,
     };
     let backend = Counter {

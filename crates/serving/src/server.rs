@@ -90,11 +90,14 @@ impl Serving {
     {
         let (mut health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status(self.name, ServingStatus::Serving).await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(self.descriptors)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
-        self.routes.add_service(health_service).add_service(reflection);
+        let descriptors = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(self.descriptors)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // grpcio's client, among others, knows the older version alone.
+        let (reflection, older) = (descriptors().build_v1()?, descriptors().build_v1alpha()?);
+        self.routes.add_service(health_service).add_service(reflection).add_service(older);
         let close = CancellationToken::new();
         let routes = std::mem::take(&mut self.routes).routes();
         let serving = tonic::transport::Server::builder()

@@ -206,7 +206,7 @@ IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": 
 REFUSED = [
     ("tools", [TOOL]), ("tool_choice", "required"), ("functions", [TOOL["function"]]), ("function_call", "auto"),
     ("response_format", {"type": "json_object"}), ("logit_bias", {"5": 1}), ("presence_penalty", 0.5), ("frequency_penalty", 0.5),
-    ("modalities", ["text", "audio"]), ("audio", {"voice": "alloy", "format": "wav"}), ("prediction", {"type": "content", "content": "x"}),
+    ("store", True), ("parallel_tool_calls", True), ("verbosity", "low"), ("modalities", ["text", "audio"]), ("audio", {"voice": "alloy", "format": "wav"}), ("prediction", {"type": "content", "content": "x"}),
     ("reasoning_effort", "high"), ("web_search_options", {}), ("messages", [IMAGE]), ("messages", []), ("top_logprobs", 3), ("top_logprobs", 1000),
 ]
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(chat, field, value):
 
 NEUTRAL = {
     "response_format": {"type": "text"}, "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0, "modalities": ["text"],
-    "user": "someone", "store": False, "metadata": {"a": "b"}, "parallel_tool_calls": True, "tool_choice": "none", "service_tier": "auto",
+    "user": "someone", "safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h", "store": False, "metadata": {"a": "b"}, "parallel_tool_calls": False, "tool_choice": "none", "service_tier": "auto",
 }
 
 

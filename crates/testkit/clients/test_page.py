@@ -152,7 +152,7 @@ def test_iterations_are_stepped_through(opened):
     assert part(page, "text").locator(".later").count() == part(page, "text").locator(".token").count() - 5
 
     path.first.hover()
-    expect(part(page, "detail")).to_have_text(re.compile(r"depth 1, accepted: Q −\d+\.\d\d, P −\d+\.\d\d, P − Q −?\d+\.\d\d"))
+    expect(part(page, "detail")).to_have_text(re.compile(r"depth 1, accepted: Q −?\d+\.\d\d, P −?\d+\.\d\d, P − Q −?\d+\.\d\d"))
     part(page, "slider").focus()
     page.keyboard.press("ArrowRight")
     expect(part(page, "step")).to_contain_text(f"Iteration 2 of {count}")

@@ -22,13 +22,15 @@ impl ToyModel {
             context_length: CONTEXT,
             eos: Vec::new(),
             vocabulary: Some(Vocabulary {
+                config: std::sync::Arc::default(),
+                chat_template: std::sync::Arc::default(),
                 json: toy_tokenizer_json(self.vocab).into_bytes().into(),
                 hash: format!("toy-{}", self.vocab),
             }),
             parameters: 0,
             weight_bytes: 0,
             kv_bytes_per_token: 0,
-            dtype: candle_core::DType::F32,
+            dtype: "f32".into(),
             device: DeviceChoice::Cpu,
         };
         let (budget, pace) = (KvBudget::new(tokens), Pace::unmeasured(PACKED_ROWS));

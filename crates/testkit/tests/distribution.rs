@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tandem_decoding::{Decoding, DecodingParams, Expansion, Method, Sampling, TokenId};
-use tandem_orchestrator::{Finish, FinishReason, Job, Watch, generate};
+use tandem_orchestrator::{Finish, FinishReason, Job, TokenDetails, Watch, generate};
 use tandem_proto::OpenSession;
 use tandem_testkit::{ToyModel, toy_tokenizer};
 use tokenizers::Tokenizer;
@@ -48,6 +48,8 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
         },
         decoding: Decoding::new(decoding.clone()).unwrap(),
         log_probs: true,
+        // MTJD's target does not score.
+        top_log_probs: if decoding.method == Method::Mtjd { 0 } else { 2 },
         trace: false,
         eos: &[],
         stops: &[],
@@ -60,22 +62,29 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
     let (out, mut pieces) = mpsc::channel(tokens + 1);
     let finish = generate(&DRAFT, &TARGET, &job, &out).await.unwrap();
     drop(out);
-    let (mut text, mut log_probs) = (Vec::new(), Vec::new());
+    let (mut text, mut details) = (Vec::new(), Vec::new());
     while let Some(update) = pieces.recv().await {
         text.extend(update.piece.tokens);
-        log_probs.extend(update.log_probs);
+        details.extend(update.details);
     }
-    check_log_probs(&text, &log_probs);
+    check_log_probs(&text, &details, job.top_log_probs);
     (text, finish)
 }
 
-/// Whatever the method: the log-probabilities that come with the tokens are the target's, unwarped.
-fn check_log_probs(text: &[TokenId], log_probs: &[f64]) {
-    assert_eq!(text.len(), log_probs.len());
+/// Whatever the method: the log-probabilities that come with the tokens, and those of the likeliest ones, are the target's, unwarped.
+fn check_log_probs(text: &[TokenId], details: &[TokenDetails], top: usize) {
+    assert_eq!(text.len(), details.len());
     let mut whole = vec![TokenId(0), TokenId(1)];
-    for (&token, log_prob) in text.iter().zip(log_probs) {
-        let expected = TARGET.distribution(&whole, Sampling::UNWARPED).unwrap().log_prob(token);
+    for (&token, details) in text.iter().zip(details) {
+        let p = TARGET.distribution(&whole, Sampling::UNWARPED).unwrap();
+        let (log_prob, expected) = (details.log_prob.unwrap(), p.log_prob(token));
         assert!((log_prob - expected).abs() < 1e-6, "{log_prob} instead of {expected}");
+        let mut all: Vec<f64> = p.iter().map(|(_, log_prob)| log_prob).collect();
+        all.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!(details.top.len(), top);
+        for (&(token, log_prob), best) in details.top.iter().zip(all) {
+            assert!((log_prob - best).abs() < 1e-6 && (log_prob - p.log_prob(token)).abs() < 1e-6);
+        }
         whole.push(token);
     }
 }

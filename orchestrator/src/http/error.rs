@@ -88,13 +88,17 @@ impl From<Status> for ApiError {
             Some(field) => {
                 let name = openai_name(field);
                 let rest = message.strip_prefix(field.as_str());
-                (rest.map_or_else(|| message.to_owned(), |rest| format!("{name}{rest}")), Some(name.to_owned()))
+                (
+                    rest.map_or_else(|| message.to_owned(), |rest| format!("{name}{rest}")),
+                    Some(name.to_owned()),
+                )
             }
             None if status.code() == Code::NotFound => (message.to_owned(), Some("model".to_owned())),
             None => (message.to_owned(), None),
         };
         let retry_after = details.retry_info().and_then(|r| r.retry_delay);
-        let retry_after = retry_after.or((http == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
+        let retry_after =
+            retry_after.or((http == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
         Self { status: http, kind, message, param, code, retry_after }
     }
 }
@@ -118,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_status_becomes_an_openai_error() {
-        let error = ApiError::from(Status::from(Fault::invalid("max_new_tokens", "is 0: it must be at least 1")));
+        let error =
+            ApiError::from(Status::from(Fault::invalid("max_new_tokens", "is 0: it must be at least 1")));
         assert_eq!(error.status, StatusCode::BAD_REQUEST);
         let expected = json!({ "error": {
             "message": "max_tokens: is 0: it must be at least 1", "type": "invalid_request_error",

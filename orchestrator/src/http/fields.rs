@@ -114,10 +114,15 @@ mod tests {
     fn a_value_of_the_wrong_type_is_named() {
         let mut fields = Fields::parse(br#"{"a": "x", "b": {"c": 1.5}, "d": null}"#).unwrap();
         let message = |e: ApiError| e.body()["error"]["message"].as_str().unwrap().to_owned();
-        assert_eq!(message(fields.take::<u32>("a").unwrap_err()), "a: invalid type: string \"x\", expected u32");
+        assert_eq!(
+            message(fields.take::<u32>("a").unwrap_err()),
+            "a: invalid type: string \"x\", expected u32"
+        );
         let mut within = fields.take_object("b").unwrap().unwrap();
         assert!(message(within.take::<u32>("c").unwrap_err()).starts_with("b.c: "));
         assert_eq!(fields.take::<u32>("d").unwrap(), None);
-        assert!(Fields::parse(b"[1]").is_err() && Fields::parse(b"{").is_err() && Fields::parse(b"\xff").is_err());
+        assert!(
+            Fields::parse(b"[1]").is_err() && Fields::parse(b"{").is_err() && Fields::parse(b"\xff").is_err()
+        );
     }
 }

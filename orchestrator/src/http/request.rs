@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tandem_decoding::{Expansion, Method, Reference};
-use tandem_proto::{expansion_to_wire, method_to_wire, reference_to_wire, v1};
+use tandem_proto::{MAX_TOP_LOG_PROBS, expansion_to_wire, method_to_wire, reference_to_wire, v1};
 
 use super::error::ApiError;
 use super::fields::{Fields, Unsupported};
@@ -71,7 +71,10 @@ impl Request {
         let (log_probs, top_log_probs) = log_probs(kind, &mut fields)?;
         let n: Option<u32> = fields.take("n")?;
         if let Some(best_of) = fields.take::<u32>("best_of")?.filter(|&best| best != n.unwrap_or(1)) {
-            return Err(ApiError::unsupported("best_of", format!("{best_of} is not supported, only the value of n")));
+            return Err(ApiError::unsupported(
+                "best_of",
+                format!("{best_of} is not supported, only the value of n"),
+            ));
         }
         let (decoding, trace) = decoding(&mut fields)?;
         let common = v1::GenerateRequest {
@@ -113,7 +116,10 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Input>, ApiError> {
     let value: Option<Value> = fields.take("prompt")?;
     let value = value.ok_or_else(|| ApiError::invalid("prompt", "is missing"))?;
     let prompt = Prompt::deserialize(value).map_err(|_| {
-        ApiError::invalid("prompt", "is neither a text, nor an array of texts, of token ids, or of arrays of token ids")
+        ApiError::invalid(
+            "prompt",
+            "is neither a text, nor an array of texts, of token ids, or of arrays of token ids",
+        )
     })?;
     let tokens = |ids| Input::Tokens(v1::TokenIds { ids });
     let all: Vec<Input> = match prompt {
@@ -188,6 +194,12 @@ fn log_probs(kind: Kind, fields: &mut Fields) -> Result<(bool, u32), ApiError> {
     match kind {
         Kind::Completion => {
             let top: Option<u32> = fields.take("logprobs")?;
+            if let Some(n) = top.filter(|&n| n as usize > MAX_TOP_LOG_PROBS) {
+                return Err(ApiError::invalid(
+                    "logprobs",
+                    format!("is {n}: 0 to {MAX_TOP_LOG_PROBS} are allowed"),
+                ));
+            }
             Ok((top.is_some(), top.unwrap_or(0)))
         }
         Kind::Chat => {
@@ -245,7 +257,9 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 
 /// Tandem's own: how candidates are proposed and accepted, and whether every iteration is given.
 fn decoding(fields: &mut Fields) -> Result<(v1::DecodingParams, bool), ApiError> {
-    let Some(mut d) = fields.take_object("decoding")? else { return Ok((v1::DecodingParams::default(), false)) };
+    let Some(mut d) = fields.take_object("decoding")? else {
+        return Ok((v1::DecodingParams::default(), false));
+    };
     let method: Option<Method> = named(&mut d, "method")?;
     let beams: Option<Expansion> = named(&mut d, "beams")?;
     let reference: Option<Reference> = named(&mut d, "reference")?;
@@ -264,7 +278,10 @@ fn decoding(fields: &mut Fields) -> Result<(v1::DecodingParams, bool), ApiError>
 }
 
 /// A field that is one of several names; the error lists them.
-fn named<T: FromStr<Err: std::fmt::Display>>(fields: &mut Fields, field: &str) -> Result<Option<T>, ApiError> {
+fn named<T: FromStr<Err: std::fmt::Display>>(
+    fields: &mut Fields,
+    field: &str,
+) -> Result<Option<T>, ApiError> {
     let Some(name) = fields.take::<String>(field)? else { return Ok(None) };
     name.parse().map(Some).map_err(|e: T::Err| ApiError::invalid(fields.name(field), e))
 }
@@ -358,7 +375,8 @@ mod tests {
             let error = completion(json!({ field: value })).err().unwrap();
             assert!(error.starts_with(field), "{field}: {error}");
         }
-        completion(json!({ "user": "me", "presence_penalty": 0, "echo": false, "best_of": 1, "tools": [] })).unwrap();
+        completion(json!({ "user": "me", "presence_penalty": 0, "echo": false, "best_of": 1, "tools": [] }))
+            .unwrap();
     }
 
     #[test]

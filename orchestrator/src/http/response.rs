@@ -66,8 +66,13 @@ impl Writer {
         use v1::generate_response::Event;
         let index = event.index as usize;
         let choice = self.choices.get_mut(index)?;
-        let mut delta =
-            Delta { index, text: String::new(), log_probs: Value::Null, finish_reason: None, tandem: Value::Null };
+        let mut delta = Delta {
+            index,
+            text: String::new(),
+            log_probs: Value::Null,
+            finish_reason: None,
+            tandem: Value::Null,
+        };
         match event.event? {
             Event::Started(started) => {
                 choice.prompt_tokens = started.prompt_tokens;
@@ -138,7 +143,8 @@ impl Writer {
             match self.kind {
                 Kind::Completion => choice["text"] = whole.text.into(),
                 Kind::Chat => {
-                    choice["message"] = json!({ "role": "assistant", "content": whole.text, "refusal": null });
+                    choice["message"] =
+                        json!({ "role": "assistant", "content": whole.text, "refusal": null });
                 }
             }
             choices.push(choice);
@@ -219,7 +225,10 @@ fn completion_log_probs(chunk: &v1::Chunk, offset: &mut usize) -> Value {
     }
     let top = |top: &v1::TopLogProbs| -> Value {
         let pairs = top.texts.iter().zip(&top.log_probs);
-        pairs.map(|(text, &log_prob)| (text.clone(), finite(log_prob).into())).collect::<serde_json::Map<_, _>>().into()
+        pairs
+            .map(|(text, &log_prob)| (text.clone(), finite(log_prob).into()))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     };
     let tops: Vec<Value> = chunk.top_log_probs.iter().map(top).collect();
     json!({
@@ -235,7 +244,8 @@ fn chat_log_probs(chunk: &v1::Chunk) -> Value {
     let content = chunk.token_texts.iter().zip(&chunk.log_probs).enumerate().map(|(i, (text, &log_prob))| {
         let mut entry = token(text, log_prob);
         let top = chunk.top_log_probs.get(i).map(|t| t.texts.iter().zip(&t.log_probs));
-        entry["top_logprobs"] = top.into_iter().flatten().map(|(text, &log_prob)| token(text, log_prob)).collect();
+        entry["top_logprobs"] =
+            top.into_iter().flatten().map(|(text, &log_prob)| token(text, log_prob)).collect();
         entry
     });
     json!({ "content": content.collect::<Vec<_>>(), "refusal": null })

@@ -1,6 +1,6 @@
 //! Requests of clients.
 
-use tandem_decoding::{Decoding, DecodingParams, Method, Reference, Sampling, TokenId};
+use tandem_decoding::{Decoding, DecodingParams, InvalidDecoding, Method, Reference, Sampling, TokenId};
 
 use super::{expansion_from_wire, expansion_to_wire, to_u32, tokens};
 use crate::{Fault, v1};
@@ -135,7 +135,21 @@ pub fn decoding_from_wire(d: v1::DecodingParams) -> Result<Decoding, Fault> {
             given => given.iter().map(|&n| n as usize).collect(),
         },
     };
-    Decoding::new(params).map_err(|e| Fault::invalid("decoding", e))
+    Decoding::new(params).map_err(invalid_decoding)
+}
+
+/// Names the field within `decoding`, once.
+fn invalid_decoding(error: InvalidDecoding) -> Fault {
+    let field = match error {
+        InvalidDecoding::BeamWidth(_) => "decoding.beam_width",
+        InvalidDecoding::DraftTokens(_) => "decoding.draft_tokens",
+        InvalidDecoding::Threshold(_) => "decoding.acceptance_threshold",
+        InvalidDecoding::Branching(_) => "decoding.branching",
+        InvalidDecoding::NotDrawn(_) => "decoding.beams",
+    };
+    let message = error.to_string();
+    let name = field.trim_start_matches("decoding.");
+    Fault::invalid(field, message.strip_prefix(name).map_or(message.as_str(), str::trim_start))
 }
 
 /// The same as a client writes it.

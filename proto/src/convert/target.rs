@@ -121,7 +121,8 @@ impl v1::ScoreTreeResponse {
                 if wanted.top_log_probs > 0 {
                     count("log_probs.top", top.len(), rows)?;
                 }
-                let top = top.into_iter().map(|t| t.into_top(wanted.top_log_probs)).collect::<Result<_, _>>()?;
+                let top =
+                    top.into_iter().map(|t| t.into_top(wanted.top_log_probs)).collect::<Result<_, _>>()?;
                 let v1::TokenLogProbs { nodes, drawn, distribution_offsets, .. } = l;
                 Some(TokenLogProbs { nodes, drawn, distribution_offsets, top })
             }
@@ -143,7 +144,8 @@ impl v1::TopTokens {
     fn into_top(self, limit: usize) -> Result<TopTokens, Fault> {
         let (tokens, log_probs) = (self.tokens.len(), self.log_probs.len());
         if tokens != log_probs || tokens > limit {
-            let message = format!("{tokens} tokens with {log_probs} log-probabilities, at most {limit} were asked for");
+            let message =
+                format!("{tokens} tokens with {log_probs} log-probabilities, at most {limit} were asked for");
             return Err(Fault::invalid("log_probs.top", message));
         }
         Ok(self.tokens.into_iter().map(TokenId).zip(self.log_probs).collect())

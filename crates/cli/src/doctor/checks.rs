@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, DeviceChoice, Llama, Pass, Segment};
+use tandem_engine::{Backend, Decoder, DeviceChoice, Pass, Segment};
 
 use super::Patient;
 
@@ -16,7 +16,7 @@ pub(super) struct Check {
 }
 
 /// Largest |difference| of logits, over the largest |logit|, that rounding explains, by dtype of the arithmetic.
-fn tolerance(model: &Llama, device: DeviceChoice) -> f32 {
+fn tolerance(model: &Decoder, device: DeviceChoice) -> f32 {
     match (device, model.spec().dtype.as_str()) {
         (DeviceChoice::Cpu, _) | (_, "f32") => 1e-4,
         (_, "f16") => 5e-3,
@@ -25,7 +25,7 @@ fn tolerance(model: &Llama, device: DeviceChoice) -> f32 {
 }
 
 /// The vocabularies of a pair with tokenizers.
-pub(super) fn tokenizers_agree(target: &Llama, draft: &Llama) -> Option<Check> {
+pub(super) fn tokenizers_agree(target: &Decoder, draft: &Decoder) -> Option<Check> {
     let (target, draft) = (target.spec().vocabulary.as_ref()?, draft.spec().vocabulary.as_ref()?);
     let passed = target.hash == draft.hash;
     let short = |hash: &str| hash.chars().take(12).collect::<String>();
@@ -102,20 +102,20 @@ fn sample(vocab: usize, context: usize) -> anyhow::Result<(Vec<TokenId>, TokenTr
     Ok((prompt, tree))
 }
 
-fn run(model: &Llama, pass: &Pass) -> anyhow::Result<Vec<Vec<f32>>> {
+fn run(model: &Decoder, pass: &Pass) -> anyhow::Result<Vec<Vec<f32>>> {
     let mut cache = model.new_cache(usize::MAX);
     let logits = model.forward(&mut [Segment { cache: &mut cache, pass }])?;
     Ok(logits.iter().flat_map(|l| l.rows()).map(<[f32]>::to_vec).collect())
 }
 
-fn last_logits(model: &Llama, ids: Vec<TokenId>) -> anyhow::Result<Vec<f32>> {
+fn last_logits(model: &Decoder, ids: Vec<TokenId>) -> anyhow::Result<Vec<f32>> {
     let last = ids.len() - 1;
     let rows = run(model, &Pass { logits: vec![last], ..Pass::causal(0, ids) })?;
     rows.into_iter().next().context("a pass returned no logits")
 }
 
 /// Logits of the root and of every node.
-fn tree_pass(model: &Llama, prompt: &[TokenId], tree: &TokenTree) -> anyhow::Result<Vec<Vec<f32>>> {
+fn tree_pass(model: &Decoder, prompt: &[TokenId], tree: &TokenTree) -> anyhow::Result<Vec<Vec<f32>>> {
     let chain = prompt.len();
     let positions = (0..chain).chain((0..tree.len()).map(|n| chain - 1 + tree.depth(n)));
     let pass = Pass {

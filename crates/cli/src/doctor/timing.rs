@@ -6,7 +6,7 @@ use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Keep, Llama, Pass, Segment};
+use tandem_engine::{Backend, Decoder, Keep, Pass, Segment};
 
 use super::Patient;
 use crate::output::table;
@@ -19,7 +19,7 @@ const ROWS: [usize; 6] = [1, 2, 5, 9, 17, 33];
 pub(super) struct Timing {
     model: String,
     role: &'static str,
-    dtype: &'static str,
+    dtype: String,
     device: String,
     weight_bytes: u64,
     rows: Vec<Row>,
@@ -39,8 +39,8 @@ struct Row {
 
 /// A model and a cache behind which its passes are timed.
 struct Bench<'a> {
-    model: &'a Llama,
-    cache: <Llama as Backend>::Cache,
+    model: &'a Decoder,
+    cache: <Decoder as Backend>::Cache,
     prefix: usize,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn time(
     Ok(Timing {
         model: patient.name.clone(),
         role: patient.role,
-        dtype: spec.dtype.as_str(),
+        dtype: spec.dtype.clone(),
         device: patient.device.to_string(),
         weight_bytes: spec.weight_bytes,
         rows: rows.collect(),
@@ -94,7 +94,7 @@ pub(super) fn time(
 }
 
 impl<'a> Bench<'a> {
-    fn new(model: &'a Llama, prefix: usize) -> anyhow::Result<Self> {
+    fn new(model: &'a Decoder, prefix: usize) -> anyhow::Result<Self> {
         let mut bench = Self { model, cache: model.new_cache(usize::MAX), prefix };
         let vocab = model.spec().vocab_size;
         let prompt: Vec<TokenId> = (0..prefix).map(|i| TokenId((i % vocab) as u32)).collect();

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tandem_cli::client::{Answer, Client, generate};
-use tandem_cli::local::{Local, PairArgs};
+use tandem_cli::local::{Front, Local, PairArgs};
 use tandem_proto::v1;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
@@ -28,8 +28,14 @@ pub(crate) async fn channel(address: SocketAddr) -> Channel {
 
 impl System {
     pub(crate) async fn start() -> Self {
-        let local =
-            Local::start(&PairArgs::default(), SocketAddr::from(([127, 0, 0, 1], 0)), false).await.unwrap();
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let local = Local::start(
+            &PairArgs::default(),
+            Front { http_listen: Some(loopback), ..Front::anywhere() },
+            false,
+        )
+        .await
+        .unwrap();
         let client = GenerationClient::new(channel(local.orchestrator).await);
         Self { local, client }
     }

@@ -86,10 +86,8 @@ impl Target for Liar {
         &self,
         _: Request<v1::GetTokenizerRequest>,
     ) -> Result<Response<Self::GetTokenizerStream>, Status> {
-        let chunk = v1::GetTokenizerResponse {
-            chunk: toy_tokenizer_json(8).into_bytes(),
-            ..Default::default()
-        };
+        let chunk =
+            v1::GetTokenizerResponse { chunk: toy_tokenizer_json(8).into_bytes(), ..Default::default() };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(chunk)))))
     }
 

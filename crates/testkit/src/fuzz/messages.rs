@@ -56,6 +56,9 @@ pub(super) fn generate(u: &mut Unstructured<'_>) -> Result<v1::GenerateRequest> 
     let input = match u.int_in_range(0..=3)? {
         0 => Some(Input::Prompt(mostly(u, "abcabc".to_owned())?)),
         1 if u.ratio(1, 8)? => None,
+        1 if u.ratio(1, 8)? => Some(Input::Chat(v1::Chat {
+            messages: many(u, 3, |u| Ok(v1::ChatMessage { role: u.arbitrary()?, content: u.arbitrary()? }))?,
+        })),
         _ => Some(Input::Tokens(v1::TokenIds { ids: many(u, 20, token)? })),
     };
     Ok(v1::GenerateRequest {
@@ -70,6 +73,9 @@ pub(super) fn generate(u: &mut Unstructured<'_>) -> Result<v1::GenerateRequest> 
         decoding: sometimes(u, decoding)?,
         log_probs: u.arbitrary()?,
         trace: u.arbitrary()?,
+        top_log_probs: if u.ratio(1, 4)? { number(u, 1..=3)? } else { 0 },
+        n: if u.ratio(1, 4)? { Some(number(u, 1..=3)?) } else { None },
+        model: if u.ratio(1, 16)? { u.arbitrary()? } else { String::new() },
     })
 }
 
@@ -139,6 +145,7 @@ pub(super) fn score(
         tree: sometimes(u, tree)?,
         distributions: u.arbitrary()?,
         log_probs: u.arbitrary()?,
+        top_log_probs: if u.ratio(1, 4)? { number(u, 1..=3)? } else { 0 },
     })
 }
 
@@ -208,10 +215,7 @@ pub(super) fn scores(u: &mut Unstructured<'_>, nodes: usize) -> Result<v1::Score
         log_probs: sometimes(u, |u| {
             let distribution_offsets = many(u, 4, |u| real(u, 0.0))?;
             let top = |u: &mut Unstructured<'_>| {
-                Ok(v1::TopTokens {
-                    tokens: many(u, 3, token)?,
-                    log_probs: many(u, 3, |u| real(u, -1.0))?,
-                })
+                Ok(v1::TopTokens { tokens: many(u, 3, token)?, log_probs: many(u, 3, |u| real(u, -1.0))? })
             };
             let top = many(u, nodes + 1, top)?;
             Ok(v1::TokenLogProbs { nodes: by_node, drawn, distribution_offsets, top })

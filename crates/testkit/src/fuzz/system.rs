@@ -120,7 +120,7 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
     let pair = Pair::connect(args.names(), patience, limits, Arc::new(memory.clone())).await;
     #[allow(clippy::expect_used, reason = "workers that answer these questions rightly")]
     let pair = pair.expect("the workers are there");
-    memory.serve(ORCHESTRATOR_HOST, tandem_orchestrator::serving(pair, &args));
+    memory.serve(ORCHESTRATOR_HOST, tandem_orchestrator::serving(pair, &args, None));
     Ok((memory, budgets))
 }
 

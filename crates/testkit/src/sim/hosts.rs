@@ -74,5 +74,5 @@ async fn serve_orchestrator(world: World) -> turmoil::Result {
     let (patience, limits) = (Duration::from_secs(20), args.limits.workers());
     let network = Arc::new(SimulatedNetwork(world));
     let pair = Pair::connect(args.names(), patience, limits, network).await?;
-    Ok(tandem_orchestrator::serving(pair, &args).run(incoming().await?, Shutdown::new()).await?)
+    Ok(tandem_orchestrator::serving(pair, &args, None).run(incoming().await?, Shutdown::new()).await?)
 }

@@ -75,6 +75,7 @@ pub(crate) fn generate(wire: &v1::GenerateRequest, drafted: &[bool]) -> Expected
         },
         decoding: params.decoding.clone(),
         log_probs: false,
+        top_log_probs: 0,
         trace: false,
         eos: &[],
         stops: &params.stop,

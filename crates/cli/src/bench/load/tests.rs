@@ -60,7 +60,7 @@ impl Generation for Fake {
             _ => answer.len(),
         };
         let events = answer.into_iter().take(length);
-        let events = events.map(|event| Ok(v1::GenerateResponse { event: Some(event) }));
+        let events = events.map(|event| Ok(v1::GenerateResponse { event: Some(event), index: 0 }));
         Ok(Response::new(Box::pin(tokio_stream::iter(events))))
     }
 

@@ -1,0 +1,99 @@
+//! The model hub and its cache on this machine.
+
+use std::path::PathBuf;
+
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+
+use crate::{LoadError, Progress};
+
+/// Tries of a download that breaks off, each from where the one before stopped.
+const RETRIES: usize = 3;
+
+/// One revision of a model on the hub.
+pub(crate) struct HubModel {
+    id: String,
+    revision: String,
+    cache: Cache,
+    /// `None` when only the cache may be used.
+    remote: Option<ApiRepo>,
+}
+
+impl HubModel {
+    /// With the settings that the environment has for all programs that use the hub: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
+    /// `HF_HUB_OFFLINE`.
+    pub(crate) fn from_env(id: &str, revision: &str) -> Result<Self, LoadError> {
+        let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let cache =
+            setting("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(PathBuf::from(path)));
+        let model = Self { id: id.to_owned(), revision: revision.to_owned(), cache, remote: None };
+        let offline = setting("HF_HUB_OFFLINE");
+        if offline.is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")) {
+            return Ok(model);
+        }
+        let mut builder = ApiBuilder::from_env()
+            .with_cache_dir(model.cache.path().clone())
+            .with_progress(false)
+            .with_retries(RETRIES);
+        if let Some(token) = setting("HF_TOKEN") {
+            builder = builder.with_token(Some(token));
+        }
+        let api = builder.build().map_err(|e| model.error("anything", e))?;
+        Ok(Self { remote: Some(api.repo(model.repo())), ..model })
+    }
+
+    /// The file `name`: from the cache, or fetched into it.
+    pub(crate) fn get(&self, name: &str, progress: Option<&Progress>) -> Result<PathBuf, LoadError> {
+        if let Some(path) = self.cached(name) {
+            return Ok(path);
+        }
+        let Some(remote) = &self.remote else {
+            return Err(LoadError::NotCached {
+                id: self.id.clone(),
+                revision: self.revision.clone(),
+                file: name.to_owned(),
+                cache: self.cache.path().clone(),
+            });
+        };
+        let download = Download { progress: progress.cloned(), done: 0, size: 0 };
+        remote.download_with_progress(name, download).map_err(|e| self.error(name, e))
+    }
+
+    fn cached(&self, name: &str) -> Option<PathBuf> {
+        let repo = self.cache.repo(self.repo());
+        // A revision that is a commit has no reference to look up.
+        let of_commit = || Some(repo.pointer_path(&self.revision).join(name)).filter(|path| path.exists());
+        repo.get(name).or_else(of_commit)
+    }
+
+    fn repo(&self) -> Repo {
+        Repo::with_revision(self.id.clone(), RepoType::Model, self.revision.clone())
+    }
+
+    fn error(&self, file: &str, source: hf_hub::api::sync::ApiError) -> LoadError {
+        LoadError::Hub { id: self.id.clone(), file: file.to_owned(), source: Box::new(source) }
+    }
+}
+
+/// Tells how far a download is.
+struct Download {
+    progress: Option<Progress>,
+    done: u64,
+    size: u64,
+}
+
+impl hf_hub::api::Progress for Download {
+    fn init(&mut self, size: usize, filename: &str) {
+        self.size = size as u64;
+        tracing::info!(file = filename, mebibytes = size >> 20, "fetching from the model hub");
+    }
+
+    fn update(&mut self, size: usize) {
+        self.done += size as u64;
+        if let Some(progress) = &self.progress {
+            progress(self.done, self.size);
+        }
+    }
+
+    fn finish(&mut self) {}
+}

@@ -20,7 +20,9 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use crate::events::{chunk, count};
-use crate::{GenerateError, Job, OrchestratorArgs, Pair, Update, generate};
+use crate::{
+    AccessArgs, Caller, GenerateError, Job, KeyError, OrchestratorArgs, Pair, Ticket, Update, generate,
+};
 
 /// Events that may wait for a slow client; then its generation waits too.
 const WAITING_EVENTS: usize = 16;
@@ -34,12 +36,18 @@ pub struct GenerationService {
     pair: Arc<Pair>,
     places: Places,
     longest: Duration,
+    access: AccessArgs,
 }
 
 impl GenerationService {
-    /// Generations have `places`, and take at most `longest`.
-    pub fn new(pair: Arc<Pair>, places: Places, longest: Duration) -> Self {
-        Self { pair, places, longest }
+    /// Generations have `places`, and take at most `longest`; `access` says whose there are.
+    pub fn new(pair: Arc<Pair>, places: Places, longest: Duration, access: AccessArgs) -> Self {
+        Self { pair, places, longest, access }
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, KeyError> {
+        let header = request.metadata().get("authorization").map(|value| value.as_encoded_bytes());
+        self.access.caller(header, request.remote_addr().map(|address| address.ip()))
     }
 
     /// When a request that arrives now must have ended.
@@ -73,24 +81,27 @@ impl Generation for GenerationService {
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
         let arrived = Instant::now();
         let by = self.deadline(request.metadata(), arrived);
-        let client = request.remote_addr().map(|address| address.ip());
+        let caller = self.caller(&request)?;
         let params = GenerateParams::try_from(request.into_inner())?;
-        let place = tokio::time::timeout_at(by, self.places.take(client)).await;
+        let mut ticket = caller.admit()?;
+        self.access.log_prompt(&caller, &params.input);
+        let place = tokio::time::timeout_at(by, self.places.take(caller.client())).await;
         let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
         let times = Times { arrived, admitted: Instant::now(), by };
         let (prompt, place) = tokenize(&self.pair, &params.input, place).await?;
         let open = prepare(&self.pair, &params, prompt)?;
+        ticket.reserve(open.prompt.len(), open.max_new_tokens)?;
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         let pair = self.pair.clone();
         let run = async move {
             let result = tokio::select! {
                 // In this order, so that a request whose end and deadline coincide always ends in the same way.
                 biased;
-                result = stream_events(&pair, &params, open, times, &events) => result,
+                result = stream_events(&pair, &params, open, (times, &mut ticket), &events) => result,
                 () = events.closed() => Err(GenerateError::Cancelled),
                 () = tokio::time::sleep_until(by) => Err(GenerateError::Deadline),
             };
-            drop(place);
+            drop((place, ticket));
             if let Err(error) = result {
                 tracing::info!(%error, "generation failed");
                 // A client that reads nothing any more learns nothing any more.
@@ -103,8 +114,9 @@ impl Generation for GenerationService {
 
     async fn get_status(
         &self,
-        _: Request<v1::GetStatusRequest>,
+        request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        self.caller(&request)?;
         Ok(Response::new(v1::GetStatusResponse {
             running: count(self.places.taken()),
             waiting: count(self.places.waiting()),
@@ -202,7 +214,7 @@ async fn stream_events(
     pair: &Pair,
     params: &GenerateParams,
     open: OpenSession,
-    times: Times,
+    (times, ticket): (Times, &mut Ticket),
     events: &EventSender,
 ) -> Result<(), GenerateError> {
     use v1::generate_response::Event;
@@ -240,6 +252,7 @@ async fn stream_events(
     };
     let forwarding = async {
         while let Some(update) = received.recv().await {
+            ticket.spend(update.piece.tokens.len());
             send(Event::Chunk(chunk(update, &pair.tokenizer)?)).await?;
         }
         Ok::<(), GenerateError>(())
@@ -252,7 +265,12 @@ async fn stream_events(
 pub fn serving(pair: Pair, args: &OrchestratorArgs) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
     let places = Places::new(args.places());
-    let service = GenerationService::new(Arc::new(pair), places.clone(), args.limits.max_request_seconds);
+    let service = GenerationService::new(
+        Arc::new(pair),
+        places.clone(),
+        args.limits.max_request_seconds,
+        args.access.clone(),
+    );
     let service = GenerationServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);

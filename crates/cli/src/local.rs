@@ -135,7 +135,8 @@ impl Local {
         let urls = format!("--draft http://{draft} --target http://{target}");
         let args = OrchestratorArgs::parse_from(["orchestrator"].into_iter().chain(urls.split(' ')));
         let patience = Duration::from_secs(10);
-        let pair = Pair::connect(args.names(), patience, args.limits.workers(), Tcp::shared()).await?;
+        let pair =
+            Pair::connect(args.names(), patience, args.limits.workers(), Tcp::default().shared()).await?;
         let serving = tandem_orchestrator::serving(pair, &args);
         let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
         services.spawn(async move {
@@ -179,7 +180,7 @@ impl Drop for Local {
 }
 
 async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
-    Ok(serving.run(incoming(listener), shutdown).await?)
+    Ok(serving.run(incoming(listener, None), shutdown).await?)
 }
 
 /// The defaults of a worker's flags around `model`.

@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::TlsArgs;
+
 /// Where and for how many a service serves.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -21,6 +23,10 @@ pub struct ServeArgs {
     /// Seconds that a shutdown waits for sessions to end or to be handed over; a second signal ends the wait
     #[arg(long, env = "SHUTDOWN_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub shutdown_grace_seconds: u64,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub tls: TlsArgs,
 }
 
 impl ServeArgs {

@@ -5,7 +5,8 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::{LogArgs, LogFormat};
 
-/// Logs to stderr from now on, `default` if the flags do not say what. Prompts and texts are never logged.
+/// Logs to stderr from now on, `default` if the flags do not say what. Prompts are logged where an operator asks for
+/// that by a flag of its own, texts and keys never.
 pub fn init_logging(args: &LogArgs, default: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(args.log.as_deref().unwrap_or(default))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);

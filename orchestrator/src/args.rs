@@ -3,7 +3,7 @@ use std::time::Duration;
 use clap::Parser;
 use tandem_serving::{LogArgs, PlaceLimits, ServeArgs, seconds};
 
-use crate::{WorkerLimits, WorkerName, WorkerNames};
+use crate::{AccessArgs, WorkerLimits, WorkerName, WorkerNames, WorkerTlsArgs};
 
 /// Flags of the orchestrator.
 #[derive(Clone, Debug, Parser)]
@@ -23,6 +23,14 @@ pub struct OrchestratorArgs {
     /// Seconds to wait at start for workers that do not listen yet
     #[arg(long, env = "CONNECT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
     pub connect_seconds: u64,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub worker_tls: WorkerTlsArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub access: AccessArgs,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
@@ -81,6 +89,17 @@ impl OrchestratorArgs {
     /// How long a start waits for a worker.
     pub fn patience(&self) -> Duration {
         Duration::from_secs(self.connect_seconds)
+    }
+
+    /// Keys that everybody on the way can read are no keys.
+    pub fn warn_of_open_keys(&self) {
+        let local = self.serve.listen.ip().is_loopback()
+            && self.serve.http_listen.is_none_or(|a| a.ip().is_loopback());
+        if self.access.api_keys_file.is_some() && self.serve.tls.tls_cert.is_none() && !local {
+            tracing::warn!(
+                "API keys travel in plain text: give --tls-cert, unless something in front of this service speaks TLS"
+            );
+        }
     }
 
     /// Where the workers are.

@@ -5,7 +5,7 @@ use tandem_serving::NoPlace;
 use thiserror::Error;
 use tonic::Status;
 
-use crate::WorkerKind;
+use crate::{KeyError, WorkerKind};
 
 /// Why a generation failed.
 #[derive(Debug, Error)]
@@ -19,6 +19,8 @@ pub enum GenerateError {
     NoWorker { worker: WorkerKind, reason: String },
     #[error(transparent)]
     NoPlace(#[from] NoPlace),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error("the deadline passed before the text was finished: ask for fewer tokens, or allow more time")]
     Deadline,
     #[error("the tokenizer failed: {0}")]
@@ -62,6 +64,7 @@ impl From<GenerateError> for Status {
             }
             GenerateError::NoPlace(NoPlace::TooMany { .. }) => Fault::invalid("n", message).into(),
             GenerateError::NoPlace(NoPlace::Closed) => Fault::Draining.into(),
+            GenerateError::Key(error) => error.into(),
             GenerateError::NoPlace(_) => Fault::exhausted(message).into(),
             GenerateError::NoWorker { .. } => Self::unavailable(message),
             GenerateError::Deadline => Self::deadline_exceeded(message),

@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tonic::codegen::http::HeaderMap;
+use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::{Instrument, trace_span};
 
 use crate::events::{Chunks, count};
 use crate::metrics::GenerationMetrics;
 use crate::observe::{Watch, watch};
-use crate::{GenerateError, Job, Pair, Update, generate};
+use crate::{AccessArgs, Caller, GenerateError, Job, KeyError, Pair, Ticket, Update, generate};
 
 /// Events that may wait for a slow client; then its generation waits too.
 const WAITING_EVENTS: usize = 16;
@@ -34,15 +34,16 @@ pub(crate) struct Front {
     pub(crate) longest: Duration,
     /// What clients call the model.
     pub(crate) model: String,
+    /// Who may ask.
+    pub(crate) access: AccessArgs,
     pub(crate) metrics: Arc<GenerationMetrics>,
 }
 
-/// When a request came, when it must have ended, and who sent it.
+/// When a request came, and when it must have ended.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival {
     pub(crate) at: Instant,
     pub(crate) by: Instant,
-    pub(crate) client: Option<IpAddr>,
 }
 
 /// What a client gets; an error is the last.
@@ -51,9 +52,14 @@ type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;
 
 impl Front {
     /// A request that arrives now, and may take `asked` at most.
-    pub(crate) fn arrival(&self, asked: Option<Duration>, client: Option<IpAddr>) -> Arrival {
+    pub(crate) fn arrival(&self, asked: Option<Duration>) -> Arrival {
         let at = Instant::now();
-        Arrival { at, by: at + asked.map_or(self.longest, |asked| asked.min(self.longest)), client }
+        Arrival { at, by: at + asked.map_or(self.longest, |asked| asked.min(self.longest)) }
+    }
+
+    /// Who asks from `client`, by the key in the `headers`.
+    pub(crate) fn caller(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Result<Caller, KeyError> {
+        self.access.caller(headers.get("authorization").map(HeaderValue::as_bytes), client)
     }
 
     /// Writes the texts that `requests` ask for, side by side: those of the first, then those of the next. Dropping the stream ends
@@ -61,26 +67,27 @@ impl Front {
     pub(crate) async fn generate(
         self: &Arc<Self>,
         requests: Vec<v1::GenerateRequest>,
-        arrival: Arrival,
+        (arrival, caller): (Arrival, &Caller),
         headers: &HeaderMap,
     ) -> Result<Events, Status> {
         let requests = self.check(requests).inspect_err(|status| self.metrics.failed(None, status.code()))?;
         let (span, watches) = watch(&self.metrics, &self.model, &requests, headers);
-        let admitted = self.admit(requests, arrival).instrument(span).await;
+        let admitted = self.admit(requests, arrival, caller).instrument(span).await;
         let (place, admitted, texts) = admitted.map_err(|error| {
             let status = Status::from(error);
             watches.iter().for_each(|watch| watch.failed(status.code()));
             status
         })?;
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
-        for (index, ((params, open), watch)) in texts.into_iter().zip(watches).enumerate() {
+        for (index, (planned, watch)) in texts.into_iter().zip(watches).enumerate() {
+            let Planned { params, open, mut ticket } = planned;
             watch.admitted(&open);
             let span = watch.span();
             let text = Text { index: count(index), params, arrival, admitted, events: events.clone(), watch };
             let (front, place) = (self.clone(), place.clone());
             let run = async move {
-                let ended = text.run(&front.pair, open).await;
-                drop(place);
+                let ended = text.run(&front.pair, open, &mut ticket).await;
+                drop((place, ticket));
                 if let Err(error) = ended {
                     tracing::info!(%error, trace_id = trace_id(), "generation failed");
                     let status = Status::from(error);
@@ -111,9 +118,12 @@ impl Front {
         self: &Arc<Self>,
         requests: Vec<GenerateParams>,
         arrival: Arrival,
-    ) -> Result<(Arc<Place>, Instant, Vec<(Arc<GenerateParams>, OpenSession)>), GenerateError> {
-        let texts = count(requests.iter().map(|r| r.candidates).sum());
-        let places = self.places.take(arrival.client, texts).instrument(trace_span!("wait"));
+        caller: &Caller,
+    ) -> Result<(Arc<Place>, Instant, Vec<Planned>), GenerateError> {
+        let texts: usize = requests.iter().map(|r| r.candidates).sum();
+        // Those who wait count as well: a key's limit is on what it asks for at once.
+        let mut tickets = (0..texts).map(|_| caller.admit()).collect::<Result<Vec<_>, _>>()?;
+        let places = self.places.take(caller.client(), count(texts)).instrument(trace_span!("wait"));
         let place = tokio::time::timeout_at(arrival.by, places).await;
         let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
         // Shared by all texts, and by the work on their prompts: a client that leaves meanwhile does not free it before that is done.
@@ -121,14 +131,16 @@ impl Front {
         let admitted = Instant::now();
         let mut texts = Vec::new();
         for params in requests {
+            self.access.log_prompt(caller, &params.input);
             let prompt = self.tokenize(&params.input, place.clone()).await?;
             let open = prepare(&self.pair, &params, prompt)?;
             let params = Arc::new(params);
             // Each as it would be alone, with a seed of its own.
-            texts.extend((0..params.candidates as u64).map(|i| {
+            for (i, mut ticket) in (0u64..).zip(tickets.drain(..params.candidates)) {
                 let open = OpenSession { seed: open.seed.wrapping_add(i), ..open.clone() };
-                (params.clone(), open)
-            }));
+                ticket.reserve(open.prompt.len(), open.max_new_tokens)?;
+                texts.push(Planned { params: params.clone(), open, ticket });
+            }
         }
         Ok((place, admitted, texts))
     }
@@ -187,6 +199,13 @@ impl Front {
     }
 }
 
+/// One text of a request, before it begins.
+struct Planned {
+    params: Arc<GenerateParams>,
+    open: OpenSession,
+    ticket: Ticket,
+}
+
 /// One text of a request.
 struct Text {
     index: u32,
@@ -198,17 +217,17 @@ struct Text {
 }
 
 impl Text {
-    async fn run(&self, pair: &Pair, open: OpenSession) -> Result<(), GenerateError> {
+    async fn run(&self, pair: &Pair, open: OpenSession, ticket: &mut Ticket) -> Result<(), GenerateError> {
         tokio::select! {
             // In this order, so that a request whose end and deadline coincide always ends in the same way.
             biased;
-            result = self.stream(pair, open) => result,
+            result = self.stream(pair, open, ticket) => result,
             () = self.events.closed() => Err(GenerateError::Cancelled),
             () = tokio::time::sleep_until(self.arrival.by) => Err(GenerateError::Deadline),
         }
     }
 
-    async fn stream(&self, pair: &Pair, open: OpenSession) -> Result<(), GenerateError> {
+    async fn stream(&self, pair: &Pair, open: OpenSession, ticket: &mut Ticket) -> Result<(), GenerateError> {
         use v1::generate_response::Event;
         let params = &self.params;
         self.send(Event::Started(v1::Started {
@@ -242,6 +261,7 @@ impl Text {
         let forwarding = async {
             let mut chunks = Chunks::new(&job);
             while let Some(update) = received.recv().await {
+                ticket.spend(update.piece.tokens.len());
                 self.send(Event::Chunk(chunks.chunk(update)?)).await?;
             }
             Ok::<(), GenerateError>(())

@@ -11,9 +11,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::body::to_bytes;
+use axum::extract::{ConnectInfo, Request as HttpRequest, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -22,7 +23,9 @@ use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Readiness;
+use tonic::Status;
 
+use crate::Caller;
 use crate::front::{Events, Front};
 use error::ApiError;
 use request::{Kind, Request};
@@ -34,22 +37,19 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 type Shared = State<Arc<Front>>;
-type Client = ConnectInfo<SocketAddr>;
 
 /// All routes of the orchestrator.
 pub(crate) fn routes(front: Arc<Front>) -> Router {
-    let completions = |state: Shared, client: Client, headers: HeaderMap, body: Body| {
-        answer(Kind::Completion, state, client, headers, body)
-    };
-    let chats = |state: Shared, client: Client, headers: HeaderMap, body: Body| {
-        answer(Kind::Chat, state, client, headers, body)
-    };
+    let completions = |state: Shared, request| answer(Kind::Completion, state, request);
+    let chats = |state: Shared, request| answer(Kind::Chat, state, request);
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(models))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chats))
         .route("/v1/status", get(status))
+        // All that is above, and nothing below: the page has a field for the key.
+        .route_layer(from_fn_with_state(front.clone(), authenticate))
         .merge(page::routes())
         .fallback(|| {
             std::future::ready(ApiError::request(StatusCode::NOT_FOUND, "there is nothing at this address"))
@@ -63,6 +63,18 @@ pub(crate) fn routes(front: Arc<Front>) -> Router {
         .with_state(front)
 }
 
+/// Lets in who has a key, if keys are asked for; handlers find the [`Caller`].
+async fn authenticate(
+    State(front): Shared,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    mut request: HttpRequest,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let caller = front.caller(request.headers(), Some(address.ip())).map_err(Status::from)?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
 /// Ready while a target serves.
 pub(crate) fn readiness(front: Arc<Front>) -> Readiness {
     Arc::new(move || front.pair.ready())
@@ -74,8 +86,7 @@ async fn models(State(front): Shared, id: Option<axum::extract::Path<String>>) -
         None => Ok(Json(json!({ "object": "list", "data": [model] })).into_response()),
         Some(id) if id.0 == front.model => Ok(Json(model).into_response()),
         Some(id) => {
-            Err(tonic::Status::not_found(format!("there is no model {:?} here: use {:?}", id.0, front.model))
-                .into())
+            Err(Status::not_found(format!("there is no model {:?} here: use {:?}", id.0, front.model)).into())
         }
     }
 }
@@ -102,13 +113,11 @@ fn name(constant: &str) -> String {
     constant.rsplit('_').next().unwrap_or_default().to_lowercase()
 }
 
-async fn answer(
-    kind: Kind,
-    State(front): Shared,
-    client: Client,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
+async fn answer(kind: Kind, State(front): Shared, request: HttpRequest) -> Result<Response, ApiError> {
+    let (head, body) = request.into_parts();
+    let Some(caller) = head.extensions.get::<Caller>() else {
+        return Err(Status::internal("nobody asked who calls").into());
+    };
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
     let too_large = |_| {
         let message = format!("the body broke off, or is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
@@ -118,8 +127,8 @@ async fn answer(
     let body = body.await.map_err(late)?.map_err(too_large)?;
     let mut request = Request::parse(kind, &body)?;
     let mut writer = Writer::new(kind, &request, front.model.clone());
-    let arrival = front.arrival(None, Some(client.0.ip()));
-    let mut events = front.generate(std::mem::take(&mut request.generate), arrival, &headers).await?;
+    let generate = std::mem::take(&mut request.generate);
+    let mut events = front.generate(generate, (front.arrival(None), caller), &head.headers).await?;
     if !request.stream {
         let mut deltas = Vec::new();
         while let Some(event) = events.next().await {

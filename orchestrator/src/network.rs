@@ -3,10 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tandem_serving::{ClientStream, ClientTls, ClientTlsFiles, FileError};
 use tonic::transport::{Channel, Endpoint};
+
+use crate::WorkerNames;
 
 /// A future in a box.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -16,13 +20,44 @@ pub trait Network: Send + Sync + 'static {
     /// All addresses of a host name (or the one of an IP address), with `port`.
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>>;
 
-    /// A channel that connects when it is first used, and again whenever its connection is lost.
-    fn channel(&self, endpoint: Endpoint) -> Channel;
+    /// A channel that connects when it is first used, and again whenever its connection is lost. `tls_name`: over TLS, to a worker that
+    /// can prove that it is this host.
+    fn channel(&self, endpoint: Endpoint, tls_name: Option<String>) -> Channel;
 }
 
 /// The network of this machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tcp;
+#[derive(Clone, Default)]
+pub struct Tcp {
+    tls: Option<ClientTls>,
+}
+
+/// With what `https://` workers are checked, and what they are shown.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct WorkerTlsArgs {
+    /// CA certificates of https:// workers, PEM; read again when it changes [default: those of the system]
+    #[arg(long, env = "WORKER_CA", value_name = "FILE")]
+    pub worker_ca: Option<PathBuf>,
+
+    /// Certificate to show to workers that ask for one (mutual TLS), PEM
+    #[arg(long, env = "WORKER_CERT", value_name = "FILE", requires = "worker_key")]
+    pub worker_cert: Option<PathBuf>,
+
+    /// Key of that certificate, PEM
+    #[arg(long, env = "WORKER_KEY", value_name = "FILE", requires = "worker_cert")]
+    pub worker_key: Option<PathBuf>,
+}
+
+impl WorkerTlsArgs {
+    /// The network to `names`, with certificates if any of them is https://.
+    pub fn network(&self, names: &WorkerNames) -> Result<Tcp, FileError> {
+        if !names.draft.iter().chain(&names.target).any(|name| name.tls_name().is_some()) {
+            return Ok(Tcp::default());
+        }
+        let identity = self.worker_cert.clone().zip(self.worker_key.clone());
+        let tls = ClientTls::load(&ClientTlsFiles { ca: self.worker_ca.clone(), identity })?;
+        Ok(Tcp { tls: Some(tls) })
+    }
+}
 
 impl Network for Tcp {
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>> {
@@ -34,14 +69,21 @@ impl Network for Tcp {
         })
     }
 
-    fn channel(&self, endpoint: Endpoint) -> Channel {
-        endpoint.connect_lazy()
+    fn channel(&self, endpoint: Endpoint, tls_name: Option<String>) -> Channel {
+        match (tls_name, &self.tls) {
+            (None, _) => endpoint.connect_lazy(),
+            (Some(name), Some(tls)) => endpoint.connect_with_connector_lazy(tls.connector(name)),
+            // Never in plain text instead.
+            (Some(_), None) => endpoint.connect_with_connector_lazy(tower::service_fn(|_| async {
+                Err::<ClientStream, _>(io::Error::other("no certificates were loaded for https:// workers"))
+            })),
+        }
     }
 }
 
 impl Tcp {
     /// As the orchestrator takes it.
-    pub fn shared() -> Arc<dyn Network> {
-        Arc::new(Self)
+    pub fn shared(self) -> Arc<dyn Network> {
+        Arc::new(self)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tandem_proto::v1::generation_server::{Generation, GenerationServer};
 use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{Http, Places, Serving};
+use tandem_serving::{Http, Places, ServerTls, Serving};
 use tokio::net::TcpListener;
 use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
@@ -15,11 +15,17 @@ use tonic::{Request, Response, Status};
 
 use crate::front::Front;
 use crate::metrics::{GenerationMetrics, orchestrator_metrics};
-use crate::{OrchestratorArgs, Pair, http};
+use crate::{Caller, KeyError, OrchestratorArgs, Pair, http};
 
 /// Implements `tandem.v1.Generation`.
 struct GenerationService {
     front: Arc<Front>,
+}
+
+impl GenerationService {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, KeyError> {
+        self.front.caller(request.metadata().as_ref(), request.remote_addr().map(|address| address.ip()))
+    }
 }
 
 /// The deadline that a client gave.
@@ -49,29 +55,36 @@ impl Generation for GenerationService {
     type GenerateStream = Events;
 
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
-        let client = request.remote_addr().map(|address| address.ip());
-        let arrival = self.front.arrival(deadline(request.metadata()), client);
+        let arrival = self.front.arrival(deadline(request.metadata()));
+        let caller = self.caller(&request)?;
         let (metadata, _, request) = request.into_parts();
-        let events = self.front.generate(vec![request], arrival, metadata.as_ref()).await?;
+        let events = self.front.generate(vec![request], (arrival, &caller), metadata.as_ref()).await?;
         Ok(Response::new(Box::pin(events)))
     }
 
     async fn get_status(
         &self,
-        _: Request<v1::GetStatusRequest>,
+        request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        self.caller(&request)?;
         Ok(Response::new(self.front.status().await))
     }
 }
 
 /// Serves generations by `pair`, over HTTP too if there is a listener for it.
-pub fn serving(pair: Pair, args: &OrchestratorArgs, http: Option<TcpListener>) -> Serving {
+pub fn serving(
+    pair: Pair,
+    args: &OrchestratorArgs,
+    http: Option<(TcpListener, Option<ServerTls>)>,
+) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
     let places = Places::new(args.places());
     let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
     let longest = args.limits.max_request_seconds;
     let generations = Arc::new(GenerationMetrics::new());
-    let front = Arc::new(Front { pair, places: places.clone(), longest, model, metrics: generations });
+    let access = args.access.clone();
+    let front =
+        Arc::new(Front { pair, places: places.clone(), longest, model, access, metrics: generations });
     let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
     let service = GenerationServer::new(GenerationService { front: front.clone() });
     let mut routes = RoutesBuilder::default();
@@ -82,8 +95,9 @@ pub fn serving(pair: Pair, args: &OrchestratorArgs, http: Option<TcpListener>) -
         descriptors: FILE_DESCRIPTOR_SET,
         places: vec![places],
         metrics,
-        http: http.map(|listener| Http {
+        http: http.map(|(listener, tls)| Http {
             listener,
+            tls,
             ready: http::readiness(front.clone()),
             routes: http::routes(front),
         }),

@@ -36,7 +36,7 @@ use self::report::Report;
 pub use self::summary::Summary;
 use self::watch::Watch;
 use self::workload::Workload;
-use crate::client::{Client, connect};
+use crate::client::Client;
 use crate::local::{Front, Local};
 use crate::output::DIM;
 
@@ -62,7 +62,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => Some(Local::start(&args.pair, Front::anywhere(), !args.quiet()).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
-    let mut status = connect(&url).await?;
+    let mut status = args.access.connect(&url).await?;
     let models = watch::status(&mut status).await?;
     let workload = Arc::new(Workload::new(&args, texts, &models)?);
     let mut report = Report::new(&args, models)?;
@@ -105,7 +105,7 @@ async fn clients(url: &str, args: &Args) -> anyhow::Result<Arc<[Client]>> {
     });
     let mut clients = Vec::new();
     for _ in 0..in_flight.max().unwrap_or(1).div_ceil(STREAMS) {
-        clients.push(connect(url).await?);
+        clients.push(args.access.connect(url).await?);
     }
     Ok(clients.into())
 }

@@ -1,15 +1,82 @@
 //! One generation through the public API.
 
-use anyhow::Context;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
 use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
-use tandem_serving::carry_on;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{IntoRequest, Status};
+use tandem_serving::{ClientTls, ClientTlsFiles, carry_on};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, IntoRequest, Request, Status};
 
 /// A connection to an orchestrator.
-pub type Client = GenerationClient<Channel>;
+pub type Client = GenerationClient<InterceptedService<Channel, ApiKey>>;
+
+/// What an orchestrator elsewhere may ask for.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct AccessArgs {
+    /// CA certificates of an https:// endpoint, PEM [default: those of the system]
+    #[arg(long, env = "TANDEM_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Certificate to show to an endpoint that asks for one (mutual TLS), PEM
+    #[arg(long, env = "TANDEM_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Key of that certificate, PEM
+    #[arg(long, env = "TANDEM_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Key of the API; in the environment other users of this machine do not see it
+    #[arg(
+        long,
+        env = "TANDEM_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub api_key: ApiKey,
+}
+
+/// Puts a key on every request, if there is one. Is not shown.
+#[derive(Clone, Default)]
+pub struct ApiKey(Option<MetadataValue<Ascii>>);
+
+impl FromStr for ApiKey {
+    type Err = &'static str;
+
+    fn from_str(key: &str) -> Result<Self, Self::Err> {
+        if key.is_empty() {
+            return Ok(Self(None));
+        }
+        let header = format!("Bearer {key}").parse();
+        let mut header: MetadataValue<Ascii> = header.map_err(|_| "it has characters that no key has")?;
+        header.set_sensitive(true);
+        Ok(Self(Some(header)))
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "ApiKey(hidden)" } else { "ApiKey(none)" })
+    }
+}
+
+impl Interceptor for ApiKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
 
 /// All that a generation said.
 #[derive(Clone, Debug, Default)]
@@ -28,11 +95,41 @@ pub struct Answer {
     pub finished: v1::Finished,
 }
 
-/// Connects to the orchestrator at `url`.
+/// Connects to the orchestrator at `url`, which asks for nothing.
 pub async fn connect(url: &str) -> anyhow::Result<Client> {
-    let unreachable = || format!("cannot reach the orchestrator at {url}");
-    let channel = Endpoint::from_shared(url.to_owned()).with_context(unreachable)?.connect().await;
-    Ok(GenerationClient::new(channel.with_context(unreachable)?).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    AccessArgs::default().connect(url).await
+}
+
+impl AccessArgs {
+    /// Connects to the orchestrator at `url`, over TLS if it is https://.
+    pub async fn connect(&self, url: &str) -> anyhow::Result<Client> {
+        let unreachable = || format!("cannot reach the orchestrator at {url}");
+        let uri: Uri = url.parse().with_context(unreachable)?;
+        let channel = match (uri.scheme_str(), uri.host()) {
+            (Some("https"), Some(host)) => self.connect_tls(&uri, host).await.with_context(unreachable)?,
+            (Some("http"), Some(_)) => Endpoint::from(uri).connect().await.with_context(unreachable)?,
+            _ => bail!("{url:?} is no URL of an orchestrator: write it like https://host:7700"),
+        };
+        let client = GenerationClient::with_interceptor(channel, self.api_key.clone());
+        Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// What may be missing. With TLS 1.3 a server that wants a certificate says so only behind the handshake, by hanging up.
+    pub fn hint(&self, url: &str, status: &Status) -> &'static str {
+        let hung_up = matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable);
+        if hung_up && url.starts_with("https:") && self.tls_cert.is_none() {
+            "; if the server asks for client certificates, give --tls-cert and --tls-key"
+        } else {
+            ""
+        }
+    }
+
+    async fn connect_tls(&self, uri: &Uri, host: &str) -> anyhow::Result<Channel> {
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        let tls = ClientTls::load(&ClientTlsFiles { ca: self.tls_ca.clone(), identity })?;
+        let host = host.trim_matches(['[', ']']).to_owned();
+        Ok(Endpoint::from(uri.clone()).connect_with_connector(tls.connector(host)).await?)
+    }
 }
 
 /// Runs `request` to its end, in the trace of the present span; `on_text` sees the text as it comes.

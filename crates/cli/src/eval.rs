@@ -17,7 +17,6 @@ use tandem_serving::init_logging;
 
 pub use self::args::Args;
 use self::run::{Plan, Runner};
-use crate::client::connect;
 use crate::local::{Front, Local, bundled};
 use crate::output::DIM;
 
@@ -42,7 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => Some(Local::start(&args.pair, Front::anywhere(), true).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
-    let mut runner = Runner::new(connect(&url).await?, meter(&args), &args, &dataset).await?;
+    let mut runner = Runner::new(args.access.connect(&url).await?, meter(&args), &args, &dataset).await?;
     let mut report = empty_report(&args, &dataset, &cells, &runner);
     if let Some(baseline) = &baseline {
         gate::check(&report, baseline)?;

@@ -9,7 +9,7 @@ use tandem_proto::{decoding_to_wire, method_from_wire, v1};
 use tandem_serving::{LogArgs, init_telemetry};
 use tracing::{Instrument, trace_span};
 
-use crate::client::{self, Answer, Client, connect};
+use crate::client::{self, AccessArgs, Answer, Client};
 use crate::decoding::DecodingArgs;
 use crate::local::{Front, Local, PairArgs};
 use crate::output::{DIM, TEXT, table};
@@ -23,6 +23,9 @@ pub struct Args {
     /// URL of a running orchestrator; without it all services run in this process
     #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     endpoint: Option<String>,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     #[command(flatten)]
     pair: PairArgs,
@@ -114,7 +117,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         None => Some(Local::start(&args.pair, Front::anywhere(), !args.json).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
-    let mut client = connect(&url).await?;
+    let mut client = args.access.connect(&url).await?;
     let mut outcomes = vec![generate(&mut client, &args, &prompt, !args.json).await?];
     if args.compare && args.decoding.method != Method::Autoregressive {
         let decoding = DecodingArgs { method: Method::Autoregressive, ..args.decoding.clone() };
@@ -169,7 +172,7 @@ async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) ->
     })
     .instrument(trace_span!("tandem generate", otel.kind = "client"))
     .await
-    .map_err(refused)?;
+    .map_err(|status| refused(&status, args))?;
     written?;
     if show {
         anstream::println!();
@@ -178,8 +181,9 @@ async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) ->
 }
 
 /// What the service said, and its code for those who look it up.
-fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{} ({})", status.message(), status.code())
+fn refused(status: &tonic::Status, args: &Args) -> anyhow::Error {
+    let hint = args.access.hint(args.endpoint.as_deref().unwrap_or_default(), status);
+    anyhow::anyhow!("{} ({}){hint}", status.message(), status.code())
 }
 
 fn outcome(answer: Answer) -> anyhow::Result<Outcome> {

@@ -158,8 +158,9 @@ impl Local {
         let urls = format!("--draft http://{draft} --target http://{target}");
         let args = OrchestratorArgs::parse_from(["orchestrator"].into_iter().chain(urls.split(' ')));
         let patience = Duration::from_secs(10);
-        let pair = Pair::connect(args.names(), patience, args.limits.workers(), Tcp::shared()).await?;
-        let serving = tandem_orchestrator::serving(pair, &args, http_listener);
+        let pair =
+            Pair::connect(args.names(), patience, args.limits.workers(), Tcp::default().shared()).await?;
+        let serving = tandem_orchestrator::serving(pair, &args, http_listener.map(|l| (l, None)));
         let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
         services.spawn(async move {
             let result = run(serving, orchestrator_listener, stop).await;
@@ -202,7 +203,7 @@ impl Drop for Local {
 }
 
 async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
-    Ok(serving.run(incoming(listener), shutdown).await?)
+    Ok(serving.run(incoming(listener, None), shutdown).await?)
 }
 
 /// The defaults of a worker's flags around `model`.

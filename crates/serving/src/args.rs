@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::metrics_prefix;
+use crate::{TlsArgs, metrics_prefix};
 
 /// Where and for how many a service serves.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +27,10 @@ pub struct ServeArgs {
     /// Seconds that a shutdown waits for sessions to end or to be handed over; a second signal ends the wait
     #[arg(long, env = "SHUTDOWN_GRACE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
     pub shutdown_grace_seconds: u64,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub tls: TlsArgs,
 }
 
 impl ServeArgs {

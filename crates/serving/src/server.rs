@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
-use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::{Http, Metrics, Places, ServeArgs, Shutdown};
+use crate::{Connections, Face, FileError, Http, Metrics, Places, ServeArgs, ServerTls, Shutdown};
 
 /// Why a service could not serve.
 #[derive(Debug, Error)]
@@ -27,6 +27,8 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Tls(#[from] FileError),
 }
 
 /// What a server serves, and within which limits.
@@ -73,9 +75,9 @@ pub async fn bind_http(args: &ServeArgs) -> Result<Option<TcpListener>, ServeErr
     }
 }
 
-/// The connections of a listener. Small messages go out at once, not when a packet is full.
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// The gRPC connections of a listener, over TLS if there are certificates.
+pub fn incoming(listener: TcpListener, tls: Option<ServerTls>) -> Connections {
+    Connections::new(listener, tls, Face::Grpc)
 }
 
 impl Serving {

@@ -106,14 +106,15 @@ pub async fn run_process(
     args: WorkerArgs,
     serving: impl FnOnce(ModelThread, &WorkerArgs) -> Serving,
 ) -> Result<(), RunError> {
+    let tls = args.serve.tls.load().map_err(ServeError::from)?;
     let listener = bind(args.serve.listen).await?;
-    let http = bind_http(&args.serve).await?;
+    let http = bind_http(&args.serve).await?.map(|listener| Http::plain(listener, tls.clone()));
     let shutdown = Shutdown::on_signal().map_err(ServeError::from)?;
     let model = tokio::select! {
         model = args.model.start(None) => model?,
         () = shutdown.draining() => return Ok(()),
     };
     tracing::info!(address = %listener.local_addr().map_err(ServeError::from)?, "listening");
-    let serving = Serving { http: http.map(Http::plain), ..serving(model, &args) };
-    Ok(serving.run(incoming(listener), shutdown).await?)
+    let serving = Serving { http, ..serving(model, &args) };
+    Ok(serving.run(incoming(listener, tls), shutdown).await?)
 }

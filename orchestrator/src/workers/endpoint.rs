@@ -9,6 +9,8 @@ use tandem_proto::v1;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
+use super::WorkerName;
+
 /// How a worker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
@@ -25,6 +27,8 @@ pub(crate) enum Health {
 /// A worker process.
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
+    /// That stood for the address when it was found.
+    pub(crate) name: WorkerName,
     pub(crate) channel: Channel,
     /// Our sessions on it.
     sessions: AtomicUsize,
@@ -45,11 +49,12 @@ struct State {
 pub(crate) struct SessionCount(Arc<Endpoint>);
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, channel: Channel) -> Self {
+    pub(crate) fn new(address: SocketAddr, name: WorkerName, channel: Channel) -> Self {
         let health = Health::Unreachable("not tried yet".into());
         let state = State { health, checked: BTreeSet::new(), retired: false };
         Self {
             address,
+            name,
             channel,
             sessions: AtomicUsize::new(0),
             state: Mutex::new(state),

@@ -32,9 +32,10 @@ impl WorkerKind {
     }
 }
 
-/// `http://host:port`: one worker, or all that the name resolves to.
+/// `http://host:port`, or `https://`: one worker, or all that the name resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerName {
+    tls: bool,
     pub(super) host: String,
     pub(super) port: u16,
 }
@@ -45,26 +46,38 @@ impl FromStr for WorkerName {
     fn from_str(url: &str) -> Result<Self, String> {
         let no_url = || format!("{url:?} is no URL of a worker: write it like http://host:7701");
         let uri: tonic::transport::Uri = url.parse().map_err(|_| no_url())?;
-        let plain =
-            uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/") && uri.query().is_none();
+        let plain = matches!(uri.path(), "" | "/") && uri.query().is_none();
+        let (tls, default_port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => return Err(no_url()),
+        };
         match (uri.host(), uri.port_u16()) {
             (Some(host), port) if plain && !host.is_empty() => {
                 // An IPv6 address stands in brackets in a URL, and without them everywhere else.
                 let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-                Ok(Self { host, port: port.unwrap_or(80) })
+                Ok(Self { tls, host, port: port.unwrap_or(default_port) })
             }
             _ => Err(no_url()),
         }
     }
 }
 
+impl WorkerName {
+    /// If it is to be reached over TLS: what its certificate must be for.
+    pub(crate) fn tls_name(&self) -> Option<String> {
+        self.tls.then(|| self.host.clone())
+    }
+}
+
 impl fmt::Display for WorkerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
+        let Self { tls, host, port } = self;
+        let scheme = if *tls { "https" } else { "http" };
         if host.contains(':') {
-            write!(f, "http://[{host}]:{port}")
+            write!(f, "{scheme}://[{host}]:{port}")
         } else {
-            write!(f, "http://{host}:{port}")
+            write!(f, "{scheme}://{host}:{port}")
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Looking for the workers of a pool, and after them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
@@ -10,38 +11,42 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::WorkerName;
 use super::endpoint::{Endpoint, Health};
 use super::pool::Inner;
 use crate::retry::Backoff;
 
 impl Inner {
     /// Takes what the names resolve to now.
-    fn update(self: &Arc<Self>, found: &[SocketAddr]) {
+    fn update(self: &Arc<Self>, found: &BTreeMap<SocketAddr, WorkerName>) {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.retain(|e| {
-            let stays = found.contains(&e.address);
+            let stays = found.contains_key(&e.address);
             if !stays {
                 tracing::info!(worker = %self.kind, address = %e.address, "gone from its name");
                 e.retire();
             }
             stays
         });
-        for &address in found {
+        for (&address, name) in found {
             if endpoints.iter().all(|e| e.address != address) {
-                let channel = self.network.channel(self.transport(address));
-                let endpoint = Arc::new(Endpoint::new(address, channel));
+                let channel = self.network.channel(self.transport(address, name), name.tls_name());
+                let endpoint = Arc::new(Endpoint::new(address, name.clone(), channel));
                 self.spawn(watch_forever(self.clone(), endpoint.clone()));
                 endpoints.push(endpoint);
             }
         }
     }
 
-    fn transport(&self, address: SocketAddr) -> Transport {
+    fn transport(&self, address: SocketAddr, name: &WorkerName) -> Transport {
         let silence = self.limits.silence;
         // An address always is a valid authority.
         let transport = Transport::from_shared(format!("http://{address}"));
+        let transport = transport.unwrap_or_else(|_| Transport::from_static("http://invalid"));
+        // Over TLS the worker is spoken to by its name, although each of its addresses is connected to.
+        let origin = name.tls_name().and_then(|_| name.to_string().parse().ok());
+        let transport = origin.into_iter().fold(transport, Transport::origin);
         transport
-            .unwrap_or_else(|_| Transport::from_static("http://invalid"))
             .connect_timeout(silence)
             // A worker that was stopped or cut off keeps its connection; it does not answer pings.
             .http2_keep_alive_interval(silence / 2)
@@ -121,11 +126,13 @@ pub(super) async fn resolve_forever(inner: Arc<Inner>) {
     loop {
         let lookups = inner.names.iter().map(|n| inner.network.resolve(n.host.clone(), n.port));
         let answers = join_all(lookups).await;
-        let mut found = Vec::new();
+        let mut found = BTreeMap::new();
         let mut complete = true;
         for (name, answer) in inner.names.iter().zip(answers) {
             match answer {
-                Ok(addresses) => found.extend(addresses),
+                Ok(addresses) => {
+                    addresses.into_iter().for_each(|a| _ = found.entry(a).or_insert_with(|| name.clone()));
+                }
                 Err(error) => {
                     complete = false;
                     tracing::warn!(worker = %inner.kind, %name, %error, "cannot be resolved");
@@ -136,12 +143,10 @@ pub(super) async fn resolve_forever(inner: Arc<Inner>) {
         }
         if !complete {
             // A name server that fails is no reason to give up workers that serve.
-            found.extend(
-                inner.endpoints.read().unwrap_or_else(PoisonError::into_inner).iter().map(|e| e.address),
-            );
+            for endpoint in inner.endpoints.read().unwrap_or_else(PoisonError::into_inner).iter() {
+                found.entry(endpoint.address).or_insert_with(|| endpoint.name.clone());
+            }
         }
-        found.sort_unstable();
-        found.dedup();
         inner.update(&found);
         // Names change without notice.
         #[allow(clippy::disallowed_methods)]

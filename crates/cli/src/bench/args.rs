@@ -12,6 +12,7 @@ use tandem_eval::{Dataset, DatasetKind};
 use tandem_serving::{LogArgs, seconds};
 
 use super::lengths::{Lengths, PromptTokens};
+use crate::client::AccessArgs;
 use crate::decoding::DecodingArgs;
 use crate::local::{PairArgs, bundled};
 
@@ -88,6 +89,9 @@ pub struct Args {
     /// URL of a running orchestrator; without it all services run in this process, and share its processors
     #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     pub(super) endpoint: Option<String>,
+
+    #[command(flatten)]
+    pub(super) access: AccessArgs,
 
     #[command(flatten)]
     pub(super) pair: PairArgs,

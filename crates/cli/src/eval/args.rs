@@ -8,6 +8,7 @@ use tandem_eval::gate::Tolerances;
 use tandem_eval::{DatasetKind, Grid};
 use tandem_serving::LogArgs;
 
+use crate::client::AccessArgs;
 use crate::local::PairArgs;
 
 /// Flags of `tandem eval`.
@@ -60,6 +61,10 @@ pub struct Args {
     /// URL of a running orchestrator; without it all services run in this process
     #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     pub endpoint: Option<String>,
+
+    /// What the endpoint asks for.
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// Which models.
     #[command(flatten)]

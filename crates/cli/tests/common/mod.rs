@@ -6,10 +6,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_cli::client::{Answer, Client, generate};
+use tandem_cli::client::{Answer, Client, connect, generate};
 use tandem_cli::local::{Front, Local, PairArgs};
 use tandem_proto::v1;
-use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -36,7 +35,7 @@ impl System {
         )
         .await
         .unwrap();
-        let client = GenerationClient::new(channel(local.orchestrator).await);
+        let client = connect(&local.endpoint()).await.unwrap();
         Self { local, client }
     }
 

@@ -78,7 +78,7 @@ impl Network for Memory {
         Box::pin(async move { Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]) })
     }
 
-    fn channel(&self, endpoint: Endpoint) -> Channel {
+    fn channel(&self, endpoint: Endpoint, _: Option<String>) -> Channel {
         self.channel_to(&endpoint)
     }
 }

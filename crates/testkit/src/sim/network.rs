@@ -88,7 +88,7 @@ impl Network for SimulatedNetwork {
         })
     }
 
-    fn channel(&self, endpoint: Endpoint) -> Channel {
+    fn channel(&self, endpoint: Endpoint, _: Option<String>) -> Channel {
         channel(&endpoint)
     }
 }

@@ -1,0 +1,54 @@
+//! A CA of a test, and the files that it fills.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tandem_serving::TlsArgs;
+
+/// Signs certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
+    pub(crate) ca: PathBuf,
+}
+
+impl Authority {
+    /// Writes its certificate into `dir`.
+    pub(crate) fn new(dir: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let ca = dir.join(format!("{name}.pem"));
+        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { issuer: Issuer::new(params, key), ca }
+    }
+
+    /// Certificate and key, into `dir/name.pem` and `dir/name.key`; `change` makes an unusual one of it.
+    pub(crate) fn sign(
+        &self,
+        (dir, name): (&Path, &str),
+        hosts: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (PathBuf, PathBuf) {
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let (cert_path, key_path) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        std::fs::write(&cert_path, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+        std::fs::write(&key_path, key.serialize_pem()).unwrap();
+        (cert_path, key_path)
+    }
+
+    /// Flags of a server on this machine; `clients` sign those of its clients.
+    pub(crate) fn server(&self, dir: &Path, clients: Option<&Self>) -> TlsArgs {
+        let (cert, key) = self.sign((dir, "server"), &["localhost", "127.0.0.1"], |_| {});
+        TlsArgs {
+            tls_cert: Some(cert),
+            tls_key: Some(key),
+            tls_client_ca: clients.map(|authority| authority.ca.clone()),
+        }
+    }
+}

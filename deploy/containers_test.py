@@ -23,9 +23,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from containers_base import build_base, build_prometheus
+sys.dont_write_bytecode = True
+from containers_base import build_base, build_prometheus  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
 PROJECT = f"tandem-test-{os.getpid()}"
 IMAGE = f"{PROJECT}:test"
 BASES = {"BUILDER": f"{PROJECT}-builder:test", "RUNTIME": f"{PROJECT}-runtime:test"}
@@ -80,8 +82,8 @@ class System:
     """What compose brought up."""
 
     def __init__(self, compose):
-        self.override = ROOT / "target" / f"{PROJECT}.yaml"
-        self.override.parent.mkdir(exist_ok=True)
+        self.override = TARGET / f"{PROJECT}.yaml"
+        self.override.parent.mkdir(parents=True, exist_ok=True)
         self.override.write_text(OVERRIDE)
         self.command = [*compose, "-p", PROJECT, "--env-file", str(ROOT / "deploy/core.env"), "-f", str(ROOT / "deploy/compose.yaml"),
                         "-f", str(self.override)]
@@ -382,7 +384,7 @@ def exists(image):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binaries", type=Path, default=ROOT / "target/debug")
+    parser.add_argument("--binaries", type=Path, default=TARGET / "debug")
     parser.add_argument("--keep", action="store_true", help="leave everything as it is at the end")
     args = parser.parse_args()
     if not shutil.which("docker") or run("docker", "info", check=False).returncode != 0:

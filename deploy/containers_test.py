@@ -230,8 +230,8 @@ def check_confinement(system):
 
 
 def check_networks(system):
-    def reaches(container, url):
-        return run("docker", "exec", container, "tandem", "probe", "--timeout-seconds", "1", url, check=False).returncode == 0
+    def probe(container, url, seconds):
+        return run("docker", "exec", container, "tandem", "probe", "--timeout-seconds", str(seconds), url, check=False)
 
     def address(container, network):
         return docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{system.network(network)}").IPAddress}}}}', container)
@@ -239,13 +239,14 @@ def check_networks(system):
     draft, target = system.drafts[0], system.targets[0]
     draft_url, target_url = f"http://{address(draft, 'drafts')}:7701", f"http://{address(target, 'targets')}:7702"
     for url in (draft_url, target_url):
-        if not reaches(system.orchestrator, url):
-            raise Failed(f"the orchestrator does not reach {url}")
+        asked = probe(system.orchestrator, url, 20)
+        if asked.returncode != 0:
+            raise Failed(f"the orchestrator does not reach {url}: {asked.stderr}")
     refused = [(draft, target_url), (target, draft_url), (draft, f"http://{address(system.orchestrator, 'edge')}:7700")]
     for container, url in refused:
-        if reaches(container, url):
+        if probe(container, url, 2).returncode == 0:
             raise Failed(f"{container_name(container)} reaches {url}")
-    outside = run("docker", "run", "--rm", "--network", system.network("edge"), IMAGE, "tandem", "probe", "--timeout-seconds", "1", target_url,
+    outside = run("docker", "run", "--rm", "--network", system.network("edge"), IMAGE, "tandem", "probe", "--timeout-seconds", "2", target_url,
                   check=False)
     if outside.returncode == 0:
         raise Failed("a client reaches a target")

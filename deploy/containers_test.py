@@ -23,9 +23,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from containers_base import build_base, build_prometheus
+sys.dont_write_bytecode = True
+from containers_base import build_base, build_prometheus  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
 PROJECT = f"tandem-test-{os.getpid()}"
 IMAGE = f"{PROJECT}:test"
 BASES = {"BUILDER": f"{PROJECT}-builder:test", "RUNTIME": f"{PROJECT}-runtime:test"}
@@ -80,8 +82,8 @@ class System:
     """What compose brought up."""
 
     def __init__(self, compose):
-        self.override = ROOT / "target" / f"{PROJECT}.yaml"
-        self.override.parent.mkdir(exist_ok=True)
+        self.override = TARGET / f"{PROJECT}.yaml"
+        self.override.parent.mkdir(parents=True, exist_ok=True)
         self.override.write_text(OVERRIDE)
         self.command = [*compose, "-p", PROJECT, "--env-file", str(ROOT / "deploy/core.env"), "-f", str(ROOT / "deploy/compose.yaml"),
                         "-f", str(self.override)]
@@ -228,8 +230,8 @@ def check_confinement(system):
 
 
 def check_networks(system):
-    def reaches(container, url):
-        return run("docker", "exec", container, "tandem", "probe", "--timeout-seconds", "1", url, check=False).returncode == 0
+    def probe(container, url, seconds):
+        return run("docker", "exec", container, "tandem", "probe", "--timeout-seconds", str(seconds), url, check=False)
 
     def address(container, network):
         return docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{system.network(network)}").IPAddress}}}}', container)
@@ -237,13 +239,14 @@ def check_networks(system):
     draft, target = system.drafts[0], system.targets[0]
     draft_url, target_url = f"http://{address(draft, 'drafts')}:7701", f"http://{address(target, 'targets')}:7702"
     for url in (draft_url, target_url):
-        if not reaches(system.orchestrator, url):
-            raise Failed(f"the orchestrator does not reach {url}")
+        asked = probe(system.orchestrator, url, 20)
+        if asked.returncode != 0:
+            raise Failed(f"the orchestrator does not reach {url}: {asked.stderr}")
     refused = [(draft, target_url), (target, draft_url), (draft, f"http://{address(system.orchestrator, 'edge')}:7700")]
     for container, url in refused:
-        if reaches(container, url):
+        if probe(container, url, 2).returncode == 0:
             raise Failed(f"{container_name(container)} reaches {url}")
-    outside = run("docker", "run", "--rm", "--network", system.network("edge"), IMAGE, "tandem", "probe", "--timeout-seconds", "1", target_url,
+    outside = run("docker", "run", "--rm", "--network", system.network("edge"), IMAGE, "tandem", "probe", "--timeout-seconds", "2", target_url,
                   check=False)
     if outside.returncode == 0:
         raise Failed("a client reaches a target")
@@ -382,7 +385,7 @@ def exists(image):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binaries", type=Path, default=ROOT / "target/debug")
+    parser.add_argument("--binaries", type=Path, default=TARGET / "debug")
     parser.add_argument("--keep", action="store_true", help="leave everything as it is at the end")
     args = parser.parse_args()
     if not shutil.which("docker") or run("docker", "info", check=False).returncode != 0:

@@ -5,6 +5,7 @@ import argparse
 import copy
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from checks import Rendering, check, name_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 BINARIES = ("tandem-draft", "tandem-target", "tandem-orchestrator")
 CRDS = yaml.safe_load((HERE / "crd-schemas.yaml").read_text())
@@ -118,7 +120,7 @@ def alone(component, scratch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", default="1.33,1.36")
-    parser.add_argument("--binaries", type=Path, default=ROOT / "target/debug")
+    parser.add_argument("--binaries", type=Path, default=TARGET / "debug")
     parser.add_argument("--write-rules", action="store_true", help="make the PrometheusRule from the alert rules first")
     args = parser.parse_args()
     if args.write_rules:

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use authority::Authority;
 use clap::Parser;
-use common::{ANSWER, greedy};
+use common::{ANSWER, PROMPT, greedy};
 use tandem_cli::client::{AccessArgs, Client, connect, generate};
 use tandem_cli::local::PairArgs;
 use tandem_engine::ModelThread;
@@ -58,7 +58,7 @@ impl Running {
         let args = OrchestratorArgs::try_parse_from(flags.split_whitespace()).unwrap();
         let network = args.worker_tls.network(&args.names()).unwrap().shared();
         let pair = Pair::connect(args.names(), args.patience(), args.limits.workers(), network).await?;
-        Ok(self.serve(serving(pair, &args), args.serve.tls.load().unwrap()).await)
+        Ok(self.serve(serving(pair, &args, None), args.serve.tls.load().unwrap()).await)
     }
 }
 
@@ -136,7 +136,9 @@ async fn an_api_with_keys_serves_those_who_have_one_within_its_limits() {
     args.access.api_keys_file = Some(keys.clone());
     let network = args.worker_tls.network(&args.names()).unwrap().shared();
     let pair = Pair::connect(args.names(), args.patience(), args.limits.workers(), network).await.unwrap();
-    let url = running.serve(serving(pair, &args), None).await;
+    let http = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let web = format!("http://{}", http.local_addr().unwrap());
+    let url = running.serve(serving(pair, &args, Some((http, None))), None).await;
 
     for stranger in [connect(&url).await.unwrap(), keyed("not-the-key-of-alice").connect(&url).await.unwrap()]
     {
@@ -150,6 +152,8 @@ async fn an_api_with_keys_serves_those_who_have_one_within_its_limits() {
     let alice = keyed(KEY).connect(&url).await.unwrap();
     assert_eq!(answer(alice.clone()).await.unwrap(), ANSWER);
     alice.clone().get_status(v1::GetStatusRequest {}).await.unwrap();
+
+    over_http(&web).await;
 
     // One at a time.
     let mut first = alice.clone().generate(endless(100)).await.unwrap().into_inner();
@@ -180,6 +184,34 @@ async fn an_api_with_keys_serves_those_who_have_one_within_its_limits() {
     for key in [KEY, next] {
         assert_eq!(answer(keyed(key).connect(&url).await.unwrap()).await.unwrap(), ANSWER);
     }
+}
+
+/// The same over HTTP, with its codes.
+async fn over_http(web: &str) {
+    let client = reqwest::Client::new();
+    let post = async |key: Option<&str>, n: u32| {
+        let body = serde_json::json!({ "prompt": PROMPT, "n": n, "max_tokens": 4 });
+        let request = client.post(format!("{web}/v1/completions")).json(&body);
+        key.map_or(request.try_clone().unwrap(), |key| request.bearer_auth(key)).send().await.unwrap()
+    };
+    for stranger in [None, Some("not-the-key-of-alice")] {
+        let refused = post(stranger, 1).await;
+        assert_eq!(refused.status(), 401);
+        let error: serde_json::Value = refused.json().await.unwrap();
+        assert_eq!(error["error"]["code"], "invalid_api_key");
+    }
+    for path in ["/v1/models", "/v1/status"] {
+        assert_eq!(client.get(format!("{web}{path}")).send().await.unwrap().status(), 401);
+        let known = client.get(format!("{web}{path}")).bearer_auth(KEY).send().await.unwrap();
+        assert_eq!(known.status(), 200);
+    }
+    for path in ["/", "/health", "/ready", "/metrics"] {
+        assert_eq!(client.get(format!("{web}{path}")).send().await.unwrap().status(), 200, "{path}");
+    }
+    assert_eq!(post(Some(KEY), 1).await.status(), 200);
+    // Two texts are two generations at once.
+    let busy = post(Some(KEY), 2).await;
+    assert_eq!((busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()), (429, "1"));
 }
 
 fn endless(max_new_tokens: u32) -> v1::GenerateRequest {

@@ -84,7 +84,8 @@ struct Download {
 
 impl hf_hub::api::Progress for Download {
     fn init(&mut self, size: usize, filename: &str) {
-        self.size = size as u64;
+        // Every try begins with this.
+        (self.size, self.done) = (size as u64, 0);
         tracing::info!(file = filename, mebibytes = size >> 20, "fetching from the model hub");
     }
 
@@ -96,4 +97,35 @@ impl hf_hub::api::Progress for Download {
     }
 
     fn finish(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filled_cache_serves_branches_and_commits() {
+        let home = tempfile::tempdir().unwrap();
+        let model = home.path().join("models--acme--small");
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        for dir in ["refs", &format!("snapshots/{commit}")] {
+            std::fs::create_dir_all(model.join(dir)).unwrap();
+        }
+        std::fs::write(model.join("refs/main"), commit).unwrap();
+        let config = model.join("snapshots").join(commit).join("config.json");
+        std::fs::write(&config, "{}").unwrap();
+        let hub = |revision: &str| HubModel {
+            id: "acme/small".into(),
+            revision: revision.into(),
+            cache: Cache::new(home.path().into()),
+            remote: None,
+        };
+        for revision in ["main", commit] {
+            assert_eq!(hub(revision).get("config.json", None).unwrap(), config);
+        }
+        let missing = |revision: &str, file: &str| hub(revision).get(file, None).unwrap_err().to_string();
+        let error = missing("main", "tokenizer.json");
+        assert!(error.starts_with("tokenizer.json of acme/small (revision main) is not in"), "{error}");
+        assert!(missing("v2", "config.json").contains("HF_HUB_OFFLINE"));
+    }
 }

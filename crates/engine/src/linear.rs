@@ -1,4 +1,4 @@
-use candle_core::quantized::QMatMul;
+use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::weights::Matrix;
@@ -18,7 +18,11 @@ enum Part {
     Packed(PackedLinear),
     /// `[out, in]`
     Dense(Tensor),
-    Quantised(QMatMul),
+    Quantised {
+        weight: QMatMul,
+        /// Whether a row alone is multiplied by another kernel than rows together.
+        lone_row_differs: bool,
+    },
 }
 
 impl Linear {
@@ -38,7 +42,10 @@ impl Linear {
             // Quantised ones may each be quantised otherwise.
             let part = |part: &Matrix| match part {
                 Matrix::Dense(tensor) => dense_part(tensor, kernels),
-                Matrix::Quantised(tensor) => Ok(Part::Quantised(QMatMul::from_arc(tensor.clone())?)),
+                Matrix::Quantised(tensor) => Ok(Part::Quantised {
+                    lone_row_differs: tensor.device().is_cpu() && tensor.dtype() == GgmlDType::Q6K,
+                    weight: QMatMul::from_arc(tensor.clone())?,
+                }),
             };
             parts.iter().map(part).collect::<Result<_>>()?
         };
@@ -75,7 +82,11 @@ impl Part {
         match self {
             Self::Packed(packed) => x.apply_op1_no_bwd(packed),
             Self::Dense(weight) => x.matmul(&weight.t()?),
-            Self::Quantised(weight) => x.apply(weight),
+            // Twice, then: what a row gives must not depend on its company.
+            Self::Quantised { weight, lone_row_differs: true } if x.dims()[0] == 1 => {
+                Tensor::cat(&[x, x], 0)?.apply(weight)?.narrow(0, 0, 1)
+            }
+            Self::Quantised { weight, .. } => x.apply(weight),
         }
     }
 }

@@ -48,12 +48,12 @@ async fn the_table_of_metrics_is_complete_and_true() {
         show(service, &serving.metrics);
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         urls.push(format!("http://{}", listener.local_addr().unwrap()));
-        tokio::spawn(serving.run(incoming(listener), shutdown.clone()));
+        tokio::spawn(serving.run(incoming(listener, None), shutdown.clone()));
     }
     let flags = ["orchestrator", "--draft", &urls[0], "--target", &urls[1]];
     let args = OrchestratorArgs::try_parse_from(flags).unwrap();
     let pair =
-        Pair::connect(args.names(), args.patience(), args.limits.workers(), Tcp::shared()).await.unwrap();
+        Pair::connect(args.names(), args.patience(), args.limits.workers(), Tcp::default().shared()).await.unwrap();
     let serving = tandem_orchestrator::serving(pair, &args, None);
     show("orchestrator", &serving.metrics);
     shutdown.end_now();

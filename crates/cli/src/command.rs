@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{bench, doctor, eval, generate, serve};
+use crate::{bench, doctor, eval, generate, probe, serve};
 
 /// Multi-candidate multi-token assisted decoding: better text, sooner, from a draft and a target model
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Bench(Box<bench::Args>),
     /// Check a machine and a pair of models, and time their passes
     Doctor(doctor::Args),
+    /// Ask a service for its health: the exit code says whether it serves
+    Probe(probe::Args),
 }
 
 impl Cli {
@@ -38,6 +40,7 @@ impl Cli {
             Command::Eval(args) => eval::run(*args).await,
             Command::Bench(args) => bench::run(*args).await,
             Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)).map(success),
+            Command::Probe(args) => probe::run(args).await.map(success),
         }
     }
 }

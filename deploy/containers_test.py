@@ -1,0 +1,419 @@
+#!/usr/bin/env python3
+"""The system in containers: images from deploy/Dockerfile, networks from deploy/compose.yaml, and workers that are killed, cut off and
+frozen while texts are being written.
+
+    deploy/containers_test.py [--binaries target/debug] [--keep]
+
+No image is pulled: the base images are made of this machine's own C library, and the binaries are those that are built already. Says
+what it did and what survived; ends with 1 if a text was lost or differs. Skipped, with a line, where no Docker engine answers.
+Everything that it made is removed at the end.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from containers_base import build_base, build_prometheus
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = f"tandem-test-{os.getpid()}"
+IMAGE = f"{PROJECT}:test"
+BASES = {"BUILDER": f"{PROJECT}-builder:test", "RUNTIME": f"{PROJECT}-runtime:test"}
+PROMETHEUS = f"{PROJECT}-prometheus:test"
+PROMPT = (ROOT / "models/demo/prompt.txt").read_text()
+SEED = 7
+TOKENS = 200
+STREAMS = {"http": 4, "grpc": 2}
+# Of a processor, for every worker while faults happen: a text must take long enough to be disturbed.
+SLOW = 0.15
+# Looks more often, and gives up sooner, than the defaults: the test is to be short.
+OVERRIDE = """
+services:
+  orchestrator:
+    environment: {RESOLVE_SECONDS: "1", WORKER_SILENCE_SECONDS: "2"}
+  draft: &worker
+    environment: {SESSION_LEASE_SECONDS: "10"}
+  target: *worker
+"""
+
+
+class Failed(Exception):
+    pass
+
+
+def say(message):
+    print(f"{time.monotonic() - BEGUN:6.1f} s  {message}", flush=True)
+
+
+def run(*command, check=True, **options):
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if check and done.returncode != 0:
+        raise Failed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done
+
+
+def docker(*arguments, **options):
+    return run("docker", *arguments, **options).stdout.strip()
+
+
+def wait_for(what, seconds, ready):
+    """Asks until it is so: nobody tells when a container is."""
+    end = time.monotonic() + seconds
+    while not (answer := ready()):
+        if time.monotonic() > end:
+            raise Failed(f"{what}: not within {seconds} s")
+        time.sleep(0.1)
+    return answer
+
+
+class System:
+    """What compose brought up."""
+
+    def __init__(self, compose):
+        self.override = ROOT / "target" / f"{PROJECT}.yaml"
+        self.override.parent.mkdir(exist_ok=True)
+        self.override.write_text(OVERRIDE)
+        self.command = [*compose, "-p", PROJECT, "--env-file", str(ROOT / "deploy/core.env"), "-f", str(ROOT / "deploy/compose.yaml"),
+                        "-f", str(self.override)]
+        # Ports of the system's choice.
+        self.environment = {**os.environ, **BASES, "TANDEM_IMAGE": IMAGE, "TANDEM_GRPC_PORT": "0", "TANDEM_HTTP_PORT": "0",
+                            "PROMETHEUS_IMAGE": PROMETHEUS, "PROMETHEUS_PORT": "0"}
+        if run("docker", "buildx", "version", check=False).returncode != 0:
+            self.environment |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
+
+    def compose(self, *arguments, **options):
+        return run(*self.command, *arguments, env=self.environment, **options).stdout.strip()
+
+    def start(self):
+        self.compose("up", "-d", "--no-build", "--scale", "draft=2", "--scale", "target=2")
+        self.orchestrator = self.containers("orchestrator")[0]
+        self.drafts, self.targets = self.containers("draft"), self.containers("target")
+        port = self.compose("port", "orchestrator", "8000").rpartition(":")[2]
+        self.url = f"http://127.0.0.1:{port}"
+
+    def containers(self, service):
+        found = docker("ps", "-q", "--no-trunc", "--filter", f"label=com.docker.compose.project={PROJECT}", "--filter",
+                       f"label=com.docker.compose.service={service}").split()
+        return sorted(found, key=container_name)
+
+    def wait_until_well(self):
+        """All four workers serve, as the orchestrator sees it."""
+        def well():
+            try:
+                workers = json.load(urllib.request.urlopen(f"{self.url}/v1/status", timeout=5))["workers"]
+            except (OSError, ValueError):
+                return False
+            return sorted(w["role"] for w in workers if w["state"] == "serving") == ["draft"] * 2 + ["target"] * 2
+        wait_for("two drafts and two targets that serve", 60, well)
+
+    def slow(self, cpus):
+        docker("update", "--cpus", str(cpus), *self.drafts, *self.targets)
+
+    def network(self, name):
+        return f"{PROJECT}_{name}"
+
+
+def container_name(container):
+    return docker("inspect", "-f", "{{.Name}}", container).strip("/").removeprefix(f"{PROJECT}_").removeprefix(f"{PROJECT}-")
+
+
+class Stream(threading.Thread):
+    """A text in the making."""
+
+    def __init__(self, system):
+        super().__init__(daemon=True)
+        self.system, self.text, self.error, self.statistics, self.finished = system, "", None, {}, False
+        self.start()
+
+    def run(self):
+        try:
+            self.generate()
+            self.finished = True
+        except Exception as error:
+            self.error = error
+
+
+class HttpStream(Stream):
+    """Through the published port, as an OpenAI client asks."""
+    way = "http"
+
+    def generate(self):
+        body = {"model": "tandem", "prompt": PROMPT, "max_tokens": TOKENS, "seed": SEED, "temperature": 1, "top_k": 10, "top_p": 0.9,
+                "ignore_eos": True, "stream": True, "decoding": {"method": "exact-match"}}
+        models = json.load(urllib.request.urlopen(f"{self.system.url}/v1/models", timeout=10))
+        body["model"] = models["data"][0]["id"]
+        request = urllib.request.Request(f"{self.system.url}/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        try:
+            response = urllib.request.urlopen(request, timeout=120)
+        except urllib.error.HTTPError as refused:
+            raise Failed(f"{refused.code}: {refused.read().decode(errors='replace')}") from None
+        with response:
+            for line in response:
+                data = line.decode().strip().removeprefix("data: ")
+                if data == "[DONE]":
+                    return
+                if not data or data.startswith(":"):
+                    continue
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise Failed(chunk["error"]["message"])
+                for choice in chunk["choices"]:
+                    self.text += choice["text"]
+                self.statistics = chunk.get("tandem", {}).get("statistics", self.statistics)
+        raise Failed("the stream ended without [DONE]")
+
+
+class GrpcStream(Stream):
+    """From inside the orchestrator's container, with `tandem generate`."""
+    way = "grpc"
+
+    def generate(self):
+        command = ["docker", "exec", self.system.orchestrator, "tandem", "generate", "--endpoint", "http://127.0.0.1:7700", "--method",
+                   "exact-match", "--seed", str(SEED), "--max-new-tokens", str(TOKENS), "--ignore-eos", PROMPT]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            shown = b""
+            while piece := child.stdout.read1():
+                shown += piece
+                text = shown.decode(errors="ignore")[len(PROMPT):]
+                # A table follows the text.
+                self.text, table, _ = text.partition("\n\n|")
+            complaint = child.stderr.read().decode()
+        if child.returncode != 0 or not table:
+            raise Failed(complaint.strip() or f"ended with {child.returncode}")
+
+
+def build(system, binaries):
+    sizes = build_base(BASES["BUILDER"], BASES["RUNTIME"], binaries)
+    say(f"base images made of this machine's C library: builder {sizes[0]} MB with the binaries, runtime {sizes[1]} MB")
+    system.compose("build", "draft")
+    size = int(docker("image", "inspect", "-f", "{{.Size}}", IMAGE)) // 1_000_000
+    say(f"deploy/Dockerfile built: an image of {size} MB")
+
+
+def check_files(system, compose):
+    """What compose makes of the files that are not brought up here."""
+    files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.gpus.yaml")]
+    config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
+    gpus = re.findall(r"device_ids:\s*- ['\"](\w+)['\"]", config)
+    if sorted(gpus) != ["0", "1"] or config.count("DEVICE: cuda:0") != 2:
+        raise Failed(f"with compose.gpus.yaml draft and target have the GPUs {gpus}")
+    say("compose.gpus.yaml gives draft and target a GPU each")
+
+
+def check_confinement(system):
+    """What the kernel says about the processes, not what was asked for."""
+    for container in [system.orchestrator, *system.drafts, *system.targets]:
+        pid = docker("inspect", "-f", "{{.State.Pid}}", container)
+        if not Path(f"/proc/{pid}").exists():
+            return say("the engine runs elsewhere: how its processes are confined is not looked at")
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        root = next(line.split() for line in Path(f"/proc/{pid}/mounts").read_text().splitlines() if line.split()[1] == "/")
+        found = {"uid": status["Uid"].split()[1], "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
+                 "no new privileges": status["NoNewPrivs"], "seccomp": status["Seccomp"], "root": root[3].split(",")[0]}
+        expected = {"uid": "65532", "capabilities": 0, "no new privileges": "1", "seccomp": "2", "root": "ro"}
+        if found != expected:
+            raise Failed(f"{container_name(container)} is not confined: {found}")
+    say("all five run as user 65532 on a read-only root, without capabilities, under seccomp")
+
+
+def check_networks(system):
+    def reaches(container, url):
+        return run("docker", "exec", container, "tandem", "probe", "--timeout-seconds", "1", url, check=False).returncode == 0
+
+    def address(container, network):
+        return docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{system.network(network)}").IPAddress}}}}', container)
+
+    draft, target = system.drafts[0], system.targets[0]
+    draft_url, target_url = f"http://{address(draft, 'drafts')}:7701", f"http://{address(target, 'targets')}:7702"
+    for url in (draft_url, target_url):
+        if not reaches(system.orchestrator, url):
+            raise Failed(f"the orchestrator does not reach {url}")
+    refused = [(draft, target_url), (target, draft_url), (draft, f"http://{address(system.orchestrator, 'edge')}:7700")]
+    for container, url in refused:
+        if reaches(container, url):
+            raise Failed(f"{container_name(container)} reaches {url}")
+    outside = run("docker", "run", "--rm", "--network", system.network("edge"), IMAGE, "tandem", "probe", "--timeout-seconds", "1", target_url,
+                  check=False)
+    if outside.returncode == 0:
+        raise Failed("a client reaches a target")
+    say("the orchestrator reaches drafts and targets; they do not reach each other, and clients do not reach them")
+
+
+def check_metrics(system):
+    """A real Prometheus with the configuration of compose.yaml, if this machine has one."""
+    if not shutil.which("prometheus"):
+        return say("no Prometheus on this machine: its part of compose.yaml is not tried")
+    build_prometheus(PROMETHEUS)
+    system.compose("up", "-d", "--no-deps", "prometheus")
+    url = f"http://127.0.0.1:{system.compose('port', 'prometheus', '9090').rpartition(':')[2]}/api/v1"
+
+    def ask(path):
+        try:
+            return json.load(urllib.request.urlopen(f"{url}/{path}", timeout=5))["data"]
+        except (OSError, ValueError):
+            return {}
+
+    def all_up():
+        found = [(r["metric"]["job"], r["value"][1]) for r in ask("query?query=up").get("result", [])]
+        return sorted(found) == [("tandem-draft", "1")] * 2 + [("tandem-orchestrator", "1")] + [("tandem-target", "1")] * 2
+    wait_for("five services that Prometheus finds and reads", 45, all_up)
+    rules = sum(len(group["rules"]) for group in ask("rules")["groups"])
+    say(f"Prometheus found all five by their names and reads their metrics, with {rules} alert rules")
+    docker("rm", "-f", "-v", *system.containers("prometheus"))
+
+
+def undisturbed(system):
+    """The text, which both ways must give."""
+    streams = [HttpStream(system), GrpcStream(system)]
+    for stream in streams:
+        stream.join(120)
+        if not stream.finished:
+            raise Failed(f"undisturbed, over {stream.way}: {stream.error or 'no end'}")
+    if streams[0].text != streams[1].text:
+        raise Failed(f"HTTP and gRPC give different texts:\n{streams[0].text!r}\n{streams[1].text!r}")
+    if len(streams[0].text) < TOKENS:
+        raise Failed(f"a text of {TOKENS} tokens is too short: {streams[0].text!r}")
+    say(f"{TOKENS} tokens over HTTP (published port) and over gRPC (in the container): the same {len(streams[0].text)} characters, seed {SEED}")
+    return streams[0].text
+
+
+def disturb(system, what, strike, recover, expected):
+    """Texts run, something happens to a worker in the midst of them, and all texts must be what they would have been."""
+    cpus = SLOW
+    for _ in range(4):
+        system.slow(cpus)
+        streams = [kind(system) for kind in (HttpStream, GrpcStream) for _ in range(STREAMS[kind.way])]
+        under_way = lambda: all(s.text or not s.is_alive() for s in streams) and max(len(s.text) for s in streams) > len(expected) // 5
+        wait_for("texts that are under way", 90, under_way)
+        at = sorted(100 * len(s.text) // len(expected) for s in streams)
+        strike()
+        if not any(s.finished for s in streams):
+            # It has happened; the rest may be fast.
+            system.slow(2)
+            break
+        # This machine is too fast: again, slower.
+        for stream in streams:
+            stream.join(120)
+        recover()
+        system.wait_until_well()
+        cpus /= 2
+    else:
+        raise Failed(f"{what}: the texts ended before it happened")
+    struck = time.monotonic()
+    for stream in streams:
+        stream.join(120)
+    took = time.monotonic() - struck
+    lost = [f"over {s.way} at {len(s.text)} characters: {s.error or 'no end'}" for s in streams if not s.finished]
+    if lost:
+        raise Failed(f"{what}: {len(lost)} of {len(streams)} texts lost:\n" + "\n".join(lost))
+    differing = [s for s in streams if s.text != expected]
+    if differing:
+        raise Failed(f"{what}: {len(differing)} texts differ:\n{differing[0].text!r}\nundisturbed:\n{expected!r}")
+    failovers = sum(s.statistics.get("failovers", 0) for s in streams)
+    undrafted = sum(s.statistics.get("undrafted_iterations", 0) for s in streams)
+    if failovers == 0:
+        raise Failed(f"{what}: no text noticed, so nothing was tried")
+    say(f"{what}, {len(streams)} texts at {at[0]} to {at[-1]} %: all finished {took:.1f} s later with the same text "
+        f"({failovers} sessions moved, {undrafted} iterations without a draft, of the {STREAMS['http']} over HTTP)")
+    recover()
+    system.wait_until_well()
+
+
+def faults(system, expected):
+    def kill(container):
+        return lambda: docker("kill", container), lambda: docker("start", container)
+
+    def cut(container, service):
+        network = system.network(f"{service}s")
+        return (lambda: docker("network", "disconnect", network, container),
+                lambda: docker("network", "connect", "--alias", service, network, container))
+
+    def freeze(container):
+        return lambda: docker("pause", container), lambda: docker("unpause", container)
+
+    # Those first that leave sessions behind, for their leases to end.
+    for what, (strike, recover) in [
+        ("a target frozen", freeze(system.targets[0])),
+        ("a target cut off from its network", cut(system.targets[1], "target")),
+        ("a draft cut off from its network", cut(system.drafts[1], "draft")),
+        ("a target killed", kill(system.targets[0])),
+        ("a draft killed", kill(system.drafts[0])),
+    ]:
+        disturb(system, what, strike, recover, expected)
+
+
+def check_end(system):
+    system.compose("stop")
+    for container in [system.orchestrator, *system.drafts, *system.targets]:
+        code = docker("inspect", "-f", "{{.State.ExitCode}}", container)
+        if code != "0":
+            raise Failed(f"{container_name(container)} was asked to end and ended with {code}")
+    say("all five ended by themselves when asked to (SIGTERM), with 0")
+
+
+def clean_up(system):
+    system.compose("down", "-v", "--remove-orphans", "-t", "0", check=False)
+    # What the builder without BuildKit left of the stages stands on our bases.
+    ours = {docker("image", "inspect", "-f", "{{.Id}}", name, check=False) for name in (IMAGE, *BASES.values())} - {""}
+    every = set(docker("images", "-aq", "--no-trunc", check=False).split())
+    parents = {image: docker("image", "inspect", "-f", "{{.Parent}}", image, check=False) for image in every}
+    while more := {image for image, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    run("docker", "rmi", "-f", IMAGE, PROMETHEUS, *BASES.values(), check=False)
+    while ours and (gone := {i for i in ours if run("docker", "rmi", i, check=False).returncode == 0 or not exists(i)}):
+        ours -= gone
+    system.override.unlink(missing_ok=True)
+
+
+def exists(image):
+    return run("docker", "image", "inspect", image, check=False).returncode == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binaries", type=Path, default=ROOT / "target/debug")
+    parser.add_argument("--keep", action="store_true", help="leave everything as it is at the end")
+    args = parser.parse_args()
+    if not shutil.which("docker") or run("docker", "info", check=False).returncode != 0:
+        sys.exit(print("skipped: no containers are tested, no Docker engine answers here"))
+    compose = next((c for c in (["docker", "compose"], ["docker-compose"]) if shutil.which(c[0]) and run(*c, "version", check=False).returncode == 0),
+                   None)
+    if compose is None:
+        sys.exit(print("skipped: no containers are tested, there is neither docker compose nor docker-compose here"))
+    system = System(compose)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        check_files(system, compose)
+        build(system, args.binaries)
+        system.start()
+        system.wait_until_well()
+        say("compose brought up two drafts, two targets and the orchestrator, which found them all")
+        check_confinement(system)
+        check_networks(system)
+        expected = undisturbed(system)
+        check_metrics(system)
+        faults(system, expected)
+        check_end(system)
+        say("survived: " + "a draft and a target killed, a draft and a target cut off, a target frozen; no text lost, no character changed")
+    except Failed as failure:
+        print(f"FAILED: {failure}", flush=True)
+        print(system.compose("logs", "--no-color", "--tail", "15", check=False)[-6000:])
+        sys.exit(1)
+    finally:
+        if not args.keep:
+            clean_up(system)
+
+
+BEGUN = time.monotonic()
+main()

@@ -4,7 +4,7 @@ use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, v1};
 use tandem_serving::Serving;
-use tandem_worker::{StepRequest, Worker, WorkerArgs};
+use tandem_worker::{Calls, Face, StepRequest, Worker, WorkerArgs};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -36,20 +36,24 @@ impl Draft for DraftService {
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
         let client = request.remote_addr().map(|a| a.ip());
-        Ok(Response::new(self.worker.open(request.into_inner(), client).await?))
+        let (metadata, _, request) = request.into_parts();
+        self.worker.calls().answer("OpenSession", &metadata, self.worker.open(request, client)).await
     }
 
     async fn propose(
         &self,
         request: Request<v1::ProposeRequest>,
     ) -> Result<Response<v1::ProposeResponse>, Status> {
-        let mut request = request.into_inner();
-        let step = StepRequest {
-            session: SessionRef::try_from(request.handle)?,
-            step: request.step,
-            commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
+        let (metadata, _, mut request) = request.into_parts();
+        let work = async {
+            let step = StepRequest {
+                session: SessionRef::try_from(request.handle)?,
+                step: request.step,
+                commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
+            };
+            self.worker.step(step, ProposeJob(request.propose()?)).await
         };
-        Ok(Response::new(self.worker.step(step, ProposeJob(request.propose()?)).await?))
+        self.worker.calls().answer("Propose", &metadata, work).await
     }
 
     async fn close_session(
@@ -62,10 +66,12 @@ impl Draft for DraftService {
 
 /// Serves drafts of `model`. Call it within a runtime.
 pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
-    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits());
+    let calls = Calls::new();
+    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits(), calls.clone());
     let places = vec![worker.places()];
     let service = DraftServer::new(DraftService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    tandem_worker::serving("tandem.v1.Draft", routes, places, (&model, args))
+    let face = Face { service: "draft", name: "tandem.v1.Draft", routes, places, calls };
+    tandem_worker::serving(face, &model, args)
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use tandem_decoding::{Drafting, TokenId};
 use tandem_proto::{Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1};
-use tandem_serving::Places;
+use tandem_serving::{Place, Places, trace_id};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use tracing::Instrument;
+use tonic::codegen::http::HeaderMap;
+use tracing::{Instrument, trace_span};
 
 use crate::events::{Chunks, count};
+use crate::metrics::GenerationMetrics;
+use crate::observe::{Watch, watch};
 use crate::{GenerateError, Job, Pair, Update, generate};
 
 /// Events that may wait for a slow client; then its generation waits too.
@@ -31,6 +34,7 @@ pub(crate) struct Front {
     pub(crate) longest: Duration,
     /// What clients call the model.
     pub(crate) model: String,
+    pub(crate) metrics: Arc<GenerationMetrics>,
 }
 
 /// When a request came, when it must have ended, and who sent it.
@@ -53,12 +57,45 @@ impl Front {
     }
 
     /// Writes the texts that `requests` ask for, side by side: those of the first, then those of the next. Dropping the stream ends
-    /// them.
+    /// them. The `headers` may name a trace to go on with.
     pub(crate) async fn generate(
         self: &Arc<Self>,
         requests: Vec<v1::GenerateRequest>,
         arrival: Arrival,
+        headers: &HeaderMap,
     ) -> Result<Events, Status> {
+        let requests = self.check(requests).inspect_err(|status| self.metrics.failed(None, status.code()))?;
+        let (span, watches) = watch(&self.metrics, &self.model, &requests, headers);
+        let admitted = self.admit(requests, arrival).instrument(span).await;
+        let (place, admitted, texts) = admitted.map_err(|error| {
+            let status = Status::from(error);
+            watches.iter().for_each(|watch| watch.failed(status.code()));
+            status
+        })?;
+        let (events, stream) = mpsc::channel(WAITING_EVENTS);
+        for (index, ((params, open), watch)) in texts.into_iter().zip(watches).enumerate() {
+            watch.admitted(&open);
+            let span = watch.span();
+            let text = Text { index: count(index), params, arrival, admitted, events: events.clone(), watch };
+            let (front, place) = (self.clone(), place.clone());
+            let run = async move {
+                let ended = text.run(&front.pair, open).await;
+                drop(place);
+                if let Err(error) = ended {
+                    tracing::info!(%error, trace_id = trace_id(), "generation failed");
+                    let status = Status::from(error);
+                    text.watch.failed(status.code());
+                    // A client that reads nothing any more learns nothing any more.
+                    let _ = tokio::time::timeout(SLOW_CLIENT, text.events.send(Err(status))).await;
+                }
+            };
+            tokio::spawn(run.instrument(span));
+        }
+        Ok(ReceiverStream::new(stream))
+    }
+
+    /// Refuses what is wrong whatever the models are.
+    fn check(&self, requests: Vec<v1::GenerateRequest>) -> Result<Vec<GenerateParams>, Status> {
         let requests: Vec<GenerateParams> =
             requests.into_iter().map(GenerateParams::try_from).collect::<Result<_, _>>()?;
         let unknown = |r: &&GenerateParams| !r.model.is_empty() && r.model != self.model;
@@ -66,8 +103,18 @@ impl Front {
             let message = format!("there is no model {model:?} here: use {:?}", self.model);
             return Err(Status::not_found(message));
         }
+        Ok(requests)
+    }
+
+    /// Waits for places, and makes of requests what workers are asked: a text each, all in one place, which they got when it says.
+    async fn admit(
+        self: &Arc<Self>,
+        requests: Vec<GenerateParams>,
+        arrival: Arrival,
+    ) -> Result<(Arc<Place>, Instant, Vec<(Arc<GenerateParams>, OpenSession)>), GenerateError> {
         let texts = count(requests.iter().map(|r| r.candidates).sum());
-        let place = tokio::time::timeout_at(arrival.by, self.places.take(arrival.client, texts)).await;
+        let places = self.places.take(arrival.client, texts).instrument(trace_span!("wait"));
+        let place = tokio::time::timeout_at(arrival.by, places).await;
         let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
         // Shared by all texts, and by the work on their prompts: a client that leaves meanwhile does not free it before that is done.
         let place = Arc::new(place);
@@ -83,22 +130,7 @@ impl Front {
                 (params.clone(), open)
             }));
         }
-        let (events, stream) = mpsc::channel(WAITING_EVENTS);
-        for (index, (params, open)) in texts.into_iter().enumerate() {
-            let text = Text { index: count(index), params, arrival, admitted, events: events.clone() };
-            let (front, place) = (self.clone(), place.clone());
-            let run = async move {
-                let ended = text.run(&front.pair, open).await;
-                drop(place);
-                if let Err(error) = ended {
-                    tracing::info!(%error, "generation failed");
-                    // A client that reads nothing any more learns nothing any more.
-                    let _ = tokio::time::timeout(SLOW_CLIENT, text.events.send(Err(error.into()))).await;
-                }
-            };
-            tokio::spawn(run.in_current_span());
-        }
-        Ok(ReceiverStream::new(stream))
+        Ok((place, admitted, texts))
     }
 
     /// The prompt's tokens.
@@ -162,6 +194,7 @@ struct Text {
     arrival: Arrival,
     admitted: Instant,
     events: EventSender,
+    watch: Watch,
 }
 
 impl Text {
@@ -198,6 +231,7 @@ impl Text {
             arrived: self.arrival.at,
             admitted: self.admitted,
             by: self.arrival.by,
+            watch: &self.watch,
         };
         let (pieces, mut received) = mpsc::channel::<Update>(1);
         let generating = async {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -38,9 +38,12 @@ type Client = ConnectInfo<SocketAddr>;
 
 /// All routes of the orchestrator.
 pub(crate) fn routes(front: Arc<Front>) -> Router {
-    let completions =
-        |state: Shared, client: Client, body: Body| answer(Kind::Completion, state, client, body);
-    let chats = |state: Shared, client: Client, body: Body| answer(Kind::Chat, state, client, body);
+    let completions = |state: Shared, client: Client, headers: HeaderMap, body: Body| {
+        answer(Kind::Completion, state, client, headers, body)
+    };
+    let chats = |state: Shared, client: Client, headers: HeaderMap, body: Body| {
+        answer(Kind::Chat, state, client, headers, body)
+    };
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(models))
@@ -99,7 +102,13 @@ fn name(constant: &str) -> String {
     constant.rsplit('_').next().unwrap_or_default().to_lowercase()
 }
 
-async fn answer(kind: Kind, State(front): Shared, client: Client, body: Body) -> Result<Response, ApiError> {
+async fn answer(
+    kind: Kind,
+    State(front): Shared,
+    client: Client,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
     let too_large = |_| {
         let message = format!("the body broke off, or is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
@@ -110,7 +119,7 @@ async fn answer(kind: Kind, State(front): Shared, client: Client, body: Body) ->
     let mut request = Request::parse(kind, &body)?;
     let mut writer = Writer::new(kind, &request, front.model.clone());
     let arrival = front.arrival(None, Some(client.0.ip()));
-    let mut events = front.generate(std::mem::take(&mut request.generate), arrival).await?;
+    let mut events = front.generate(std::mem::take(&mut request.generate), arrival, &headers).await?;
     if !request.stream {
         let mut deltas = Vec::new();
         while let Some(event) = events.next().await {

@@ -2,12 +2,12 @@
 
 use clap::Parser;
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp, serving};
-use tandem_serving::{Shutdown, bind, bind_http, incoming, init_logging};
+use tandem_serving::{Shutdown, bind, bind_http, incoming, init_telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = OrchestratorArgs::parse();
-    init_logging(&args.log, "info")?;
+    let _telemetry = init_telemetry(&args.log, "info", "tandem-orchestrator")?;
     let listener = bind(args.serve.listen).await?;
     let http = bind_http(&args.serve).await?;
     let shutdown = Shutdown::on_signal()?;

@@ -115,6 +115,12 @@ impl Pair {
         self.drafts.model().map_or(target, |draft| draft.context_length.min(target)) as usize
     }
 
+    /// How all workers are, by role, without asking them.
+    pub(crate) fn worker_states(&self) -> Vec<(&'static str, v1::WorkerState)> {
+        let states = |role, pool: &Pool| pool.endpoints().into_iter().map(move |e| (role, e.wire_state()));
+        states("draft", &self.drafts).chain(states("target", &self.targets)).collect()
+    }
+
     /// Whether somebody could score now; why not.
     pub fn ready(&self) -> Result<(), String> {
         self.targets

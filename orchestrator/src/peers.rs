@@ -1,6 +1,7 @@
 //! What the loop asks of its two workers.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tandem_decoding::{Accepted, DraftTree, TokenTree};
 use tandem_proto::{OpenSession, Propose, Scores, Wanted};
@@ -43,6 +44,11 @@ pub trait DraftSession: Send {
     fn reopened(&self) -> usize {
         0
     }
+
+    /// How much of the time that its steps took so far they were on the way there and back.
+    fn network(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Something that scores token trees.
@@ -74,5 +80,10 @@ pub trait TargetSession: Send {
     /// As [`DraftSession::reopened`].
     fn reopened(&self) -> usize {
         0
+    }
+
+    /// As [`DraftSession::network`].
+    fn network(&self) -> Duration {
+        Duration::ZERO
     }
 }

@@ -14,6 +14,7 @@ use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
 use crate::front::Front;
+use crate::metrics::{GenerationMetrics, orchestrator_metrics};
 use crate::{OrchestratorArgs, Pair, http};
 
 /// Implements `tandem.v1.Generation`.
@@ -50,7 +51,8 @@ impl Generation for GenerationService {
     async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
         let client = request.remote_addr().map(|address| address.ip());
         let arrival = self.front.arrival(deadline(request.metadata()), client);
-        let events = self.front.generate(vec![request.into_inner()], arrival).await?;
+        let (metadata, _, request) = request.into_parts();
+        let events = self.front.generate(vec![request], arrival, metadata.as_ref()).await?;
         Ok(Response::new(Box::pin(events)))
     }
 
@@ -68,7 +70,9 @@ pub fn serving(pair: Pair, args: &OrchestratorArgs, http: Option<TcpListener>) -
     let places = Places::new(args.places());
     let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
     let longest = args.limits.max_request_seconds;
-    let front = Arc::new(Front { pair, places: places.clone(), longest, model });
+    let generations = Arc::new(GenerationMetrics::new());
+    let front = Arc::new(Front { pair, places: places.clone(), longest, model, metrics: generations });
+    let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
     let service = GenerationServer::new(GenerationService { front: front.clone() });
     let mut routes = RoutesBuilder::default();
     routes.add_service(service.max_decoding_message_size(MAX_MESSAGE_BYTES));
@@ -77,6 +81,7 @@ pub fn serving(pair: Pair, args: &OrchestratorArgs, http: Option<TcpListener>) -
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
         places: vec![places],
+        metrics,
         http: http.map(|listener| Http {
             listener,
             ready: http::readiness(front.clone()),

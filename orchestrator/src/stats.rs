@@ -33,6 +33,8 @@ pub struct Statistics {
     pub new_tokens: usize,
     /// Propose-score-accept rounds.
     pub iterations: usize,
+    /// Rounds in which something was proposed.
+    pub drafts: usize,
     /// Nodes proposed.
     pub drafted: usize,
     /// Sum of the depths asked for.
@@ -53,6 +55,10 @@ pub struct Statistics {
     pub draft: Duration,
     /// Waiting for the target, prefill not included.
     pub target: Duration,
+    /// Of the time of the draft: on the way there and back.
+    pub draft_network: Duration,
+    /// Of the time of the target: on the way there and back.
+    pub target_network: Duration,
     /// Until the first token was emitted.
     pub first_token: Duration,
     /// Everything.
@@ -66,6 +72,7 @@ impl Statistics {
             method,
             new_tokens: 0,
             iterations: 0,
+            drafts: 0,
             drafted: 0,
             depth_asked: 0,
             accepted: 0,
@@ -76,6 +83,8 @@ impl Statistics {
             prefill: Duration::ZERO,
             draft: Duration::ZERO,
             target: Duration::ZERO,
+            draft_network: Duration::ZERO,
+            target_network: Duration::ZERO,
             first_token: Duration::ZERO,
             total: Duration::ZERO,
         }
@@ -85,6 +94,7 @@ impl Statistics {
     pub(crate) fn count(&mut self, depth_asked: usize, drafted: usize, accepted: usize) {
         self.iterations += 1;
         self.depth_asked += depth_asked;
+        self.drafts += usize::from(drafted > 0);
         self.drafted += drafted;
         self.accepted += accepted;
         for count in self.accepted_by_depth.iter_mut().take(accepted) {
@@ -105,6 +115,18 @@ impl Statistics {
     /// What is neither waiting, for a place or a worker, nor prefill.
     pub fn orchestration(&self) -> Duration {
         self.total.saturating_sub(self.waiting + self.prefill + self.draft + self.target)
+    }
+
+    /// The parts of the total, by name.
+    pub(crate) fn parts(&self) -> [(&'static str, Duration); 6] {
+        [
+            ("waiting", self.waiting),
+            ("prefill", self.prefill),
+            ("draft", self.draft.saturating_sub(self.draft_network)),
+            ("target", self.target.saturating_sub(self.target_network)),
+            ("network", self.draft_network + self.target_network),
+            ("orchestration", self.orchestration()),
+        ]
     }
 }
 

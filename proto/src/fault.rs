@@ -114,9 +114,27 @@ impl From<Fault> for Status {
     }
 }
 
+/// A code as the documents of gRPC write it: `RESOURCE_EXHAUSTED`.
+pub fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_have_their_names() {
+        assert_eq!(code_name(Code::Ok), "OK");
+        assert_eq!(code_name(Code::ResourceExhausted), "RESOURCE_EXHAUSTED");
+    }
 
     #[test]
     fn a_status_keeps_code_field_reason_and_delay() {

@@ -11,7 +11,7 @@ pub use convert::{
     TokenLogProbs, TopTokens, Wanted, decoding_from_wire, decoding_to_wire, expansion_to_wire,
     method_from_wire, method_to_wire, reference_to_wire,
 };
-pub use fault::{Fault, Reason};
+pub use fault::{Fault, Reason, code_name};
 
 /// Generated from `tandem/v1/*.proto`; see `proto/codegen`.
 #[allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
@@ -21,6 +21,9 @@ pub mod v1 {
 
 /// All messages and services, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/tandem.v1.bin");
+
+/// In the header of a worker's reply: microseconds that the worker took for it. What a caller waited beyond that was the network.
+pub const COMPUTE_HEADER: &str = "x-tandem-compute-us";
 
 /// Largest message that a service reads: a prompt of some hundred thousand tokens fits.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;

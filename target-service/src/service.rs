@@ -8,7 +8,7 @@ use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{StepRequest, Worker, WorkerArgs};
+use tandem_worker::{Calls, Face, StepRequest, Worker, WorkerArgs};
 use tokio_stream::Stream;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
@@ -60,21 +60,25 @@ impl Target for TargetService {
         request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
         let client = request.remote_addr().map(|a| a.ip());
-        Ok(Response::new(self.worker.open(request.into_inner(), client).await?))
+        let (metadata, _, request) = request.into_parts();
+        self.worker.calls().answer("OpenSession", &metadata, self.worker.open(request, client)).await
     }
 
     async fn score_tree(
         &self,
         request: Request<v1::ScoreTreeRequest>,
     ) -> Result<Response<v1::ScoreTreeResponse>, Status> {
-        let mut request = request.into_inner();
-        let step = StepRequest {
-            session: SessionRef::try_from(request.handle)?,
-            step: request.step,
-            commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
+        let (metadata, _, mut request) = request.into_parts();
+        let work = async {
+            let step = StepRequest {
+                session: SessionRef::try_from(request.handle)?,
+                step: request.step,
+                commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
+            };
+            let score = Score { tree: request.take_tree()?, wanted: request.wanted()? };
+            self.worker.step(step, score).await
         };
-        let score = Score { tree: request.take_tree()?, wanted: request.wanted()? };
-        Ok(Response::new(self.worker.step(step, score).await?))
+        self.worker.calls().answer("ScoreTree", &metadata, work).await
     }
 
     async fn close_session(
@@ -87,14 +91,16 @@ impl Target for TargetService {
 
 /// Serves scores of `model`. Call it within a runtime.
 pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
-    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits());
+    let calls = Calls::new();
+    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits(), calls.clone());
     // For MTJD the target proposes beams of its own: it is its own draft, with sessions of their own on the same model.
     // Another incarnation: a handle of one face is nothing to the other.
-    let own = Worker::new(model.clone(), !args.incarnation, args.table_limits());
+    let own = Worker::new(model.clone(), !args.incarnation, args.table_limits(), calls.clone());
     let places = vec![worker.places(), own.places()];
     let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let own = DraftServer::new(DraftService::new(own)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service).add_service(own);
-    tandem_worker::serving("tandem.v1.Target", routes, places, (&model, args))
+    let face = Face { service: "target", name: "tandem.v1.Target", routes, places, calls };
+    tandem_worker::serving(face, &model, args)
 }

@@ -4,6 +4,7 @@ use anyhow::Context;
 use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
+use tandem_serving::carry_on;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{IntoRequest, Status};
 
@@ -34,12 +35,14 @@ pub async fn connect(url: &str) -> anyhow::Result<Client> {
     Ok(GenerationClient::new(channel.with_context(unreachable)?).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
-/// Runs `request` to its end; `on_text` sees the text as it comes.
+/// Runs `request` to its end, in the trace of the present span; `on_text` sees the text as it comes.
 pub async fn generate(
     client: &mut Client,
     request: impl IntoRequest<v1::GenerateRequest>,
     mut on_text: impl FnMut(&str),
 ) -> Result<Answer, Status> {
+    let mut request = request.into_request();
+    carry_on(request.metadata_mut().as_mut());
     let mut events = client.generate(request).await?.into_inner();
     let mut answer = Answer::default();
     while let Some(response) = events.message().await? {

@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use tandem_decoding::Method;
 use tandem_proto::{decoding_to_wire, method_from_wire, v1};
-use tandem_serving::{LogArgs, init_logging};
+use tandem_serving::{LogArgs, init_telemetry};
+use tracing::{Instrument, trace_span};
 
 use crate::client::{self, Answer, Client, connect};
 use crate::decoding::DecodingArgs;
@@ -106,7 +107,7 @@ struct Figures {
 /// Generates once, or twice to compare.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // Nobody asked for the services' stories: their warnings are enough.
-    init_logging(&args.log, "warn")?;
+    let _telemetry = init_telemetry(&args.log, "warn", "tandem")?;
     let prompt = prompt(&args)?;
     let local = match &args.endpoint {
         Some(_) => None,
@@ -166,6 +167,7 @@ async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) ->
             written = anstream::stdout().flush();
         }
     })
+    .instrument(trace_span!("tandem generate", otel.kind = "client"))
     .await
     .map_err(refused)?;
     written?;

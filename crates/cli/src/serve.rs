@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tandem_serving::{LogArgs, Shutdown, init_logging};
+use tandem_serving::{LogArgs, Shutdown, init_telemetry};
 
 use crate::local::{Front, Local, PairArgs};
 
@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Serves until a signal.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    init_logging(&args.log, "info")?;
+    let _telemetry = init_telemetry(&args.log, "info", "tandem")?;
     let shutdown = Shutdown::on_signal()?;
     let front = Front { listen: args.listen, http_listen: Some(args.http_listen) };
     let mut local = tokio::select! {

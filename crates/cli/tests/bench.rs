@@ -170,12 +170,12 @@ fn nonsense_is_refused_with_a_sentence() {
     refuses("--requests 1 --duration 1", "cannot be used with");
     refuses("--requests 0", "--requests");
     refuses("--timeout=-1", "--timeout");
-    refuses("--duration nan", "between 0.001");
+    refuses("--duration nan", "0.001 to 1000000");
     refuses("--output-tokens uniform:9..8", "write the smaller number first");
     refuses("--prompt-tokens some", "no number of tokens");
     refuses("--compare-methods medusa", "unknown method");
     refuses("--compare-methods mtad --method mtad", "cannot be used with");
-    refuses("--beam-width 0", "beam_width is 0");
+    refuses("--beam-width 0", "beam_width: is 0");
     refuses("--temperature=-1", "temperature: is -1");
     refuses("--prompts nowhere.jsonl", "--prompts");
     refuses("--json /nowhere/bench.json", "choose another --json");

@@ -69,10 +69,10 @@ fn json_is_for_machines() {
 #[test]
 fn nonsense_is_refused_with_a_sentence() {
     refuses(&["generate", "--method", "medusa", "x"], b"", "unknown method \"medusa\"");
-    refuses(&["generate", "--threshold", "1.5", "x"], b"", "acceptance_threshold is 1.5");
+    refuses(&["generate", "--threshold", "1.5", "x"], b"", "acceptance_threshold: is 1.5");
     refuses(&["generate", "--temperature", "NaN", "x"], b"", "temperature: is NaN");
-    refuses(&["generate", "--beam-width", "0", "x"], b"", "beam_width is 0");
-    refuses(&["generate", "--draft-tokens", "10000", "x"], b"", "draft_tokens is 10000");
+    refuses(&["generate", "--beam-width", "0", "x"], b"", "beam_width: is 0");
+    refuses(&["generate", "--draft-tokens", "10000", "x"], b"", "draft_tokens: is 10000");
     refuses(&["generate", ""], b"", "is empty");
     refuses(&["generate"], b"\xff\xfe", "not UTF-8");
     refuses(&["generate", "--device", "tpu", "x"], b"", "is no device");

@@ -159,7 +159,7 @@ async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
         (json!({ "prompt": [4_000_000] }), "prompt", StatusCode::BAD_REQUEST),
         (json!({ "tools": [{}] }), "tools", StatusCode::BAD_REQUEST),
         (json!({ "stream": true, "temperature": 1e9 }), "temperature", StatusCode::BAD_REQUEST),
-        (json!({ "decoding": { "beam_width": 99 } }), "decoding", StatusCode::BAD_REQUEST),
+        (json!({ "decoding": { "beam_width": 99 } }), "decoding.beam_width", StatusCode::BAD_REQUEST),
     ] {
         let response = web.post(path, &completion(change.clone())).await;
         assert_eq!(response.status(), code, "{change}");

@@ -1,12 +1,13 @@
 //! The one thread that owns a model's weights and caches, as the others see it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tandem_decoding::TokenId;
 use tokio::sync::{mpsc, oneshot};
-use tracing::Span;
+use tracing::{Span, trace_span};
 
+use crate::observer::{PassObserver, Queue, Waiting};
 use crate::scheduler::Scheduler;
 use crate::{Backend, EngineError, Keep, KvBudget, LoadError, Logits, ModelSpec, Pace, Pass, Reservation};
 
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     /// Caches whose handles were dropped. A drop cannot wait for room in the queue, and there are never more of them
     /// than caches.
     dropped: Mutex<Vec<u64>>,
+    pub(crate) queue: Queue,
+    pub(crate) observer: OnceLock<PassObserver>,
 }
 
 pub(crate) enum Command {
@@ -56,6 +59,8 @@ pub(crate) struct Run {
     pub(crate) reply: oneshot::Sender<Result<Logits, EngineError>>,
     /// The span of the request, so that what the thread logs belongs to it.
     pub(crate) span: Span,
+    /// While it waits for a pass.
+    pub(crate) waiting: Option<Waiting>,
 }
 
 pub(crate) enum Work {
@@ -113,10 +118,11 @@ impl ModelThread {
 
     fn around<B: Backend>(loaded: Loaded<B>) -> (Self, Scheduler<B>) {
         let Loaded { backend, spec, budget, pace } = loaded;
-        let (commands, queue) = mpsc::channel(QUEUE);
-        let shared =
-            Arc::new(Shared { spec, budget, next_cache: AtomicU64::new(0), dropped: Mutex::default() });
-        (Self { commands, shared: shared.clone() }, Scheduler::new(backend, shared, queue, pace))
+        let (commands, received) = mpsc::channel(QUEUE);
+        let (dropped, queue, observer) = Default::default();
+        let next_cache = AtomicU64::new(0);
+        let shared = Arc::new(Shared { spec, budget, next_cache, dropped, queue, observer });
+        (Self { commands, shared: shared.clone() }, Scheduler::new(backend, shared, received, pace))
     }
 
     /// The model.
@@ -127,6 +133,16 @@ impl ModelThread {
     /// The budget of its caches.
     pub fn budget(&self) -> &KvBudget {
         &self.shared.budget
+    }
+
+    /// Passes and prompts that wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.shared.queue.len()
+    }
+
+    /// Tells `observer` of every pass from now on. There is one at most: the first stays.
+    pub fn observe(&self, observer: PassObserver) {
+        let _ = self.shared.observer.set(observer);
     }
 
     /// Opens an empty cache that may grow to `tokens` rows. Refused before anything is allocated when the budget is full.
@@ -177,7 +193,8 @@ impl Cache {
             return Err(EngineError::BudgetFull { needed: rows, free: most_rows, total: most_rows });
         }
         let (reply, replied) = oneshot::channel();
-        let run = Run { cache: self.id, most_rows, work, reply, span: Span::current() };
+        let waiting = Some(self.thread.shared.queue.enter(trace_span!("queue")));
+        let run = Run { cache: self.id, most_rows, work, reply, span: Span::current(), waiting };
         let sent = self.thread.commands.send(Command::Run(Box::new(run))).await;
         sent.map_err(|_| EngineError::Stopped)?;
         let logits = replied.await.map_err(|_| EngineError::Stopped)??;

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{Span, debug, trace_span};
 
 use crate::model_thread::{Command, Run, Shared, Work};
 use crate::pace::Pace;
-use crate::{Backend, EngineError, Keep, Logits, Pass, Segment};
+use crate::{Backend, EngineError, Keep, Logits, Pass, PassReport, Segment};
 
 /// Owns a model and all its caches.
 pub(crate) struct Scheduler<B: Backend> {
@@ -134,6 +134,7 @@ impl<B: Backend> Scheduler<B> {
             run.span.in_scope(|| debug!("dropped a pass that nobody waits for"));
             return None;
         }
+        run.waiting = None;
         let mut cache =
             self.caches.remove(&run.cache).unwrap_or_else(|| self.backend.new_cache(run.most_rows));
         let cached = self.backend.cached(&cache);
@@ -175,12 +176,17 @@ impl<B: Backend> Scheduler<B> {
 
     /// Runs the batch; if it fails, each part alone, so that only the one to blame fails.
     fn forward(&mut self, mut batch: Vec<Part<B::Cache>>) {
-        let rows = batch.iter().map(|part| part.pass.tokens.len()).sum();
-        let prompts = batch.iter().any(|part| matches!(part.run.work, Work::Prefill { .. }));
+        let (rows, prompt_rows) = rows(&batch);
+        let spans: Vec<Span> = batch.iter().map(|part| part.span(rows, batch.len())).collect();
         let begun = Instant::now();
         let result = self.try_forward(&mut batch);
+        drop(spans);
         if result.is_ok() {
-            self.pace.learn(rows, prompts, begun.elapsed().as_secs_f64());
+            let took = begun.elapsed();
+            self.pace.learn(rows, prompt_rows > 0, took.as_secs_f64());
+            if let Some(tell) = self.shared.observer.get() {
+                tell(&PassReport { rows, prompt_rows, sessions: batch.len(), took });
+            }
         }
         if result.is_err() && batch.len() > 1 {
             for part in batch {
@@ -192,10 +198,13 @@ impl<B: Backend> Scheduler<B> {
             Ok(all) => all.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         };
-        for (Part { run, cache, .. }, reply) in batch.into_iter().zip(replies) {
+        for (Part { mut run, cache, .. }, reply) in batch.into_iter().zip(replies) {
             self.caches.insert(run.cache, cache);
             match &run.work {
-                Work::Prefill { left } if reply.is_ok() && !left.is_empty() => self.prefills.push_back(run),
+                Work::Prefill { left } if reply.is_ok() && !left.is_empty() => {
+                    run.waiting = Some(self.shared.queue.enter(trace_span!(parent: &run.span, "queue")));
+                    self.prefills.push_back(run);
+                }
                 _ => drop(run.reply.send(reply)),
             }
         }
@@ -209,6 +218,26 @@ impl<B: Backend> Scheduler<B> {
         let result = catch_unwind(AssertUnwindSafe(|| self.backend.forward(&mut segments)));
         result.unwrap_or_else(|_| Err(EngineError::Failed("a panic, see the log".into())))
     }
+}
+
+impl<C> Part<C> {
+    /// Of its part in a pass of `rows` with `sessions`.
+    fn span(&self, rows: usize, sessions: usize) -> Span {
+        trace_span!(
+            parent: &self.run.span,
+            "pass",
+            tandem.rows = self.pass.tokens.len() as i64,
+            tandem.batch.rows = rows as i64,
+            tandem.batch.sessions = sessions as i64
+        )
+    }
+}
+
+/// Rows in all, and those of prompts.
+fn rows<C>(batch: &[Part<C>]) -> (usize, usize) {
+    let is_prompt = |part: &&Part<C>| matches!(part.run.work, Work::Prefill { .. });
+    let count = |part: &Part<C>| part.pass.tokens.len();
+    (batch.iter().map(count).sum(), batch.iter().filter(is_prompt).map(count).sum())
 }
 
 /// The rows that are left after `keep`.

@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::metrics_prefix;
+
 /// Where and for how many a service serves.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -10,9 +12,13 @@ pub struct ServeArgs {
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:0", value_name = "IP:PORT")]
     pub listen: SocketAddr,
 
-    /// Address for HTTP: /health and /ready, and of the orchestrator its API [default: no HTTP]
+    /// Address for HTTP: /health, /ready and /metrics, and of the orchestrator its API [default: no HTTP]
     #[arg(long, env = "HTTP_LISTEN", value_name = "IP:PORT")]
     pub http_listen: Option<SocketAddr>,
+
+    /// Repeats the metrics that other servers have too with this in front of their names, as in vllm:
+    #[arg(long, env = "METRICS_ALIAS", value_name = "PREFIX", value_parser = metrics_prefix)]
+    pub metrics_alias: Option<String>,
 
     /// Sessions held at once; more are refused with RESOURCE_EXHAUSTED
     #[arg(long, env = "MAX_SESSIONS", default_value_t = 64, value_name = "N")]

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::Shutdown;
+use crate::{Metrics, Shutdown};
 
 /// Says why a service cannot take requests now.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -17,7 +17,7 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub struct Http {
     /// Where.
     pub listener: TcpListener,
-    /// Beside `/health` and `/ready`, which every service has.
+    /// Beside `/health`, `/ready` and `/metrics`, which every service has.
     pub routes: Router,
     /// Beyond not draining.
     pub ready: Readiness,
@@ -32,6 +32,7 @@ impl Http {
     /// Serves until `close`; what runs then may end.
     pub(crate) async fn run(
         self,
+        metrics: Metrics,
         shutdown: Shutdown,
         close: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), std::io::Error> {
@@ -46,7 +47,8 @@ impl Http {
         let routes = self
             .routes
             .route("/health", get(|| std::future::ready("alive\n")))
-            .route("/ready", get(is_ready));
+            .route("/ready", get(is_ready))
+            .route("/metrics", get(move || std::future::ready(metrics.response())));
         // Handlers may ask who the client is.
         let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         axum::serve(self.listener, routes).with_graceful_shutdown(close).await

@@ -13,7 +13,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::{Http, Places, ServeArgs, Shutdown};
+use crate::{Http, Metrics, Places, ServeArgs, Shutdown};
 
 /// Why a service could not serve.
 #[derive(Debug, Error)]
@@ -39,6 +39,8 @@ pub struct Serving {
     pub descriptors: &'static [u8],
     /// Closed when it drains; once they are empty, it ends.
     pub places: Vec<Places>,
+    /// What it counts, for its HTTP face.
+    pub metrics: Metrics,
     /// Its HTTP face, if it has one.
     pub http: Option<Http>,
     /// How long it may drain.
@@ -105,11 +107,13 @@ impl Serving {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_routes(routes)
             .serve_with_incoming_shutdown(connections, close.clone().cancelled_owned());
-        let http = self.http.take();
+        let (http, metrics) = (self.http.take(), self.metrics.clone());
         let serving = async {
             let http = async {
                 match http {
-                    Some(http) => Ok(http.run(shutdown.clone(), close.clone().cancelled_owned()).await?),
+                    Some(http) => {
+                        Ok(http.run(metrics, shutdown.clone(), close.clone().cancelled_owned()).await?)
+                    }
                     None => Ok(()),
                 }
             };

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests with real clients against the built `tandem`: ./run.sh [pytest's arguments]. Needs `cargo build --workspace` before.
-# What is missing (a Python environment, a browser) is installed from PyPI and Debian.
+# What is missing (a Python environment, a browser, Prometheus) is installed from PyPI and Debian.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
@@ -12,6 +12,7 @@ missing=()
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 # Tests read CHROMIUM; it may name any browser of that family.
 command -v "${CHROMIUM:-chromium}" >/dev/null || missing+=(chromium fonts-inter fonts-jetbrains-mono)
+command -v promtool >/dev/null || missing+=(prometheus)
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

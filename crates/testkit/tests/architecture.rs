@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("tandem-engine", &["decoding"]),
     ("tandem-energy", &[]),
     ("tandem-eval", &["decoding"]),
-    ("tandem-worker", &["decoding", "engine", "proto", "serving"]),
+    ("tandem-worker", &["decoding", "energy", "engine", "proto", "serving"]),
     ("tandem-draft-service", &["decoding", "engine", "proto", "serving", "worker"]),
     // The draft's face too: a target proposes its own beams for MTJD.
     ("tandem-target-service", &["decoding", "draft-service", "engine", "proto", "serving", "worker"]),

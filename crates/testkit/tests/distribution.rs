@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tandem_decoding::{Decoding, DecodingParams, Expansion, Method, Sampling, TokenId};
-use tandem_orchestrator::{Finish, FinishReason, Job, TokenDetails, generate};
+use tandem_orchestrator::{Finish, FinishReason, Job, TokenDetails, Watch, generate};
 use tandem_proto::OpenSession;
 use tandem_testkit::{ToyModel, toy_tokenizer};
 use tokenizers::Tokenizer;
@@ -57,6 +57,7 @@ async fn write(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usiz
         arrived: Instant::now(),
         admitted: Instant::now(),
         by: Instant::now() + Duration::from_secs(60),
+        watch: &Watch::nobody(),
     };
     let (out, mut pieces) = mpsc::channel(tokens + 1);
     let finish = generate(&DRAFT, &TARGET, &job, &out).await.unwrap();

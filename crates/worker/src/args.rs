@@ -11,6 +11,8 @@ use tandem_serving::{
 use thiserror::Error;
 use tonic::service::RoutesBuilder;
 
+use crate::{Calls, worker_metrics};
+
 /// Flags of a worker.
 #[derive(Clone, Debug, Parser)]
 pub struct WorkerArgs {
@@ -59,13 +61,24 @@ pub enum RunError {
     Serve(#[from] ServeError),
 }
 
-/// What a worker serves as the gRPC service `name`, with sessions in `places`.
-pub fn serving(
-    name: &'static str,
-    routes: RoutesBuilder,
-    places: Vec<Places>,
-    (model, args): (&ModelThread, &WorkerArgs),
-) -> Serving {
+/// What a worker shows of itself.
+pub struct Face {
+    /// `draft` or `target`.
+    pub service: &'static str,
+    /// Full name of the gRPC service.
+    pub name: &'static str,
+    /// It, and maybe others.
+    pub routes: RoutesBuilder,
+    /// Of its sessions.
+    pub places: Vec<Places>,
+    /// Of its sessions.
+    pub calls: Calls,
+}
+
+/// Serves a `face` of `model`.
+pub fn serving(face: Face, model: &ModelThread, args: &WorkerArgs) -> Serving {
+    let Face { service, name, routes, places, calls } = face;
+    let metrics = worker_metrics(service, args.serve.metrics_alias.clone(), model, places.clone(), &calls);
     let spec = model.spec();
     tracing::info!(
         service = name,
@@ -81,6 +94,7 @@ pub fn serving(
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
         places,
+        metrics,
         http: None,
         grace: args.serve.shutdown_grace(),
     }

@@ -3,10 +3,12 @@
 
 mod args;
 mod fault;
+mod metrics;
 mod session;
 mod worker;
 
-pub use args::{RunError, WorkerArgs, run_process, serving};
+pub use args::{Face, RunError, WorkerArgs, run_process, serving};
 pub use fault::engine_fault;
+pub use metrics::{Calls, worker_metrics};
 pub use session::{Job, SessionState, StepRequest};
 pub use worker::Worker;

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use crate::fault::{engine_fault, session_fault};
 use crate::session::{Ends, Session};
-use crate::{Job, StepRequest};
+use crate::{Calls, Job, StepRequest};
 
 /// When a client may ask again for a step that is running.
 const STEP_RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -23,6 +23,7 @@ const STEP_RETRY_AFTER: Duration = Duration::from_millis(50);
 pub struct Worker<R> {
     model: ModelThread,
     sessions: SessionTable<Open<R>>,
+    calls: Calls,
 }
 
 /// A session that clients may name.
@@ -33,11 +34,16 @@ struct Open<R> {
 }
 
 impl<R: Clone + Send + 'static> Worker<R> {
-    /// Sessions on `model` within `limits`. A task ends those whose lease expires.
-    pub fn new(model: ModelThread, incarnation: u64, limits: TableLimits) -> Self {
+    /// Sessions on `model` within `limits`, asked for by `calls`. A task ends those whose lease expires.
+    pub fn new(model: ModelThread, incarnation: u64, limits: TableLimits, calls: Calls) -> Self {
         let sessions = SessionTable::new(incarnation, limits);
         tokio::spawn(sessions.clone().expire_forever());
-        Self { model, sessions }
+        Self { model, sessions, calls }
+    }
+
+    /// The calls of its sessions.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// What the model is, on the wire.

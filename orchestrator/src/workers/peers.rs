@@ -1,5 +1,7 @@
 //! The pools as the loop sees them: a drafter and a scorer.
 
+use std::time::Duration;
+
 use tandem_decoding::{Accepted, TokenTree};
 use tandem_proto::{OpenSession, Propose, Scores, Wanted};
 use tokio::time::Instant;
@@ -59,6 +61,10 @@ impl DraftSession for PooledDraft {
     fn reopened(&self) -> usize {
         self.0.reopened()
     }
+
+    fn network(&self) -> Duration {
+        self.0.network()
+    }
 }
 
 /// A text on a target.
@@ -91,5 +97,9 @@ impl TargetSession for PooledTarget {
 
     fn reopened(&self) -> usize {
         self.0.reopened()
+    }
+
+    fn network(&self) -> Duration {
+        self.0.network()
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use tandem_decoding::{Accepted, TokenTree};
 use tandem_proto::v1::draft_client::DraftClient;
 use tandem_proto::v1::target_client::TargetClient;
-use tandem_proto::{Fault, MAX_MESSAGE_BYTES, Propose, Scores, Wanted, v1};
+use tandem_proto::{COMPUTE_HEADER, Fault, MAX_MESSAGE_BYTES, Propose, Scores, Wanted, v1};
+use tandem_serving::carry_on;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -36,13 +39,13 @@ pub(super) trait Role: Send + Sync + 'static {
         open: v1::OpenSessionRequest,
         within: Duration,
     ) -> impl Future<Output = Result<v1::OpenSessionResponse, Status>> + Send;
-    /// Runs a step.
+    /// Runs a step; also how much of the time it was on the way there and back.
     fn step(
         channel: Channel,
         step: Step<'_>,
         ask: &Self::Ask,
         within: Duration,
-    ) -> impl Future<Output = Result<Self::Answer, StepError>> + Send;
+    ) -> impl Future<Output = Result<(Self::Answer, Duration), StepError>> + Send;
     /// Closes a session.
     fn close(
         channel: Channel,
@@ -68,22 +71,35 @@ impl From<Status> for StepError {
     }
 }
 
-/// Awaits a worker's reply, for at most `within`, the body included; the worker is told, and gives up as well.
+/// Awaits a worker's reply, for at most `within`, the body included; the worker is told, and gives up as well. Also how much of that
+/// time was none of the worker's; the trace goes on there.
 pub(super) async fn call<M, R>(
     within: Duration,
     message: M,
     send: impl AsyncFnOnce(Request<M>) -> Result<Response<R>, Status>,
-) -> Result<R, Status> {
+) -> Result<(R, Duration), Status> {
     let late = || Status::deadline_exceeded(format!("no reply within {:.1} s", within.as_secs_f64()));
     let mut request = Request::new(message);
     request.set_timeout(within);
+    carry_on(request.metadata_mut().as_mut());
+    let begun = Instant::now();
     match tokio::time::timeout(within, send(request)).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Ok(response)) => {
+            let took = begun.elapsed();
+            let network = took.saturating_sub(compute(response.metadata()).unwrap_or(took));
+            Ok((response.into_inner(), network))
+        }
         // What tonic makes of the same deadline, on either side.
         Ok(Err(status)) if status.code() == Code::Cancelled => Err(late()),
         Ok(Err(status)) => Err(status),
         Err(_) => Err(late()),
     }
+}
+
+/// How long the worker took, if it says so.
+fn compute(metadata: &MetadataMap) -> Option<Duration> {
+    let micros = metadata.get(COMPUTE_HEADER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_micros(micros))
 }
 
 /// The model that a worker of `kind` serves.
@@ -102,7 +118,10 @@ pub(super) async fn model_info(
 macro_rules! session_calls {
     ($client:ident) => {
         async fn info(channel: Channel, within: Duration) -> Result<v1::ModelInfo, Status> {
-            call(within, v1::GetModelInfoRequest {}, async |r| $client(channel).get_model_info(r).await).await
+            let asked = v1::GetModelInfoRequest {};
+            call(within, asked, async |r| $client(channel).get_model_info(r).await)
+                .await
+                .map(|(info, _)| info)
         }
 
         async fn open(
@@ -110,7 +129,9 @@ macro_rules! session_calls {
             open: v1::OpenSessionRequest,
             within: Duration,
         ) -> Result<v1::OpenSessionResponse, Status> {
-            call(within, open, async |r| $client(channel).open_session(r).await).await
+            call(within, open, async |r| $client(channel).open_session(r).await)
+                .await
+                .map(|(opened, _)| opened)
         }
 
         async fn close(channel: Channel, handle: v1::SessionHandle, within: Duration) -> Result<(), Status> {
@@ -138,7 +159,7 @@ impl Role for Proposes {
         step: Step<'_>,
         ask: &Propose,
         within: Duration,
-    ) -> Result<Proposal, StepError> {
+    ) -> Result<(Proposal, Duration), StepError> {
         let message = v1::ProposeRequest {
             handle: Some(step.handle),
             step: step.number,
@@ -146,9 +167,9 @@ impl Role for Proposes {
             shape: Some((&ask.drafting).into()),
             log_probs: ask.log_probs,
         };
-        let reply = call(within, message, async |r| draft(channel).propose(r).await).await?;
+        let (reply, network) = call(within, message, async |r| draft(channel).propose(r).await).await?;
         let (draft, log_probs) = reply.into_draft(ask).map_err(StepError::Broken)?;
-        Ok(Proposal { draft, log_probs })
+        Ok((Proposal { draft, log_probs }, network))
     }
 
     fn tree<'a>(_: &'a Propose, answer: &'a Proposal) -> &'a TokenTree {
@@ -180,7 +201,7 @@ impl Role for Judges {
         step: Step<'_>,
         ask: &ScoreAsk,
         within: Duration,
-    ) -> Result<Scores, StepError> {
+    ) -> Result<(Scores, Duration), StepError> {
         let message = v1::ScoreTreeRequest {
             handle: Some(step.handle),
             step: step.number,
@@ -190,8 +211,9 @@ impl Role for Judges {
             log_probs: ask.wanted.log_probs,
             top_log_probs: u32::try_from(ask.wanted.top_log_probs).unwrap_or(u32::MAX),
         };
-        let reply = call(within, message, async |r| target(channel).score_tree(r).await).await?;
-        reply.into_scores(&ask.tree, ask.wanted).map_err(StepError::Broken)
+        let (reply, network) = call(within, message, async |r| target(channel).score_tree(r).await).await?;
+        let scores = reply.into_scores(&ask.tree, ask.wanted).map_err(StepError::Broken)?;
+        Ok((scores, network))
     }
 
     fn tree<'a>(ask: &'a ScoreAsk, _: &'a Scores) -> &'a TokenTree {

@@ -56,6 +56,8 @@ pub(super) struct Session<R: Role> {
     /// Whether it ever had a worker.
     opened: bool,
     reopened: usize,
+    /// On the way there and back, all steps together.
+    network: Duration,
     /// Workers lost since the last answer.
     losses: u32,
 }
@@ -79,6 +81,7 @@ impl<R: Role> Session<R> {
             next_try: Instant::now(),
             opened: false,
             reopened: 0,
+            network: Duration::ZERO,
             losses: 0,
         };
         session.live = session.find_worker(true).await?;
@@ -131,6 +134,11 @@ impl<R: Role> Session<R> {
         self.reopened
     }
 
+    /// How long its steps were on the way there and back.
+    pub(super) fn network(&self) -> Duration {
+        self.network
+    }
+
     fn write_journal(&mut self, accepted: &Accepted) {
         let path = accepted.path.iter().filter_map(|&n| self.tree.tokens().get(n));
         self.open.prompt.extend(path.copied().chain([accepted.bonus]));
@@ -169,7 +177,10 @@ impl<R: Role> Session<R> {
             let within = within(&self.pool, self.absence, self.by)?;
             let step = Step { handle: live.session.into(), number: live.step, commit: live.commit.as_ref() };
             let error = match R::step(live.endpoint.channel.clone(), step, ask, within).await {
-                Ok(answer) => return Ok(answer),
+                Ok((answer, network)) => {
+                    self.network += network;
+                    return Ok(answer);
+                }
                 Err(StepError::Broken(fault)) => Failure::Session(format!("a broken reply: {fault}")),
                 Err(StepError::Status(status)) => {
                     late |= status.code() == Code::DeadlineExceeded;

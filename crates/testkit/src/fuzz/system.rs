@@ -17,7 +17,7 @@ use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::v1::target_server::TargetServer;
 use tandem_proto::{FILE_DESCRIPTOR_SET, v1};
-use tandem_serving::{Serving, Shutdown};
+use tandem_serving::{Metrics, Serving, Shutdown};
 use tandem_worker::WorkerArgs;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -103,6 +103,7 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
             routes,
             descriptors: FILE_DESCRIPTOR_SET,
             places: Vec::new(),
+            metrics: Metrics::default(),
             http: None,
             grace: Duration::ZERO,
         };

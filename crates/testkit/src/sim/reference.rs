@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tandem_decoding::{Accepted, TokenId};
 use tandem_orchestrator::{
-    DraftSession, Drafter, FinishReason, GenerateError, Job, Proposal, generate as run_loop,
+    DraftSession, Drafter, FinishReason, GenerateError, Job, Proposal, Watch, generate as run_loop,
 };
 use tandem_proto::{GenerateParams, Input, OpenSession, Propose, v1};
 use tokio::sync::mpsc;
@@ -83,6 +83,7 @@ pub(crate) fn generate(wire: &v1::GenerateRequest, drafted: &[bool]) -> Expected
         arrived: Instant::now(),
         admitted: Instant::now(),
         by: Instant::now() + Duration::from_secs(60),
+        watch: &Watch::nobody(),
     };
     let (out, mut pieces) = mpsc::channel(CONTEXT + 2);
     let away = Away { drafted };

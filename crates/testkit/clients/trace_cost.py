@@ -1,0 +1,65 @@
+"""What traces cost: the same generations without a receiver, with one, and with one trace in a hundred, in turns.
+
+    python trace_cost.py [rounds] [folder of other binaries, to compare with]
+
+Prints processor time of the three services per token, which other work on the machine disturbs least, and wall time per token.
+"""
+
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+import observe_fixtures
+from observe_fixtures import generate, system
+from test_traces import receiver
+
+TOKENS, GENERATIONS = 512, 6
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(services):
+    def of(pid):
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    return sum(of(s.process.pid) for s in services.values())
+
+
+def measure(env):
+    flags = ("--max-new-tokens", str(TOKENS), "--ignore-eos", "--seed", "1", "--method", "autoregressive")
+    # One thread per model: no team that spins while it waits.
+    with system(env={**env, "MODEL_THREADS": "1"}) as services:
+        generate(services, *flags)
+        before, wall = cpu_seconds(services), []
+        for _ in range(GENERATIONS):
+            told = generate(services, *flags)
+            wall.append((told["total_ms"] - told["prefill_ms"]) / told["new_tokens"])
+        return (cpu_seconds(services) - before) / GENERATIONS / TOKENS * 1e6, statistics.median(wall) * 1e3
+
+
+def main():
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    here = observe_fixtures.BIN
+    with receiver() as (servicer, env):
+        ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+        modes = {"off": (here, {}), "on": (here, env), "one in a hundred": (here, {**env, **ratio})}
+        if len(sys.argv) > 2:
+            modes = {"other binaries": (pathlib.Path(sys.argv[2]), {}), **modes}
+        found = {mode: [] for mode in modes}
+        for _ in range(rounds):
+            for mode, (folder, variables) in modes.items():
+                observe_fixtures.BIN = folder
+                found[mode].append(measure(variables))
+                servicer.spans.clear()
+    print("| traces | processor, µs per token | wall, µs per token |\n|---|---|---|")
+    for mode, figures in found.items():
+        columns = (f"{statistics.median(f):.0f} ({min(f):.0f} to {max(f):.0f})" for f in zip(*figures))
+        print(f"| {mode} | {' | '.join(columns)} |")
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    main()
+    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)

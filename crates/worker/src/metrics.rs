@@ -1,0 +1,219 @@
+//! What a worker counts, and what it says of its calls.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tandem_energy::EnergyMeter;
+use tandem_engine::{DeviceChoice, ModelThread, PassReport};
+use tandem_proto::{COMPUTE_HEADER, code_name};
+use tandem_serving::{Metrics, MetricsBuilder, Places, adopt_parent};
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Response, Status};
+use tracing::{Instrument, Span, trace_span};
+
+type Float = Gauge<f64, AtomicU64>;
+
+/// Of the calls of a worker's sessions. Clones share it.
+#[derive(Clone)]
+pub struct Calls {
+    seconds: Family<Call, Histogram, fn() -> Histogram>,
+    failures: Family<Failure, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Call {
+    call: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Failure {
+    call: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Meter {
+    meter: &'static str,
+    machine: String,
+}
+
+/// 10 µs to 30 s.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(1e-5, 10f64.powf(0.25), 27))
+}
+
+impl Calls {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { seconds: Family::new_with_constructor(seconds), failures: Family::default() }
+    }
+
+    /// Does the `work` of a call, in a span of the trace that the caller's `metadata` name, and says in the reply how long it took.
+    pub async fn answer<T, E: Into<Status>>(
+        &self,
+        call: &'static str,
+        metadata: &MetadataMap,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Response<T>, Status> {
+        let begun = Instant::now();
+        let span = trace_span!(
+            "call",
+            otel.name = call,
+            otel.kind = "server",
+            otel.status_code = tracing::field::Empty,
+            rpc.system = "grpc",
+            rpc.method = call,
+            rpc.grpc.status_code = tracing::field::Empty
+        );
+        adopt_parent(&span, metadata.as_ref());
+        let result = work.instrument(span.clone()).await.map_err(Into::into);
+        let took = begun.elapsed();
+        self.count(call, took, result.as_ref().err(), &span);
+        result.map(|reply| {
+            let mut response = Response::new(reply);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            response.metadata_mut().insert(COMPUTE_HEADER, micros.into());
+            response
+        })
+    }
+
+    fn count(&self, call: &'static str, took: Duration, failure: Option<&Status>, span: &Span) {
+        self.seconds.get_or_create(&Call { call }).observe(took.as_secs_f64());
+        let code = failure.map_or(Code::Ok, Status::code);
+        span.record("rpc.grpc.status_code", code as i32);
+        if failure.is_some() {
+            span.record("otel.status_code", "error");
+            self.failures.get_or_create(&Failure { call, code: code_name(code) }).inc();
+        }
+    }
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// All that the worker `service` counts around `model`, with sessions in `places`.
+pub fn worker_metrics(
+    service: &'static str,
+    alias: Option<String>,
+    model: &ModelThread,
+    places: Vec<Places>,
+    calls: &Calls,
+) -> Metrics {
+    let mut metrics = MetricsBuilder::new(service, model.spec().id.clone(), alias);
+    let (running, usage, tokens, queue) = <(Gauge, Float, Gauge, Gauge)>::default();
+    metrics.common("num_requests_running", "Sessions held or being opened", running.clone());
+    metrics.common("kv_cache_usage_perc", "Part of the KV cache that sessions have reserved", usage.clone());
+    metrics.own("kv_cache_tokens", "Tokens that the KV cache may hold", tokens.clone());
+    metrics.own("engine_queue", "Passes and prompts that wait for the model", queue.clone());
+    metrics.own("call_seconds", "Time of a call, as the worker sees it", calls.seconds.clone());
+    metrics.own("call_failures", "Calls that failed", calls.failures.clone());
+    passes(&mut metrics, model);
+    let model = model.clone();
+    metrics.before_reading(move || {
+        let (used, total) = (model.budget().used(), model.budget().total());
+        running.set(places.iter().map(|places| places.taken() as i64).sum());
+        usage.set(used as f64 / total.max(1) as f64);
+        tokens.set(i64::try_from(total).unwrap_or(i64::MAX));
+        queue.set(i64::try_from(model.waiting()).unwrap_or(i64::MAX));
+    });
+    metrics.build()
+}
+
+/// What the model does.
+fn passes(metrics: &mut MetricsBuilder, model: &ModelThread) {
+    let (rows, took) = (Histogram::new(exponential_buckets(1.0, 2.0, 11)), seconds());
+    let sessions = Histogram::new(exponential_buckets(1.0, 2.0, 9));
+    let prompt_rows = Counter::<u64>::default();
+    metrics.own("batch_rows", "Rows of a forward pass", rows.clone());
+    metrics.own("batch_sessions", "Sessions in a forward pass", sessions.clone());
+    metrics.own("pass_seconds", "Time of a forward pass", took.clone());
+    metrics.own("prompt_rows", "Rows of prompts in forward passes", prompt_rows.clone());
+    model.observe(Arc::new(move |pass: &PassReport| {
+        rows.observe(pass.rows as f64);
+        sessions.observe(pass.sessions as f64);
+        took.observe(pass.took.as_secs_f64());
+        prompt_rows.inc_by(pass.prompt_rows as u64);
+    }));
+    let meter = match model.spec().device {
+        DeviceChoice::Cpu => EnergyMeter::processors(),
+        DeviceChoice::Cuda(_) => EnergyMeter::gpus(),
+    };
+    if let Some(mut meter) = meter {
+        energy(metrics, meter.name(), move || meter.joules());
+    }
+}
+
+/// The meter covers a whole machine: workers beside each other read the same, and say so by the same labels.
+fn energy(
+    metrics: &mut MetricsBuilder,
+    meter: &'static str,
+    mut read: impl FnMut() -> Option<f64> + Send + 'static,
+) {
+    let joules = Family::<Meter, Counter<f64, AtomicU64>>::default();
+    metrics.own(
+        "energy_joules",
+        "Energy that the machine's meter has counted since the start",
+        joules.clone(),
+    );
+    let counter = joules.get_or_create_owned(&Meter { meter, machine: machine() });
+    let mut last = read();
+    let count = Mutex::new(move || {
+        let now = read();
+        if let (Some(before), Some(now)) = (last, now) {
+            counter.inc_by((now - before).max(0.0));
+        }
+        last = now.or(last);
+    });
+    metrics.before_reading(move || (count.lock().unwrap_or_else(PoisonError::into_inner))());
+}
+
+/// The same in all containers of a machine, until it starts again.
+fn machine() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.split('-').next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meter counts from whenever, and may fail for a while.
+    #[test]
+    fn energy_is_what_the_meter_has_counted_since_the_start() {
+        let mut readings = [Some(1000.0), Some(1000.0), Some(1250.5), None, Some(1300.0)].into_iter();
+        let mut builder = MetricsBuilder::new("target", "toy".into(), None);
+        energy(&mut builder, "rapl", move || readings.next().flatten());
+        let metrics = builder.build();
+        let machine = machine();
+        for joules in ["0.0", "250.5", "250.5", "300.0"] {
+            let line = format!(
+                "energy_joules_total{{service=\"target\",meter=\"rapl\",machine=\"{machine}\"}} {joules}"
+            );
+            let text = metrics.read().unwrap();
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reply_says_how_long_it_took_and_a_failure_is_counted() {
+        let calls = Calls::new();
+        let metadata = MetadataMap::new();
+        let done = calls.answer("Propose", &metadata, std::future::ready(Ok::<_, Status>(1))).await.unwrap();
+        let micros: u64 = done.metadata().get(COMPUTE_HEADER).unwrap().to_str().unwrap().parse().unwrap();
+        assert!(micros < 1_000_000);
+        let refused = std::future::ready(Err::<(), _>(Status::not_found("gone")));
+        assert_eq!(calls.answer("Propose", &metadata, refused).await.unwrap_err().code(), Code::NotFound);
+        let failure = Failure { call: "Propose", code: "NOT_FOUND".into() };
+        assert_eq!(calls.failures.get_or_create(&failure).get(), 1);
+    }
+}

@@ -211,6 +211,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.parametrize("chat", ["chatml"], indirect=True)
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=[f"{field}-{str(value)[:12]}" for field, value in REFUSED])
 def test_what_cannot_be_honoured_is_refused_by_name(chat, field, value):
     client, _ = chat
@@ -226,6 +227,7 @@ NEUTRAL = {
 }
 
 
+@pytest.mark.parametrize("chat", ["chatml"], indirect=True)
 @pytest.mark.parametrize("field", NEUTRAL)
 def test_values_that_ask_for_nothing_are_taken(chat, field):
     client, _ = chat

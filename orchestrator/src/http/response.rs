@@ -223,14 +223,15 @@ fn completion_log_probs(chunk: &v1::Chunk, offset: &mut usize) -> Value {
         offsets.push(*offset);
         *offset += text.chars().count();
     }
-    let top = |top: &v1::TopLogProbs| -> Value {
-        let pairs = top.texts.iter().zip(&top.log_probs);
-        pairs
-            .map(|(text, &log_prob)| (text.clone(), finite(log_prob).into()))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
-    };
-    let tops: Vec<Value> = chunk.top_log_probs.iter().map(top).collect();
+    let entry = |(text, &log_prob): (&String, &f64)| (text.clone(), finite(log_prob).into());
+    let tops: Vec<Value> =
+        std::iter::zip(&chunk.top_log_probs, chunk.token_texts.iter().zip(&chunk.log_probs))
+            .map(|(top, chosen)| {
+                // The chosen token is always there, be it one of the likeliest or not.
+                let likeliest = top.texts.iter().zip(&top.log_probs);
+                Value::Object(likeliest.chain([chosen]).map(entry).collect())
+            })
+            .collect();
     json!({
         "tokens": chunk.token_texts,
         "token_logprobs": chunk.log_probs.iter().map(|&l| finite(l)).collect::<Vec<_>>(),

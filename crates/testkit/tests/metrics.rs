@@ -52,8 +52,9 @@ async fn the_table_of_metrics_is_complete_and_true() {
     }
     let flags = ["orchestrator", "--draft", &urls[0], "--target", &urls[1]];
     let args = OrchestratorArgs::try_parse_from(flags).unwrap();
-    let pair =
-        Pair::connect(args.names(), args.patience(), args.limits.workers(), Tcp::default().shared()).await.unwrap();
+    let pair = Pair::connect(args.names(), args.patience(), args.limits.workers(), Tcp::default().shared())
+        .await
+        .unwrap();
     let serving = tandem_orchestrator::serving(pair, &args, None);
     show("orchestrator", &serving.metrics);
     shutdown.end_now();

@@ -66,8 +66,9 @@ fn generate(draft: &str, home: &Path, endpoint: &str, offline: bool) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tandem"))
         .args([
             "generate",
-            "--temperature",
-            "0",
+            "--json",
+            "--seed",
+            "1",
             "--max-new-tokens",
             "8",
             "--draft",

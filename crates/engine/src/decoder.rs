@@ -21,6 +21,8 @@ pub struct Decoder {
     config: ModelConfig,
     spec: ModelSpec,
     kernels: Kernels,
+    /// Whether candle multiplies, with threads of its own.
+    quantised: bool,
     /// dtype of activations and caches.
     dtype: DType,
     device: Device,
@@ -92,8 +94,8 @@ impl Decoder {
             dtype: weights.dtype(),
             device: options.device,
         };
-        let dtype = weights.activations;
-        Ok(Self { config, spec, kernels, dtype, device, embedding, positions, layers, norm, head })
+        let (quantised, dtype) = (weights.quantised(), weights.activations);
+        Ok(Self { config, quantised, spec, kernels, dtype, device, embedding, positions, layers, norm, head })
     }
 
     /// Lets this thread's passes use `threads` processors, with our kernels. candle's own use rayon's pool.
@@ -295,7 +297,8 @@ impl Backend for Decoder {
     }
 
     fn forward(&self, batch: &mut [Segment<'_, KvCache>]) -> std::result::Result<Vec<Logits>, EngineError> {
-        let values = cpu::team_awake(|| self.run(batch))?;
+        // Two sets of threads that wait by spinning would take the processors from one another.
+        let values = if self.quantised { self.run(batch)? } else { cpu::team_awake(|| self.run(batch))? };
         let mut rest = values.as_slice();
         let mut all = Vec::with_capacity(batch.len());
         for segment in batch {

@@ -196,6 +196,11 @@ impl Weights {
         self.get(name, &shape, heads, self.matrices)
     }
 
+    /// Whether matrices stay quantised.
+    pub(crate) fn quantised(&self) -> bool {
+        matches!(self.from, From::Gguf { keep: true, .. })
+    }
+
     /// What the matrices are kept as, in a word.
     pub(crate) fn dtype(&self) -> String {
         let From::Gguf { file, keep: true, .. } = &self.from else {

@@ -187,8 +187,8 @@ fn quantised_weights_lose_what_their_bits_explain() {
 #[test]
 fn a_tree_pass_over_quantised_weights_equals_its_paths() {
     let dir = tempfile::tempdir().unwrap();
-    use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    for dtype in [Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0] {
+    use GgmlDType::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0};
+    for dtype in [Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0] {
         let file = write(dir.path(), dtype, dtype);
         let quantised = load(&file, Kernels::Packed, WeightDtype::Auto).unwrap();
         tree_and_paths(&quantised, &IDS, |node, tree, alone| {

@@ -1,5 +1,5 @@
 //! The HTTP API, over real sockets, on the bundled pair. The real OpenAI client is in crates/testkit/clients.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
 

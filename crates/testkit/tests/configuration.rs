@@ -1,5 +1,5 @@
 //! docs/configuration.md is what the flags say of themselves.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::fmt::Write;
 

@@ -1510,7 +1510,7 @@ pub mod generate_request {
         /// Taken as they are. Not empty.
         #[prost(message, tag = "2")]
         Tokens(super::TokenIds),
-        /// Rendered with the model's chat template, which also sets the special tokens. FAILED_PRECONDITION if the model has none.
+        /// Rendered with the model's chat template, which also sets the special tokens. INVALID_ARGUMENT if the model has none.
         #[prost(message, tag = "13")]
         Chat(super::Chat),
     }

@@ -176,7 +176,7 @@ fn nonsense_is_refused_with_a_sentence() {
     refuses("--compare-methods medusa", "unknown method");
     refuses("--compare-methods mtad --method mtad", "cannot be used with");
     refuses("--beam-width 0", "beam_width is 0");
-    refuses("--temperature=-1", "temperature: is -1");
+    refuses("--temperature=-1", "temperature is -1");
     refuses("--prompts nowhere.jsonl", "--prompts");
     refuses("--json /nowhere/bench.json", "choose another --json");
     refuses("--endpoint http://127.0.0.1:1", "cannot reach the orchestrator");

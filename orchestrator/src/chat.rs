@@ -82,7 +82,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, template).map_err(|e| e.to_string())?;
+        environment
+            .add_template_owned(NAME, without_generation_blocks(&template))
+            .map_err(|e| e.to_string())?;
         let text = |token: Option<SpecialToken>| match token {
             Some(SpecialToken::Text(text) | SpecialToken::Added { content: text }) => text,
             None => String::new(),
@@ -114,6 +116,24 @@ impl ChatTemplate {
     }
 }
 
+/// `{% generation %}` marks what a model is trained on, which makes no difference to a prompt.
+fn without_generation_blocks(template: &str) -> String {
+    let mut out = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((before, tag)) = rest.split_once("{%")
+        && let Some((inner, after)) = tag.split_once("%}")
+    {
+        let kept = match inner.trim_matches(['-', '+', ' ', '\t', '\n']) {
+            "generation" => inner.replace("generation", "if true"),
+            "endgeneration" => inner.replace("endgeneration", "endif"),
+            _ => inner.to_owned(),
+        };
+        out.extend([before, "{%", &kept, "%}"]);
+        rest = after;
+    }
+    out + rest
+}
+
 fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
@@ -128,6 +148,7 @@ fn strftime_now(format: String) -> Result<String, Error> {
 /// As `transformers` has it: plain JSON with spaces as Python's `json.dumps` writes them, nothing escaped for HTML.
 fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
     let broken = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
     let mut out = Vec::new();
@@ -143,7 +164,15 @@ fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
             serde::Serialize::serialize(&value, &mut to).map_err(broken)?;
         }
     }
-    String::from_utf8(out).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
+    let json = String::from_utf8(out).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    if ascii != Some(true) {
+        return Ok(json);
+    }
+    let escape = |c: char| match c {
+        '\0'..='\x7f' => c.to_string(),
+        c => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+    };
+    Ok(json.chars().map(escape).collect())
 }
 
 /// `{"a": 1, "b": [1, 2]}`
@@ -211,6 +240,9 @@ mod tests {
         let render =
             |source: &str| template(source).render(&messages(&[("user", "a\"b"), ("assistant", "é")]));
         assert_eq!(render("{{ messages[0] | tojson }}").unwrap(), r#"{"role": "user", "content": "a\"b"}"#);
+        assert_eq!(render("{{ 'é😀' | tojson(ensure_ascii=true) }}").unwrap(), r#""\u00e9\ud83d\ude00""#);
+        assert_eq!(render("{{ 'é' | tojson(ensure_ascii=false) }}").unwrap(), "\"é\"");
+        assert_eq!(render("{%- generation -%} a {% endgeneration %}b").unwrap(), "a b");
         assert_eq!(render("{{ [1, 2] | tojson(indent=2) }}").unwrap(), "[\n  1,\n  2\n]");
         assert_eq!(
             render("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}")

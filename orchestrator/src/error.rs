@@ -47,6 +47,16 @@ pub enum ConnectError {
 }
 
 impl GenerateError {
+    /// Whether it is the client's doing, or its share of what there is.
+    pub(crate) fn is_clients(&self) -> bool {
+        match self {
+            Self::Request(fault) => !matches!(fault, Fault::Bug(_) | Fault::Draining),
+            Self::Key(_) | Self::Cancelled => true,
+            Self::NoPlace(reason) => *reason != NoPlace::Closed,
+            Self::Worker { .. } | Self::NoWorker { .. } | Self::Deadline | Self::Tokenizer(_) => false,
+        }
+    }
+
     /// Whether the request's time is over.
     pub(crate) fn is_deadline(&self) -> bool {
         matches!(self, Self::Deadline)

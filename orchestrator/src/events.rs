@@ -48,20 +48,20 @@ impl<'a> Chunks<'a> {
 
     /// The likeliest tokens at the next place.
     fn top(&self, top: &TopTokens) -> Result<v1::TopLogProbs, GenerateError> {
+        let before = self.last.map_or_else(|| Ok(String::new()), |last| decode(self.tokenizer, &[last]))?;
         Ok(v1::TopLogProbs {
             token_ids: top.iter().map(|t| t.0.0).collect(),
             log_probs: top.iter().map(|t| t.1).collect(),
-            texts: top.iter().map(|t| self.added(t.0)).collect::<Result<_, _>>()?,
+            texts: top.iter().map(|t| self.added(&before, t.0)).collect::<Result<_, _>>()?,
         })
     }
 
-    /// What `token` would add to the text.
-    fn added(&self, token: TokenId) -> Result<String, GenerateError> {
-        let before = self.last.map_or_else(|| Ok(String::new()), |last| decode(self.tokenizer, &[last]))?;
+    /// What `token` would add to the text, whose last token is `before` by itself.
+    fn added(&self, before: &str, token: TokenId) -> Result<String, GenerateError> {
         let ids: Vec<TokenId> = self.last.into_iter().chain([token]).collect();
         let both = decode(self.tokenizer, &ids)?;
         // A decoder that rewrites what was before says it alone.
-        Ok(match both.strip_prefix(&before) {
+        Ok(match both.strip_prefix(before) {
             Some(added) => added.to_owned(),
             None => decode(self.tokenizer, &[token])?,
         })

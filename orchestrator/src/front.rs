@@ -26,6 +26,9 @@ const INLINE_TEXT_BYTES: usize = 16 << 10;
 /// How long a client may leave its events unread.
 const SLOW_CLIENT: Duration = Duration::from_secs(60);
 
+/// Of the message about a prompt that is too long.
+pub(crate) const TOO_LONG: &str = "tokens, but the context has";
+
 /// Generates by a pair of models, for the clients of every API.
 pub(crate) struct Front {
     pub(crate) pair: Pair,
@@ -72,24 +75,25 @@ impl Front {
     ) -> Result<Events, Status> {
         let requests = self.check(requests).inspect_err(|status| self.metrics.failed(None, status.code()))?;
         let (span, watches) = watch(&self.metrics, &self.model, &requests, headers);
-        let admitted = self.admit(requests, arrival, caller).instrument(span).await;
-        let (place, admitted, texts) = admitted.map_err(|error| {
+        let admitted = self.admit(requests, arrival, caller).instrument(span.clone()).await;
+        let (admitted, texts) = admitted.map_err(|error| {
+            span.in_scope(|| log(&error));
             let status = Status::from(error);
             watches.iter().for_each(|watch| watch.failed(status.code()));
             status
         })?;
         let (events, stream) = mpsc::channel(WAITING_EVENTS);
         for (index, (planned, watch)) in texts.into_iter().zip(watches).enumerate() {
-            let Planned { params, open, mut ticket } = planned;
+            let Planned { params, open, mut ticket, place } = planned;
             watch.admitted(&open);
             let span = watch.span();
             let text = Text { index: count(index), params, arrival, admitted, events: events.clone(), watch };
-            let (front, place) = (self.clone(), place.clone());
+            let front = self.clone();
             let run = async move {
                 let ended = text.run(&front.pair, open, &mut ticket).await;
                 drop((place, ticket));
                 if let Err(error) = ended {
-                    tracing::info!(%error, trace_id = trace_id(), "generation failed");
+                    log(&error);
                     let status = Status::from(error);
                     text.watch.failed(status.code());
                     // A client that reads nothing any more learns nothing any more.
@@ -113,67 +117,89 @@ impl Front {
         Ok(requests)
     }
 
-    /// Waits for places, and makes of requests what workers are asked: a text each, all in one place, which they got when it says.
+    /// Waits for places, and makes of requests what workers are asked: a text each, which got its place when it says.
     async fn admit(
         self: &Arc<Self>,
         requests: Vec<GenerateParams>,
         arrival: Arrival,
         caller: &Caller,
-    ) -> Result<(Arc<Place>, Instant, Vec<Planned>), GenerateError> {
+    ) -> Result<(Instant, Vec<Planned>), GenerateError> {
         let texts: usize = requests.iter().map(|r| r.candidates).sum();
         // Those who wait count as well: a key's limit is on what it asks for at once.
-        let mut tickets = (0..texts).map(|_| caller.admit()).collect::<Result<Vec<_>, _>>()?;
+        let mut ticket = caller.admit(texts)?;
         let places = self.places.take(caller.client(), count(texts)).instrument(trace_span!("wait"));
         let place = tokio::time::timeout_at(arrival.by, places).await;
         let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
-        // Shared by all texts, and by the work on their prompts: a client that leaves meanwhile does not free it before that is done.
-        let place = Arc::new(place);
         let admitted = Instant::now();
+        let reading = self.read(requests, caller, place);
+        let (place, opens) =
+            tokio::time::timeout_at(arrival.by, reading).await.map_err(|_| GenerateError::Deadline)??;
+        let tokens: Vec<(usize, usize)> =
+            opens.iter().map(|(_, o)| (o.prompt.len(), o.max_new_tokens)).collect();
+        let sum = |of: fn(&(usize, usize)) -> usize| tokens.iter().map(of).fold(0, usize::saturating_add);
+        ticket.reserve(sum(|t| t.0), sum(|t| t.1))?;
+        let rights = ticket.split(&tokens).into_iter().zip(place.split());
+        let planned = opens.into_iter().zip(rights);
+        let planned =
+            planned.map(|((params, open), (ticket, place))| Planned { params, open, ticket, place });
+        Ok((admitted, planned.collect()))
+    }
+
+    /// What workers are asked for each text. The places go along with the work: a client that leaves meanwhile does not free them
+    /// before it is done.
+    async fn read(
+        self: &Arc<Self>,
+        requests: Vec<GenerateParams>,
+        caller: &Caller,
+        mut place: Place,
+    ) -> Result<(Place, Vec<(Arc<GenerateParams>, OpenSession)>), GenerateError> {
         let mut texts = Vec::new();
         for params in requests {
             self.access.log_prompt(caller, &params.input);
-            let prompt = self.tokenize(&params.input, place.clone()).await?;
+            let prompt;
+            (prompt, place) = self.tokenize(&params.input, place).await?;
             let open = prepare(&self.pair, &params, prompt)?;
             let params = Arc::new(params);
             // Each as it would be alone, with a seed of its own.
-            for (i, mut ticket) in (0u64..).zip(tickets.drain(..params.candidates)) {
+            texts.extend((0..params.candidates as u64).map(|i| {
                 let open = OpenSession { seed: open.seed.wrapping_add(i), ..open.clone() };
-                ticket.reserve(open.prompt.len(), open.max_new_tokens)?;
-                texts.push(Planned { params: params.clone(), open, ticket });
-            }
+                (params.clone(), open)
+            }));
         }
-        Ok((place, admitted, texts))
+        Ok((place, texts))
     }
 
     /// The prompt's tokens.
-    async fn tokenize<T: Send + 'static>(
+    async fn tokenize(
         self: &Arc<Self>,
         input: &Input,
-        keep: T,
-    ) -> Result<Vec<TokenId>, GenerateError> {
-        // A template sets the special tokens itself.
-        let (text, special) = match input {
-            Input::Tokens(tokens) => return Ok(tokens.clone()),
-            Input::Text(text) => (text.clone(), true),
-            Input::Chat(messages) => match &self.pair.chat {
-                Some(chat) => (chat.render(messages)?, false),
-                None => return Err(self.no_chat().into()),
-            },
+        place: Place,
+    ) -> Result<(Vec<TokenId>, Place), GenerateError> {
+        let bytes = match input {
+            Input::Tokens(tokens) => return Ok((tokens.clone(), place)),
+            Input::Text(text) => text.len(),
+            Input::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
         };
-        let encode = move |front: &Self, text: &str| -> Result<Vec<TokenId>, GenerateError> {
-            let encoding = front.pair.tokenizer.encode(text, special);
-            let encoding = encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
-            Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
-        };
-        if text.len() <= INLINE_TEXT_BYTES {
-            return encode(self, &text);
+        if bytes <= INLINE_TEXT_BYTES {
+            return Ok((self.encode(input)?, place));
         }
-        let front = self.clone();
-        let encoding = tokio::task::spawn_blocking(move || {
-            let _keep = keep;
-            encode(&front, &text)
-        });
+        let (front, input) = (self.clone(), input.clone());
+        let encoding = tokio::task::spawn_blocking(move || Ok((front.encode(&input)?, place)));
         encoding.await.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
+    }
+
+    fn encode(&self, input: &Input) -> Result<Vec<TokenId>, GenerateError> {
+        // A template sets the special tokens itself.
+        let encoding = match input {
+            Input::Tokens(tokens) => return Ok(tokens.clone()),
+            Input::Text(text) => self.pair.tokenizer.encode(text.as_str(), true),
+            Input::Chat(messages) => {
+                let chat = self.pair.chat.as_ref().ok_or_else(|| self.no_chat())?;
+                self.pair.tokenizer.encode(chat.render(messages)?, false)
+            }
+        };
+        let encoding = encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
     }
 
     fn no_chat(&self) -> Fault {
@@ -204,6 +230,16 @@ struct Planned {
     params: Arc<GenerateParams>,
     open: OpenSession,
     ticket: Ticket,
+    place: Place,
+}
+
+/// A line for each request that fails, with its trace; louder if it is not the client's doing.
+fn log(error: &GenerateError) {
+    if error.is_clients() {
+        tracing::info!(%error, trace_id = trace_id(), "generation refused");
+    } else {
+        tracing::warn!(%error, trace_id = trace_id(), "generation failed");
+    }
 }
 
 /// One text of a request.
@@ -283,7 +319,7 @@ fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result
     let context = pair.context();
     if prompt.len() >= context {
         let message = format!(
-            "has {} tokens, but the context has {context} and needs one for the answer: shorten the prompt",
+            "has {} {TOO_LONG} {context} and needs one for the answer: shorten the prompt",
             prompt.len()
         );
         return Err(Fault::invalid("prompt", message).into());

@@ -11,15 +11,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Request as HttpRequest, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
+use prost::Message;
 use serde_json::{Value, json};
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Readiness;
@@ -35,6 +37,9 @@ use response::Writer;
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two signs of life in a stream: proxies close what is silent.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// What is parsed at once.
+const INLINE_BYTES: usize = 64 << 10;
 
 type Shared = State<Arc<Front>>;
 
@@ -118,6 +123,12 @@ async fn answer(kind: Kind, State(front): Shared, request: HttpRequest) -> Resul
     let Some(caller) = head.extensions.get::<Caller>() else {
         return Err(Status::internal("nobody asked who calls").into());
     };
+    // Pages of other sites can send any other type without asking first.
+    let json = head.headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    if !json {
+        let message = "the content type is not application/json";
+        return Err(ApiError::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
     let too_large = |_| {
         let message = format!("the body broke off, or is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
@@ -125,53 +136,97 @@ async fn answer(kind: Kind, State(front): Shared, request: HttpRequest) -> Resul
     };
     let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, MAX_MESSAGE_BYTES));
     let body = body.await.map_err(late)?.map_err(too_large)?;
-    let mut request = Request::parse(kind, &body)?;
-    let mut writer = Writer::new(kind, &request, front.model.clone());
+    let mut request = parse(kind, body).await?;
     let generate = std::mem::take(&mut request.generate);
-    let mut events = front.generate(generate, (front.arrival(None), caller), &head.headers).await?;
+    let mut writer = Writer::new(kind, &request, (generate.len(), front.model.clone()));
+    let events = front.generate(generate, (front.arrival(None), caller), &head.headers).await;
+    let mut events = events.map_err(|status| ApiError::from(status).at(kind))?;
     if !request.stream {
-        let mut deltas = Vec::new();
-        while let Some(event) = events.next().await {
-            deltas.extend(writer.delta(event?));
-        }
-        return Ok(Json(writer.whole(deltas)).into_response());
+        return Ok(Json(whole(&mut events, writer).await?).into_response());
     }
-    // What is refused at once is an error with its code, not a stream.
-    let mut events = events.peekable();
-    match std::pin::Pin::new(&mut events).peek().await {
-        Some(Err(_)) => match events.next().await {
-            Some(Err(status)) => Err(status.into()),
-            _ => Err(ApiError::request(StatusCode::INTERNAL_SERVER_ERROR, "the stream broke off")),
-        },
-        _ => {
-            let events = server_sent(events, writer, request.include_usage);
-            Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEPALIVE)).into_response())
+    // A worker may still refuse it: that is an error with its code, not a stream.
+    let mut begun = Vec::new();
+    loop {
+        match events.next().await {
+            Some(Ok(event)) => {
+                let only_started = is_start(&event);
+                begun.extend(chunk(&mut writer, event));
+                if !only_started {
+                    break;
+                }
+            }
+            Some(Err(status)) => return Err(ApiError::from(status).at(kind)),
+            None => break,
         }
     }
+    let events = stream::iter(begun).chain(chunks(events, writer)).map(Ok::<_, Infallible>);
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEPALIVE)).into_response())
+}
+
+/// Reads a body; a long one apart, because it would hold up the streams of others.
+async fn parse(kind: Kind, body: Bytes) -> Result<Request, ApiError> {
+    if body.len() <= INLINE_BYTES {
+        return Request::parse(kind, &body);
+    }
+    let parsed = tokio::task::spawn_blocking(move || Request::parse(kind, &body)).await;
+    parsed.unwrap_or_else(|_| Err(ApiError::request(StatusCode::BAD_REQUEST, "the body cannot be read")))
+}
+
+/// The whole answer.
+async fn whole(events: &mut Events, mut writer: Writer) -> Result<Value, ApiError> {
+    let (mut deltas, mut bytes) = (Vec::new(), 0);
+    while let Some(event) = events.next().await {
+        let event = event?;
+        bytes += event.encoded_len();
+        // As JSON it is many times as large, and stays in memory until it is complete.
+        if bytes > MAX_MESSAGE_BYTES {
+            let message = format!(
+                "the answer has grown beyond {} MiB: stream it, or ask for fewer texts, log-probabilities or traces",
+                MAX_MESSAGE_BYTES >> 20
+            );
+            return Err(ApiError::request(StatusCode::BAD_REQUEST, message));
+        }
+        deltas.extend(writer.delta(event));
+    }
+    if !writer.is_finished() {
+        return Err(broken_off());
+    }
+    Ok(writer.whole(deltas))
 }
 
 /// The events of a stream: chunks, the usage if it was asked for, `[DONE]`; or an error, which is the last.
-fn server_sent(
-    events: stream::Peekable<Events>,
-    writer: Writer,
-    usage: bool,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    let data = |value: &Value| Event::default().data(value.to_string());
-    let chunks = stream::unfold(Some((events, writer)), move |state| async move {
+fn chunks(events: Events, writer: Writer) -> impl Stream<Item = Event> {
+    let chunks = stream::unfold(Some((events, writer)), async |state| {
         let (mut events, mut writer) = state?;
         match events.next().await {
             Some(Ok(event)) => {
-                let first = matches!(event.event, Some(v1::generate_response::Event::Started(_)));
-                let chunk = writer.delta(event).map(|delta| data(&writer.chunk(delta, first)));
+                let chunk = chunk(&mut writer, event);
                 Some((chunk.into_iter().collect::<Vec<_>>(), Some((events, writer))))
             }
             Some(Err(status)) => Some((vec![data(&ApiError::from(status).body())], None)),
+            None if !writer.is_finished() => Some((vec![data(&broken_off().body())], None)),
             None => {
-                let mut last: Vec<Event> = usage.then(|| data(&writer.usage_chunk())).into_iter().collect();
-                last.push(Event::default().data("[DONE]"));
-                Some((last, None))
+                let usage = writer.usage_chunk().map(|usage| data(&usage));
+                Some((usage.into_iter().chain([Event::default().data("[DONE]")]).collect(), None))
             }
         }
     });
-    chunks.flat_map(|events| stream::iter(events.into_iter().map(Ok)))
+    chunks.flat_map(stream::iter)
+}
+
+fn chunk(writer: &mut Writer, event: v1::GenerateResponse) -> Option<Event> {
+    let first = is_start(&event);
+    writer.delta(event).map(|delta| data(&writer.chunk(delta, first)))
+}
+
+fn is_start(event: &v1::GenerateResponse) -> bool {
+    matches!(event.event, Some(v1::generate_response::Event::Started(_)))
+}
+
+fn data(value: &Value) -> Event {
+    Event::default().data(value.to_string())
+}
+
+fn broken_off() -> ApiError {
+    Status::internal("the text broke off: this is a bug, the log has more").into()
 }

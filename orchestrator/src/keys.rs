@@ -21,6 +21,9 @@ use account::Account;
 pub use account::Ticket;
 use file::Table;
 
+/// Of the log lines with prompts: telling them apart keeps them out of traces.
+const PROMPTS: &str = "prompts";
+
 /// Who may use the public API, and what is logged of it.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct AccessArgs {
@@ -64,6 +67,10 @@ pub enum KeyError {
     )]
     Busy { name: Arc<str>, limit: usize },
     #[error(
+        "key {name} may have {limit} generations at once, and {asked} were asked for: ask for fewer texts"
+    )]
+    TooMany { name: Arc<str>, limit: usize, asked: usize },
+    #[error(
         "key {name} has used up its {limit} tokens per minute, and this request may need {needed}: try again in {} s, or ask for \
          fewer tokens",
         retry_after.as_secs_f64().ceil()
@@ -84,9 +91,13 @@ impl AccessArgs {
             return;
         }
         match prompt {
-            Input::Text(text) => tracing::info!(key = caller.name(), prompt = text, "asked"),
-            Input::Tokens(tokens) => tracing::info!(key = caller.name(), prompt = ?tokens, "asked"),
-            Input::Chat(messages) => tracing::info!(key = caller.name(), prompt = ?messages, "asked"),
+            Input::Text(text) => tracing::info!(target: PROMPTS, key = caller.name(), prompt = text, "asked"),
+            Input::Tokens(tokens) => {
+                tracing::info!(target: PROMPTS, key = caller.name(), prompt = ?tokens, "asked")
+            }
+            Input::Chat(messages) => {
+                tracing::info!(target: PROMPTS, key = caller.name(), prompt = ?messages, "asked")
+            }
         }
     }
 }
@@ -130,9 +141,9 @@ impl Caller {
         self.client
     }
 
-    /// Takes one of the generations that it may have at once.
-    pub fn admit(&self) -> Result<Ticket, KeyError> {
-        Ticket::take(self.account.clone())
+    /// Takes so many of the generations that it may have at once.
+    pub fn admit(&self, texts: usize) -> Result<Ticket, KeyError> {
+        Ticket::take(self.account.clone(), texts)
     }
 }
 
@@ -145,7 +156,7 @@ impl KeyError {
     /// When to come back, if that helps.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Missing | Self::Malformed | Self::Unknown => None,
+            Self::Missing | Self::Malformed | Self::Unknown | Self::TooMany { .. } => None,
             // About the length of a short request.
             Self::Busy { .. } => Some(Duration::from_millis(500)),
             Self::Spent { retry_after, .. } => Some(*retry_after),
@@ -158,7 +169,8 @@ impl From<KeyError> for Status {
         let message = error.to_string();
         match error.retry_after() {
             Some(retry_after) => Fault::Exhausted { message, retry_after }.into(),
-            None => Self::unauthenticated(message),
+            None if error.is_unauthenticated() => Self::unauthenticated(message),
+            None => Fault::invalid("n", message).into(),
         }
     }
 }

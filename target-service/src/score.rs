@@ -83,16 +83,17 @@ fn unwarped(
 
 /// The `n` likeliest tokens of a row of logits, best first; of equal ones the lower id first.
 fn likeliest(row: &[f32], normalizer: f64, n: usize) -> TopTokens {
-    let better = |&a: &usize, &b: &usize| row[b].total_cmp(&row[a]).then(a.cmp(&b));
-    let mut ids: Vec<usize> = (0..row.len()).collect();
-    let n = n.min(ids.len());
-    if n < ids.len() {
-        ids.select_nth_unstable_by(n, better);
-        ids.truncate(n);
+    let mut best: Vec<(usize, f32)> = Vec::with_capacity(n + 1);
+    for (id, &logit) in row.iter().enumerate() {
+        // Nearly all of a vocabulary ends here.
+        if best.len() == n && best.last().is_none_or(|worst| logit <= worst.1) {
+            continue;
+        }
+        best.insert(best.partition_point(|b| b.1 >= logit), (id, logit));
+        best.truncate(n);
     }
-    ids.sort_unstable_by(better);
     let token = |id: usize| TokenId(u32::try_from(id).unwrap_or(u32::MAX));
-    ids.into_iter().map(|id| (token(id), f64::from(row[id]) - normalizer)).collect()
+    best.into_iter().map(|(id, logit)| (token(id), f64::from(logit) - normalizer)).collect()
 }
 
 #[cfg(test)]

@@ -154,6 +154,9 @@ async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
         (json!({ "max_tokens": 0 }), "max_tokens", StatusCode::BAD_REQUEST),
         (json!({ "logprobs": 21 }), "logprobs", StatusCode::BAD_REQUEST),
         (json!({ "n": 17 }), "n", StatusCode::BAD_REQUEST),
+        (json!({ "n": u32::MAX, "stream": true }), "n", StatusCode::BAD_REQUEST),
+        (json!({ "top_p": 0 }), "top_p", StatusCode::BAD_REQUEST),
+        (json!({ "logprobs": 2, "decoding": { "method": "mtjd" } }), "logprobs", StatusCode::BAD_REQUEST),
         (json!({ "prompt": "" }), "prompt", StatusCode::BAD_REQUEST),
         (json!({ "prompt": PROMPT.repeat(40) }), "prompt", StatusCode::BAD_REQUEST),
         (json!({ "prompt": [4_000_000] }), "prompt", StatusCode::BAD_REQUEST),
@@ -171,13 +174,19 @@ async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
     let refused = web.post("/v1/chat/completions", &chat).await;
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
     assert!(refused.text().await.unwrap().contains("no chat template"));
+    let send = async |body: Vec<u8>| {
+        let request = web.client.post(web.url(path)).header("content-type", "application/json");
+        request.body(body).send().await.unwrap()
+    };
     for body in ["{", "[]", "\u{0}", "{\"prompt\": \"\\ud800\"}"] {
-        let sent = web.client.post(web.url(path)).body(body).send().await.unwrap();
+        let sent = send(body.into()).await;
         assert_eq!(sent.status(), StatusCode::BAD_REQUEST, "{body}");
     }
-    let broken_utf8 = web.client.post(web.url(path)).body(vec![b'"', 0xff, b'"']).send().await.unwrap();
-    assert_eq!(broken_utf8.status(), StatusCode::BAD_REQUEST);
-    let large = web.client.post(web.url(path)).body(vec![b' '; 5 << 20]).send().await.unwrap();
+    assert_eq!(send(vec![b'"', 0xff, b'"']).await.status(), StatusCode::BAD_REQUEST);
+    // What a page of another site may send without asking.
+    let plain = web.client.post(web.url(path)).body(completion(json!({})).to_string()).send().await.unwrap();
+    assert_eq!(plain.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let large = send(vec![b' '; 5 << 20]).await;
     assert_eq!(large.status(), StatusCode::PAYLOAD_TOO_LARGE);
     for (path, code) in [("/v1/nothing", StatusCode::NOT_FOUND), (path, StatusCode::METHOD_NOT_ALLOWED)] {
         let response = web.get(path).await;

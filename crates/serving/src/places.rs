@@ -66,8 +66,24 @@ struct State {
 /// A place. Dropping it gives it back.
 pub struct Place {
     // Fields are dropped in order: who sees no guest left finds all places free.
-    _permit: OwnedSemaphorePermit,
-    _guest: Guest,
+    permit: OwnedSemaphorePermit,
+    guest: Guest,
+}
+
+impl Place {
+    /// One for each of the places that were taken together.
+    pub fn split(mut self) -> Vec<Self> {
+        let mut all = Vec::new();
+        while self.guest.n > 1
+            && let Some(permit) = self.permit.split(1)
+        {
+            self.guest.n -= 1;
+            let guest = Guest { places: self.guest.places.clone(), client: self.guest.client, n: 1 };
+            all.push(Self { permit: permit, guest: guest });
+        }
+        all.push(self);
+        all
+    }
 }
 
 /// Somebody who has a place or waits for one.
@@ -99,7 +115,7 @@ impl Places {
     fn try_take_many(&self, client: Option<IpAddr>, n: u32) -> Result<Place, NoPlace> {
         let guest = self.enter(client, n)?;
         match self.inner.free.clone().try_acquire_many_owned(n) {
-            Ok(permit) => Ok(Place { _permit: permit, _guest: guest }),
+            Ok(permit) => Ok(Place { permit: permit, guest: guest }),
             Err(_) if self.is_closed() => Err(NoPlace::Closed),
             Err(_) => Err(NoPlace::Taken { total: self.inner.limits.total }),
         }
@@ -117,7 +133,7 @@ impl Places {
         };
         let _waiting = self.queue(guest.n)?;
         match tokio::time::timeout(patience, self.inner.free.clone().acquire_many_owned(n)).await {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit, _guest: guest }),
+            Ok(Ok(permit)) => Ok(Place { permit: permit, guest: guest }),
             Ok(Err(_)) => Err(NoPlace::Closed),
             Err(_) => Err(NoPlace::Waited { total, patience }),
         }
@@ -241,6 +257,20 @@ mod tests {
         let d = p.try_take(ALICE).unwrap();
         drop((b, c, d));
         assert_eq!((p.taken(), p.waiting(), p.lock().clients.len()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn places_taken_together_are_given_back_one_by_one() {
+        let p = places(0);
+        let mut two = p.take(ALICE, 2).await.unwrap().split();
+        assert_eq!((two.len(), p.taken()), (2, 2));
+        assert!(p.try_take(ALICE).is_err());
+        two.pop();
+        assert_eq!(p.taken(), 1);
+        let third = p.take(BOB, 2).await.unwrap();
+        drop((two, third));
+        assert_eq!((p.taken(), p.lock().clients.len()), (0, 0));
+        assert_eq!(p.take(BOB, 4).await.err(), Some(NoPlace::TooMany { total: 3, asked: 4 }));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::request::Kind;
+use crate::front::TOO_LONG;
+
 /// A refusal or a failure.
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -45,6 +48,21 @@ impl ApiError {
 
     fn plain(status: StatusCode, kind: &'static str, message: String) -> Self {
         Self { status, kind, message, param: None, code: None, retry_after: None }
+    }
+
+    /// With the names that the fields have at `kind`'s endpoint.
+    pub(super) fn at(mut self, kind: Kind) -> Self {
+        let name = match (kind, self.param.as_deref()) {
+            (Kind::Completion, Some("top_logprobs")) => "logprobs",
+            (Kind::Chat, Some("prompt")) => "messages",
+            _ => return self,
+        };
+        if let Some(old) = self.param.replace(name.to_owned())
+            && let Some(rest) = self.message.strip_prefix(&old)
+        {
+            self.message = format!("{name}{rest}");
+        }
+        self
     }
 
     /// `{"error": {...}}`
@@ -96,6 +114,7 @@ impl From<Status> for ApiError {
             None if status.code() == Code::NotFound => (message.to_owned(), Some("model".to_owned())),
             None => (message.to_owned(), None),
         };
+        let code = code.or(message.contains(TOO_LONG).then_some("context_length_exceeded"));
         let retry_after = details.retry_info().and_then(|r| r.retry_delay);
         let retry_after =
             retry_after.or((http == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
@@ -109,6 +128,9 @@ impl IntoResponse for ApiError {
         if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
             // What is left of the body will not be read: the next request must not go behind it.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(after) = self.retry_after {
             // Whole seconds, at least one.

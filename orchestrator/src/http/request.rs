@@ -5,7 +5,9 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tandem_decoding::{Expansion, Method, Reference};
-use tandem_proto::{MAX_TOP_LOG_PROBS, expansion_to_wire, method_to_wire, reference_to_wire, v1};
+use tandem_proto::{
+    MAX_CANDIDATES, MAX_TOP_LOG_PROBS, expansion_to_wire, method_to_wire, reference_to_wire, v1,
+};
 
 use super::error::ApiError;
 use super::fields::{Fields, Unsupported};
@@ -70,6 +72,9 @@ impl Request {
         let include_usage = stream_options(&mut fields, stream)?;
         let (log_probs, top_log_probs) = log_probs(kind, &mut fields)?;
         let n: Option<u32> = fields.take("n")?;
+        if let Some(n) = n.filter(|&n| !(1..=MAX_CANDIDATES).contains(&(n as usize))) {
+            return Err(ApiError::invalid("n", format!("is {n}: 1 to {MAX_CANDIDATES} are allowed")));
+        }
         if let Some(best_of) = fields.take::<u32>("best_of")?.filter(|&best| best != n.unwrap_or(1)) {
             return Err(ApiError::unsupported(
                 "best_of",
@@ -83,7 +88,7 @@ impl Request {
             temperature: fields.take("temperature")?,
             // OpenAI's defaults, not the paper's: no filter unless asked for.
             top_k: Some(fields.take("top_k")?.unwrap_or(0)),
-            top_p: Some(fields.take("top_p")?.unwrap_or(1.0)),
+            top_p: Some(top_p(&mut fields)?),
             seed: seed(&mut fields)?,
             stop: stop(&mut fields)?,
             ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
@@ -219,6 +224,14 @@ fn max_tokens(kind: Kind, fields: &mut Fields) -> Result<u32, ApiError> {
         }
         // A chat ends by itself, or with the context.
         _ => Ok(old.or(new).unwrap_or(if kind == Kind::Chat { u32::MAX } else { COMPLETION_TOKENS })),
+    }
+}
+
+/// 0 would switch the filter off, where OpenAI's clients mean the likeliest token.
+fn top_p(fields: &mut Fields) -> Result<f64, ApiError> {
+    match fields.take("top_p")? {
+        Some(0.0) => Err(ApiError::invalid("top_p", "is 0: for the likeliest token set temperature to 0")),
+        given => Ok(given.unwrap_or(1.0)),
     }
 }
 
@@ -369,6 +382,9 @@ mod tests {
             ("decoding", json!({ "method": "magic" })),
             ("decoding", json!({ "gamma": 4 })),
             ("seed", json!(1.5)),
+            ("n", json!(0)),
+            ("n", json!(u32::MAX)),
+            ("top_p", json!(0)),
             ("stop", json!([1])),
             ("max_completion_tokens", json!("many")),
         ] {

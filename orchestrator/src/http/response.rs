@@ -16,6 +16,8 @@ pub(super) struct Writer {
     model: String,
     log_probs: bool,
     trace: bool,
+    /// Every chunk of the stream has a field for it.
+    usage: bool,
     /// Texts per prompt.
     n: usize,
     choices: Vec<Choice>,
@@ -46,7 +48,8 @@ pub(super) struct Delta {
 const IMPOSSIBLE: f64 = -9999.0;
 
 impl Writer {
-    pub(super) fn new(kind: Kind, request: &Request, model: String) -> Self {
+    /// For `request` with so many prompts, to `model`.
+    pub(super) fn new(kind: Kind, request: &Request, (prompts, model): (usize, String)) -> Self {
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -56,8 +59,9 @@ impl Writer {
             model,
             log_probs: request.log_probs,
             trace: request.trace,
+            usage: request.include_usage,
             n: request.n,
-            choices: (0..request.generate.len() * request.n).map(|_| Choice::default()).collect(),
+            choices: (0..prompts * request.n).map(|_| Choice::default()).collect(),
         }
     }
 
@@ -115,17 +119,28 @@ impl Writer {
             Kind::Chat => choice["delta"] = json!({ "content": text }),
         }
         let mut chunk = self.object(".chunk", json!([choice]));
+        if self.usage {
+            chunk["usage"] = Value::Null;
+        }
         if !tandem.is_null() {
             chunk["tandem"] = tandem;
         }
         chunk
     }
 
+    /// Whether all texts have ended as they should.
+    pub(super) fn is_finished(&self) -> bool {
+        self.choices.iter().all(|choice| choice.finished.is_some())
+    }
+
     /// The last chunk of a stream, if the usage was asked for.
-    pub(super) fn usage_chunk(&self) -> Value {
+    pub(super) fn usage_chunk(&self) -> Option<Value> {
+        if !self.usage {
+            return None;
+        }
         let mut chunk = self.object(".chunk", json!([]));
         chunk["usage"] = self.usage();
-        chunk
+        Some(chunk)
     }
 
     /// The whole response.

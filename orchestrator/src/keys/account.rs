@@ -38,12 +38,14 @@ struct Bucket {
     filled: Instant,
 }
 
-/// A generation's right to run. Dropping it gives back what it has reserved and not used.
+/// A request's right to run, and that of each of its texts. Dropping it gives back what it has reserved and not used.
 ///
 /// What a generation may need at worst is reserved before it begins, so that many at once cannot spend the same tokens; but never more than
 /// a minute's, so that a long one can begin at all. What it writes beyond is taken as it comes.
 pub struct Ticket {
     account: Option<Account>,
+    /// Generations that it counts for.
+    texts: usize,
     reserved: u32,
     used: u32,
 }
@@ -77,20 +79,20 @@ impl Used {
 }
 
 impl Ticket {
-    pub(super) fn take(account: Option<Account>) -> Result<Self, KeyError> {
+    pub(super) fn take(account: Option<Account>, texts: usize) -> Result<Self, KeyError> {
         if let Some(account) = &account {
             let mut used = account.used();
+            let name = account.name.clone();
             match account.limits.concurrent {
-                Some(limit) if used.running >= limit => {
-                    return Err(KeyError::Busy { name: account.name.clone(), limit });
-                }
-                _ => used.running += 1,
+                Some(limit) if texts > limit => return Err(KeyError::TooMany { name, limit, asked: texts }),
+                Some(limit) if used.running + texts > limit => return Err(KeyError::Busy { name, limit }),
+                _ => used.running += texts,
             }
         }
-        Ok(Self { account, reserved: 0, used: 0 })
+        Ok(Self { account, texts, reserved: 0, used: 0 })
     }
 
-    /// Takes the tokens of the prompt, and those of the longest text that may come. Once per generation, before it begins.
+    /// Takes the tokens of the prompts, and those of the longest texts that may come. Once per request, before it begins.
     pub fn reserve(&mut self, prompt_tokens: usize, max_new_tokens: usize) -> Result<(), KeyError> {
         let Some((account, limit)) = self.limited() else { return Ok(()) };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -108,6 +110,25 @@ impl Ticket {
         self.reserved += needed;
         self.spend(prompt_tokens);
         Ok(())
+    }
+
+    /// A ticket for each text, by its prompt's tokens and those that may come, out of what was reserved for all.
+    pub fn split(mut self, texts: &[(usize, usize)]) -> Vec<Self> {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let mut left = self.reserved - self.used;
+        let tickets: Vec<Self> = texts
+            .iter()
+            .map(|&(prompt, new)| {
+                let (used, more) = (count(prompt).min(self.used), count(new).min(left));
+                self.used -= used;
+                left -= more;
+                Self { account: self.account.clone(), texts: 1, reserved: used + more, used }
+            })
+            .collect();
+        // What is left is given back here.
+        self.texts -= tickets.len();
+        (self.reserved, self.used) = (left + self.used, self.used);
+        tickets
     }
 
     /// Counts tokens that were written, or read.
@@ -135,7 +156,7 @@ impl Drop for Ticket {
             account.used().bucket(limit).tokens += f64::from(self.reserved - self.used);
         }
         if let Some(account) = &self.account {
-            account.used().running -= 1;
+            account.used().running -= self.texts;
         }
     }
 }

@@ -68,7 +68,7 @@ fn keys_are_known_plain_or_hashed_and_nothing_else_is() {
 fn without_a_file_anybody_is_let_in_and_nothing_is_limited() {
     let caller = AccessArgs::default().caller(None, Some([10, 0, 0, 1].into())).unwrap();
     assert_eq!((caller.name(), caller.client()), ("anonymous", Some([10, 0, 0, 1].into())));
-    let mut tickets: Vec<_> = (0..100).map(|_| caller.admit().unwrap()).collect();
+    let mut tickets: Vec<_> = (0..100).map(|_| caller.admit(1).unwrap()).collect();
     tickets[0].reserve(usize::MAX, usize::MAX).unwrap();
     tickets[0].spend(usize::MAX);
 }
@@ -167,15 +167,18 @@ fn a_key_has_so_many_generations_at_once_and_others_have_theirs() {
     let dir = tempfile::tempdir().unwrap();
     let access = access(dir.path(), &format!("alice {ALICE} concurrent=2\nbob {BOB} concurrent=1"));
     let alice = call(&access, ALICE).unwrap();
-    let held = [alice.admit().unwrap(), call(&access, ALICE).unwrap().admit().unwrap()];
-    let refused = refusal(alice.admit());
+    let too_many = refusal(alice.admit(3));
+    assert_eq!(Status::from(too_many).code(), tonic::Code::InvalidArgument);
+    drop(alice.admit(2).unwrap());
+    let held = [alice.admit(1).unwrap(), call(&access, ALICE).unwrap().admit(1).unwrap()];
+    let refused = refusal(alice.admit(1));
     assert_eq!(refused, KeyError::Busy { name: "alice".into(), limit: 2 });
     let status = Status::from(refused);
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
-    let bob = call(&access, BOB).unwrap().admit().unwrap();
+    let bob = call(&access, BOB).unwrap().admit(1).unwrap();
     drop(held);
-    drop((alice.admit().unwrap(), bob));
+    drop((alice.admit(1).unwrap(), bob));
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,10 +186,10 @@ async fn tokens_per_minute_are_reserved_given_back_and_grow_again() {
     let dir = tempfile::tempdir().unwrap();
     let access = access(dir.path(), &format!("alice {ALICE} tokens_per_minute=600"));
     let alice = call(&access, ALICE).unwrap();
-    let mut first = alice.admit().unwrap();
+    let mut first = alice.admit(1).unwrap();
     first.reserve(100, 300).unwrap();
     // 200 are left, although nothing was written yet.
-    let mut second = alice.admit().unwrap();
+    let mut second = alice.admit(1).unwrap();
     let KeyError::Spent { limit: 600, needed: 201, retry_after, .. } = refusal(second.reserve(1, 200)) else {
         panic!("another refusal");
     };
@@ -198,25 +201,25 @@ async fn tokens_per_minute_are_reserved_given_back_and_grow_again() {
     drop(second); // It used the prompt's token: 199 come back.
     first.spend(50);
     drop(first); // 250 come back: 449.
-    let mut third = alice.admit().unwrap();
+    let mut third = alice.admit(1).unwrap();
     assert!(third.reserve(450, 0).is_err());
     tokio::time::advance(Duration::from_millis(150)).await;
     third.reserve(450, 0).unwrap();
     drop(third);
     // However long nobody asks, it is never more than a minute's.
     tokio::time::advance(Duration::from_secs(3600)).await;
-    let mut long = alice.admit().unwrap();
+    let mut long = alice.admit(1).unwrap();
     // More than a minute's can begin, if nothing else runs; what is beyond is taken as it comes.
     long.reserve(500, 10_000).unwrap();
     long.spend(700);
     drop(long);
-    let KeyError::Spent { retry_after, .. } = refusal(alice.admit().unwrap().reserve(1, 0)) else {
+    let KeyError::Spent { retry_after, .. } = refusal(alice.admit(1).unwrap().reserve(1, 0)) else {
         panic!("another refusal");
     };
     // 600 owed, and one.
     assert!((60.0..60.2).contains(&retry_after.as_secs_f64()), "{retry_after:?}");
     tokio::time::advance(retry_after).await;
-    alice.admit().unwrap().reserve(1, 0).unwrap();
+    alice.admit(1).unwrap().reserve(1, 0).unwrap();
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn a_changed_file_counts_from_then_on_and_accounts_stay() {
     let access = access(dir.path(), &format!("alice {ALICE} concurrent=1"));
     let keys = access.api_keys_file.clone().unwrap();
     let alice = call(&access, ALICE).unwrap();
-    let held = alice.admit().unwrap();
+    let held = alice.admit(1).unwrap();
 
     // Another key and another limit of hers: what runs still counts.
     let other = "alices-next-key-is-this";
@@ -233,11 +236,30 @@ fn a_changed_file_counts_from_then_on_and_accounts_stay() {
     assert!(keys.refresh().unwrap());
     assert_eq!(refusal(call(&access, ALICE)), KeyError::Unknown);
     let alice = call(&access, other).unwrap();
-    let second = alice.admit().unwrap();
-    assert!(alice.admit().is_err());
+    let second = alice.admit(1).unwrap();
+    assert!(alice.admit(1).is_err());
     drop((held, second));
 
     std::fs::write(dir.path().join("keys"), "alice").unwrap();
     assert!(keys.refresh().is_err());
     assert_eq!(call(&access, other).unwrap().name(), "alice", "a broken file locks out nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_texts_share_what_their_request_reserved() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    std::fs::write(&path, format!("alice {ALICE} tokens_per_minute=600\n")).unwrap();
+    let access = AccessArgs { api_keys_file: Some(Keys::load(path).unwrap()), log_prompts: false };
+    let alice = call(&access, ALICE).unwrap();
+    // Together they need more than a minute's tokens, and begin all the same.
+    let mut ticket = alice.admit(2).unwrap();
+    ticket.reserve(200, 1000).unwrap();
+    let mut texts = ticket.split(&[(100, 500), (100, 500)]);
+    assert!(alice.admit(1).unwrap().reserve(1, 0).is_err());
+    texts[0].spend(50);
+    drop(texts);
+    // 250 of 600 were used; a refusal costs nothing.
+    assert!(alice.admit(1).unwrap().reserve(351, 0).is_err());
+    alice.admit(1).unwrap().reserve(350, 0).unwrap();
 }

@@ -189,7 +189,10 @@ mod tests {
             let mut mute = client(address, half).await;
             is_served(&mut client(address, WHOLE).await).await;
             let lasted = hung_up(&mut mute).await;
-            assert!(lasted >= FIRST_HEADERS - Duration::from_secs(1) && lasted <= FIRST_HEADERS * 2, "{lasted:?}");
+            assert!(
+                lasted >= FIRST_HEADERS - Duration::from_secs(1) && lasted <= FIRST_HEADERS * 2,
+                "{lasted:?}"
+            );
         }
     }
 

@@ -30,7 +30,7 @@ pub use error::{ConnectError, GenerateError};
 pub use generate::{Emission, Job, Trace, Update, generate};
 pub use keys::{AccessArgs, Caller, KeyError, Keys, Ticket};
 pub use models::{Pair, WorkerNames};
-pub use network::{Boxed, Network, Tcp, WorkerTlsArgs};
+pub use network::{Boxed, Network, Tcp, WorkerTlsArgs, WorkerTlsError};
 pub use observe::Watch;
 pub use peers::{DraftSession, Drafter, Proposal, Scorer, TargetSession};
 pub use service::serving;

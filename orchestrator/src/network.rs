@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tandem_serving::{ClientStream, ClientTls, ClientTlsFiles, FileError};
+use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::WorkerNames;
@@ -47,11 +48,28 @@ pub struct WorkerTlsArgs {
     pub worker_key: Option<PathBuf>,
 }
 
+/// Why workers cannot be reached as asked for.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum WorkerTlsError {
+    #[error(
+        "{flag} is for https:// workers, and all of --draft and --target are http://: write https:// if they speak TLS, or \
+         leave {flag} out"
+    )]
+    PlainWorkers { flag: &'static str },
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
 impl WorkerTlsArgs {
-    /// The network to `names`, with certificates if any of them is https://.
-    pub fn network(&self, names: &WorkerNames) -> Result<Tcp, FileError> {
+    /// The network to `names`, with certificates if any of them is https://; to none of them there must be no flags for that.
+    pub fn network(&self, names: &WorkerNames) -> Result<Tcp, WorkerTlsError> {
         if !names.draft.iter().chain(&names.target).any(|name| name.tls_name().is_some()) {
-            return Ok(Tcp::default());
+            let unused = [("--worker-ca", &self.worker_ca), ("--worker-cert", &self.worker_cert)];
+            return match unused.into_iter().find(|(_, file)| file.is_some()) {
+                Some((flag, _)) => Err(WorkerTlsError::PlainWorkers { flag }),
+                None => Ok(Tcp::default()),
+            };
         }
         let identity = self.worker_cert.clone().zip(self.worker_key.clone());
         let tls = ClientTls::load(&ClientTlsFiles { ca: self.worker_ca.clone(), identity })?;
@@ -85,5 +103,35 @@ impl Tcp {
     /// As the orchestrator takes it.
     pub fn shared(self) -> Arc<dyn Network> {
         Arc::new(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::OrchestratorArgs;
+
+    fn network(flags: &str) -> Result<Tcp, String> {
+        let args = OrchestratorArgs::parse_from(flags.split(' '));
+        args.worker_tls.network(&args.names()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn certificates_for_workers_in_plain_text_are_refused() {
+        let plain = "orchestrator --draft http://draft:1 --target http://target:1";
+        assert!(network(plain).unwrap().tls.is_none());
+        for (flag, flags) in [
+            ("--worker-ca", "--worker-ca ca.pem"),
+            ("--worker-cert", "--worker-cert c.pem --worker-key k.pem"),
+        ] {
+            let refused = network(&format!("{plain} {flags}")).err().unwrap();
+            assert!(refused.starts_with(&format!("{flag} is for https:// workers")), "{refused}");
+        }
+        // With one https:// worker the file is read.
+        let mixed = plain.replace("http://draft", "https://draft");
+        let refused = network(&format!("{mixed} --worker-ca /no/such/ca.pem")).err().unwrap();
+        assert!(refused.contains("/no/such/ca.pem"), "{refused}");
     }
 }

@@ -18,9 +18,9 @@ use tonic::{Code, IntoRequest, Request, Status};
 /// A connection to an orchestrator.
 pub type Client = GenerationClient<InterceptedService<Channel, ApiKey>>;
 
-/// What an orchestrator elsewhere may ask for.
+/// TLS to services elsewhere.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct AccessArgs {
+pub struct EndpointTlsArgs {
     /// CA certificates of an https:// endpoint, PEM [default: those of the system]
     #[arg(long, env = "TANDEM_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
@@ -32,6 +32,14 @@ pub struct AccessArgs {
     /// Key of that certificate, PEM
     #[arg(long, env = "TANDEM_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+}
+
+/// What an orchestrator elsewhere may ask for.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct AccessArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "flattened")]
+    pub tls: EndpointTlsArgs,
 
     /// Key of the API; in the environment other users of this machine do not see it
     #[arg(
@@ -103,15 +111,29 @@ pub async fn connect(url: &str) -> anyhow::Result<Client> {
 impl AccessArgs {
     /// Connects to the orchestrator at `url`, over TLS if it is https://.
     pub async fn connect(&self, url: &str) -> anyhow::Result<Client> {
-        let unreachable = || format!("cannot reach the orchestrator at {url}");
-        let uri: Uri = url.parse().with_context(unreachable)?;
-        let channel = match (uri.scheme_str(), uri.host()) {
-            (Some("https"), Some(host)) => self.connect_tls(&uri, host).await.with_context(unreachable)?,
-            (Some("http"), Some(_)) => Endpoint::from(uri).connect().await.with_context(unreachable)?,
-            _ => bail!("{url:?} is no URL of an orchestrator: write it like https://host:7700"),
-        };
+        let channel = self.tls.connect(url).await;
+        let channel = channel.with_context(|| format!("cannot reach the orchestrator at {url}"))?;
         let client = GenerationClient::with_interceptor(channel, self.api_key.clone());
         Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+}
+
+impl EndpointTlsArgs {
+    /// Connects to the service at `url`, over TLS if it is https://.
+    pub async fn connect(&self, url: &str) -> anyhow::Result<Channel> {
+        let wrong =
+            || format!("{url:?} is no URL of a service: write it like http://host:7700 or https://host:7700");
+        let uri: Uri = url.parse().with_context(wrong)?;
+        match (uri.scheme_str(), uri.host()) {
+            (Some("https"), Some(host)) => {
+                let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+                let tls = ClientTls::load(&ClientTlsFiles { ca: self.tls_ca.clone(), identity })?;
+                let connector = tls.connector(host.trim_matches(['[', ']']).to_owned());
+                Ok(Endpoint::from(uri).connect_with_connector(connector).await?)
+            }
+            (Some("http"), Some(_)) => Ok(Endpoint::from(uri).connect().await?),
+            _ => bail!(wrong()),
+        }
     }
 
     /// What may be missing. With TLS 1.3 a server that wants a certificate says so only behind the handshake, by hanging up.
@@ -122,13 +144,6 @@ impl AccessArgs {
         } else {
             ""
         }
-    }
-
-    async fn connect_tls(&self, uri: &Uri, host: &str) -> anyhow::Result<Channel> {
-        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
-        let tls = ClientTls::load(&ClientTlsFiles { ca: self.tls_ca.clone(), identity })?;
-        let host = host.trim_matches(['[', ']']).to_owned();
-        Ok(Endpoint::from(uri.clone()).connect_with_connector(tls.connector(host)).await?)
     }
 }
 

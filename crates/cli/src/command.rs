@@ -19,6 +19,9 @@ enum Command {
     /// Continue a prompt and show what it took
     Generate(Box<generate::Args>),
     /// Run the draft, target and orchestrator services in one process
+    ///
+    /// For one machine, in plain text and without API keys: TLS and keys are of the three services as programs of their own
+    /// (tandem-orchestrator --help), and their variables in the environment count for nothing here.
     Serve(serve::Args),
     /// Measure methods on a dataset: task score, perplexity, speed, energy; writes a report
     Eval(Box<eval::Args>),

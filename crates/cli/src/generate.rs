@@ -182,7 +182,7 @@ async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) ->
 
 /// What the service said, and its code for those who look it up.
 fn refused(status: &tonic::Status, args: &Args) -> anyhow::Error {
-    let hint = args.access.hint(args.endpoint.as_deref().unwrap_or_default(), status);
+    let hint = args.access.tls.hint(args.endpoint.as_deref().unwrap_or_default(), status);
     anyhow::anyhow!("{} ({}){hint}", status.message(), status.code())
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use clap::builder::Resettable;
 use indicatif::{ProgressBar, ProgressStyle};
 use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, Progress, WeightDtype};
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
@@ -14,6 +15,20 @@ use tandem_serving::{Serving, Shutdown, bind, incoming};
 use tandem_worker::WorkerArgs;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+/// Flags that services in one process do not take from the environment: who may reach them, and where.
+const OUTER: [&str; 10] = [
+    "listen",
+    "http_listen",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "worker_ca",
+    "worker_cert",
+    "worker_key",
+    "api_keys_file",
+    "log_prompts",
+];
 
 /// Which pair to run, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -155,8 +170,8 @@ impl Local {
         ] {
             services.spawn(run(serving, listener, stop_workers.clone()));
         }
-        let urls = format!("--draft http://{draft} --target http://{target}");
-        let args = OrchestratorArgs::parse_from(["orchestrator"].into_iter().chain(urls.split(' ')));
+        let flags = format!("orchestrator --draft http://{draft} --target http://{target}");
+        let args: OrchestratorArgs = inner_args(&flags);
         let patience = Duration::from_secs(10);
         let pair =
             Pair::connect(args.names(), patience, args.limits.workers(), Tcp::default().shared()).await?;
@@ -208,9 +223,19 @@ async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> any
 
 /// The defaults of a worker's flags around `model`.
 fn worker(model: ModelArgs) -> WorkerArgs {
-    let mut args = WorkerArgs::parse_from(["worker", "--model", ""]);
+    let mut args: WorkerArgs = inner_args("worker --model none");
     args.model = model;
     args
+}
+
+/// Flags of a service in this process: its limits may come from the environment, as those of one with a process of its own, but not
+/// keys and certificates that were meant for another.
+fn inner_args<A: Parser>(flags: &str) -> A {
+    let command = A::command().mut_args(|flag| {
+        if OUTER.contains(&flag.get_id().as_str()) { flag.env(Resettable::Reset) } else { flag }
+    });
+    let parsed = A::from_arg_matches(&command.get_matches_from(flags.split(' ')));
+    parsed.unwrap_or_else(|error| error.exit())
 }
 
 /// One bar over the bytes of both models.

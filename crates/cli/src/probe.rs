@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tandem_serving::seconds;
-use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::client::EndpointTlsArgs;
+
 /// Flags of `tandem probe`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// URL of an orchestrator or a worker, like http://127.0.0.1:7701
+    /// URL of an orchestrator or a worker, like http://127.0.0.1:7701 or https://draft:7701
     #[arg(value_name = "URL")]
     endpoint: String,
 
@@ -23,17 +24,21 @@ pub struct Args {
     /// Seconds that the answer may take
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
     timeout_seconds: Duration,
+
+    #[command(flatten)]
+    tls: EndpointTlsArgs,
 }
 
 /// Fails unless the service says that it serves.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { endpoint: url, service, timeout_seconds: patience } = args;
-    let endpoint = Endpoint::from_shared(url.clone()).with_context(|| format!("{url:?} is no URL"))?;
+    let Args { endpoint: url, service, timeout_seconds: patience, tls } = args;
     let asked = tokio::time::timeout(patience, async {
-        let channel = endpoint.connect().await.with_context(|| format!("nothing answers at {url}"))?;
+        let channel = tls.connect(&url).await.with_context(|| format!("cannot reach {url}"))?;
         let request = HealthCheckRequest { service: service.clone() };
         let answer = HealthClient::new(channel).check(request).await;
-        answer.map_err(|status| anyhow::anyhow!("{url}: {} ({})", status.message(), status.code()))
+        answer.map_err(|status| {
+            anyhow!("{url}: {} ({}){}", status.message(), status.code(), tls.hint(&url, &status))
+        })
     });
     let answer =
         asked.await.with_context(|| format!("{url} did not answer in {} s", patience.as_secs_f64()))??;

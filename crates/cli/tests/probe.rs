@@ -35,7 +35,7 @@ async fn the_exit_code_says_whether_a_service_serves() {
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let refused: [(&[&str], &str); 4] = [
         (&[&url, "--service", "tandem.v1.Target"], "service not registered"),
-        (&[closed], "nothing answers"),
+        (&[closed], "cannot reach http://127.0.0.1:1"),
         (&[&silent, "--timeout-seconds", "0.2"], "did not answer in 0.2 s"),
         (&["not a url"], "is no URL"),
     ];

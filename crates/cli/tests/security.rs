@@ -6,12 +6,13 @@ mod authority;
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use authority::Authority;
 use clap::Parser;
 use common::{ANSWER, PROMPT, greedy};
-use tandem_cli::client::{AccessArgs, Client, connect, generate};
+use tandem_cli::client::{AccessArgs, Client, EndpointTlsArgs, connect, generate};
 use tandem_cli::local::PairArgs;
 use tandem_engine::ModelThread;
 use tandem_orchestrator::{ConnectError, Keys, OrchestratorArgs, Pair, serving};
@@ -68,7 +69,8 @@ async fn answer(mut client: Client) -> Result<String, Status> {
 
 fn with(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> AccessArgs {
     let (tls_cert, tls_key) = identity.cloned().unzip();
-    AccessArgs { tls_ca: Some(ca.to_path_buf()), tls_cert, tls_key, ..AccessArgs::default() }
+    let tls = EndpointTlsArgs { tls_ca: Some(ca.to_path_buf()), tls_cert, tls_key };
+    AccessArgs { tls, ..AccessArgs::default() }
 }
 
 #[tokio::test]
@@ -98,6 +100,22 @@ async fn a_text_is_written_over_mutual_tls_from_end_to_end() {
     let client = with(&public.ca, Some(&user)).connect(&url).await.unwrap();
     assert_eq!(answer(client).await.unwrap(), ANSWER);
 
+    let probe = async |ca: &Path, identity: Option<&(PathBuf, PathBuf)>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        command.args(["probe", &url, "--timeout-seconds", "20", "--tls-ca"]).arg(ca);
+        if let Some((cert, key)) = identity {
+            command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
+        }
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (serves, errors) = probe(&public.ca, Some(&user)).await;
+    assert!(serves, "{errors}");
+    let (serves, errors) = probe(&public.ca, None).await;
+    assert!(!serves && errors.contains("--tls-cert"), "{errors}");
+    let (serves, errors) = probe(&inside.ca, Some(&user)).await;
+    assert!(!serves && errors.contains("UnknownIssuer"), "{errors}");
+
     // Clients that do not know the CA, or are not known to it.
     let untrusting = with(&inside.ca, Some(&user)).connect(&url).await.unwrap_err();
     assert!(format!("{untrusting:#}").contains("UnknownIssuer"), "{untrusting:#}");
@@ -116,7 +134,7 @@ async fn a_text_is_written_over_mutual_tls_from_end_to_end() {
         assert!(matches!(error, ConnectError::NoWorker { .. }), "{error}");
     }
     // Nor does anybody speak to them in plain text.
-    let plain = known.replace("https://", "http://");
+    let plain = flags.replace("https://", "http://");
     assert!(running.orchestrator(&plain).await.is_err());
 }
 

@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::extract::connect_info;
-use axum::serve::{IncomingStream, Listener};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,6 +21,8 @@ use crate::{Face, ServerTls};
 
 /// Handshakes at once. When one more begins, the oldest ends: whoever connects and says nothing shuts out nobody.
 const HANDSHAKES: usize = 1024;
+/// Between two signs of life on a connection.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Before the next connection is accepted, when the system has no room for it.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -40,7 +41,7 @@ pub struct Connection {
     peer: Peer,
 }
 
-/// The connections of a listener: for tonic a stream, for axum a listener. Handshakes go on side by side.
+/// The connections of a listener, without end. Handshakes go on side by side.
 pub struct Connections {
     listener: TcpListener,
     tls: Option<(ServerTls, Face)>,
@@ -79,6 +80,9 @@ impl Connections {
                 Ok((tcp, address)) => {
                     // Small messages go out at once, not when a packet is full.
                     let _ = tcp.set_nodelay(true);
+                    // Who vanished without a word is noticed by the system, whatever is spoken here, and be it TLS's handshake.
+                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+                    let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
                     let Some((tls, face)) = &self.tls else {
                         let peer = Peer { address, certified: false };
                         return Poll::Ready(Connection { stream: Either::Left(tcp), peer });
@@ -127,18 +131,10 @@ impl Stream for Connections {
     }
 }
 
-impl Listener for Connections {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let connection = std::future::poll_fn(|cx| self.poll_accept(cx)).await;
-        let address = connection.peer.address;
-        (connection, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+impl Connection {
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
     }
 }
 
@@ -151,12 +147,6 @@ impl Connected for Connection {
             Either::Right(tls) => tls.get_ref().0,
         };
         TcpConnectInfo { local_addr: tcp.local_addr().ok(), remote_addr: Some(self.peer.address) }
-    }
-}
-
-impl connect_info::Connected<IncomingStream<'_, Connections>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Connections>) -> Self {
-        stream.io().peer
     }
 }
 

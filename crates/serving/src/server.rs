@@ -13,6 +13,7 @@ use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::connections::KEEPALIVE;
 use crate::{Connections, Face, FileError, Http, Metrics, Places, ServeArgs, ServerTls, Shutdown};
 
 /// Why a service could not serve.
@@ -51,8 +52,6 @@ pub struct Serving {
 
 /// Requests at once on one connection; more wait in the client.
 const STREAMS_PER_CONNECTION: u32 = 512;
-/// Between two signs of life on a connection.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long the last replies may take to get out, once nobody is here any more.
 const LAST_REPLIES: Duration = Duration::from_secs(5);
 /// Between the end of the health watches and that of the connections.
@@ -112,12 +111,10 @@ impl Serving {
         let (http, metrics) = (self.http.take(), self.metrics.clone());
         let serving = async {
             let http = async {
-                match http {
-                    Some(http) => {
-                        Ok(http.run(metrics, shutdown.clone(), close.clone().cancelled_owned()).await?)
-                    }
-                    None => Ok(()),
+                if let Some(http) = http {
+                    http.run(metrics, shutdown.clone(), close.cancelled()).await;
                 }
+                Ok(())
             };
             tokio::try_join!(async { Ok::<(), ServeError>(serving.await?) }, http).map(|_| ())
         };

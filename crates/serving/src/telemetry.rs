@@ -1,7 +1,8 @@
 //! Logs and traces.
 //!
 //! Every span at level TRACE of a crate of ours is exported, where traces are on. Where they are off nobody wants such a span, and it
-//! costs a comparison. Prompts and texts are in neither logs nor spans.
+//! costs a comparison. Texts are in neither logs nor spans; prompts are in the log where an operator asks for them, as events of the
+//! target `prompts`, and in no span.
 
 use std::env;
 use std::io::{IsTerminal, stderr};
@@ -80,12 +81,16 @@ pub fn init_telemetry(args: &LogArgs, default: &str, service: &str) -> Result<Te
         .with_tracked_inactivity(false)
         .with_context_activation(false)
         .with_target(false)
-        .with_filter(FilterFn::new(is_traced).with_max_level_hint(LevelFilter::TRACE));
+        .with_filter(traced());
     let _ = Registry::default().with(log_layer(args, default)?).with(layer).try_init();
     Ok(Telemetry(Some(traces)))
 }
 
-/// Our own spans, and what is logged within them.
+fn traced() -> FilterFn {
+    FilterFn::new(is_traced as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::TRACE)
+}
+
+/// Our own spans, and what is logged within them by our crates; not the target `prompts`, which is for the log alone.
 fn is_traced(metadata: &Metadata<'_>) -> bool {
     let wanted = if metadata.is_span() { Level::TRACE } else { Level::INFO };
     metadata.target().starts_with("tandem") && *metadata.level() <= wanted
@@ -127,11 +132,11 @@ fn tracer_provider(
 /// Whether traces are asked for, and in a way that we have.
 fn is_on(var: &dyn Fn(&str) -> Option<String>) -> Result<bool, TelemetryError> {
     let var = |name| var(name).filter(|value| !value.is_empty());
-    let endpoint = var("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| var("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let endpoint = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .into_iter()
+        .find_map(|variable| Some((variable, var(variable)?)));
     let disabled = var("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    if disabled || endpoint.is_none() {
-        return Ok(false);
-    }
+    let Some((variable, endpoint)) = endpoint.filter(|_| !disabled) else { return Ok(false) };
     let unsupported = |variable, value, instead: &str| {
         Err(TelemetryError::Unsupported { variable, value, instead: instead.into() })
     };
@@ -141,6 +146,11 @@ fn is_on(var: &dyn Fn(&str) -> Option<String>) -> Result<bool, TelemetryError> {
             return unsupported("OTEL_TRACES_EXPORTER", other, "traces go out by otlp, or none do");
         }
         _ => {}
+    }
+    if endpoint.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
+        let instead = "traces go out in plain text; give the http:// URL of a collector on this host or in the same pod, \
+                       which sends them on over TLS";
+        return unsupported(variable, endpoint, instead);
     }
     for variable in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
         match var(variable) {
@@ -171,6 +181,8 @@ fn is_on(var: &dyn Fn(&str) -> Option<String>) -> Result<bool, TelemetryError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     fn asked(variables: &[(&str, &str)]) -> Result<bool, String> {
@@ -199,6 +211,7 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (variable, value) in [
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://collector:4317"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
@@ -211,5 +224,30 @@ mod tests {
         let ratio = ("OTEL_TRACES_SAMPLER", "traceidratio");
         let refused = asked(&[HERE, ratio, ("OTEL_TRACES_SAMPLER_ARG", "2")]).unwrap_err();
         assert!(refused.contains("OTEL_TRACES_SAMPLER_ARG=2"), "{refused}");
+    }
+
+    /// Of which targets it saw events.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Seen {
+        fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            self.0.lock().unwrap().push(event.metadata().target().to_owned());
+        }
+    }
+
+    #[test]
+    fn prompts_are_for_the_log_alone() {
+        let (spans, log) = (Seen::default(), Seen::default());
+        let all = Registry::default()
+            .with(log.clone().with_filter(EnvFilter::new("info")))
+            .with(spans.clone().with_filter(traced()));
+        tracing::subscriber::with_default(all, || {
+            let _span = tracing::trace_span!(target: "tandem_orchestrator", "a generation").entered();
+            tracing::info!(target: "tandem_orchestrator", "failed over");
+            tracing::info!(target: "prompts", prompt = "a secret", "prompt");
+        });
+        assert_eq!(*log.0.lock().unwrap(), ["tandem_orchestrator", "prompts"]);
+        assert_eq!(*spans.0.lock().unwrap(), ["tandem_orchestrator"]);
     }
 }

@@ -359,7 +359,10 @@ def faults(system, expected):
                 lambda: docker("network", "connect", "--alias", service, network, container))
 
     def freeze(container):
-        return lambda: docker("pause", container), lambda: docker("unpause", container)
+        # The kernel freezes a process when it runs, and these hardly do: an engine may give up.
+        def pause():
+            wait_for("a frozen worker", 10, lambda: run("docker", "pause", container, check=False).returncode == 0)
+        return pause, lambda: docker("unpause", container)
 
     # Those first that leave sessions behind, for their leases to end.
     for what, (strike, recover) in [

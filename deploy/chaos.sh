@@ -6,4 +6,4 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cargo build --quiet --release --workspace --bins --manifest-path "$root/Cargo.toml"
-exec "$root/target/release/chaos" "$@"
+exec "${CARGO_TARGET_DIR:-$root/target}/release/chaos" "$@"

@@ -81,7 +81,8 @@ def wait_for(what, seconds, ready):
 class System:
     """What compose brought up."""
 
-    def __init__(self, compose):
+    def __init__(self, compose, binaries):
+        self.tandem = binaries / "tandem"
         self.override = TARGET / f"{PROJECT}.yaml"
         self.override.parent.mkdir(parents=True, exist_ok=True)
         self.override.write_text(OVERRIDE)
@@ -100,8 +101,8 @@ class System:
         self.compose("up", "-d", "--no-build", "--scale", "draft=2", "--scale", "target=2")
         self.orchestrator = self.containers("orchestrator")[0]
         self.drafts, self.targets = self.containers("draft"), self.containers("target")
-        port = self.compose("port", "orchestrator", "8000").rpartition(":")[2]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{self.compose('port', 'orchestrator', '8000').rpartition(':')[2]}"
+        self.grpc_url = f"http://127.0.0.1:{self.compose('port', 'orchestrator', '7700').rpartition(':')[2]}"
 
     def containers(self, service):
         found = docker("ps", "-q", "--no-trunc", "--filter", f"label=com.docker.compose.project={PROJECT}", "--filter",
@@ -177,12 +178,14 @@ class HttpStream(Stream):
 
 
 class GrpcStream(Stream):
-    """From inside the orchestrator's container, with `tandem generate`."""
+    """Through the published port, with the `tandem generate` of this machine."""
     way = "grpc"
 
+    def client(self):
+        return [self.system.tandem, "generate", "--endpoint", self.system.grpc_url]
+
     def generate(self):
-        command = ["docker", "exec", self.system.orchestrator, "tandem", "generate", "--endpoint", "http://127.0.0.1:7700", "--method",
-                   "exact-match", "--seed", str(SEED), "--max-new-tokens", str(TOKENS), "--ignore-eos", PROMPT]
+        command = [*self.client(), "--method", "exact-match", "--seed", str(SEED), "--max-new-tokens", str(TOKENS), "--ignore-eos", PROMPT]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
             shown = b""
             while piece := child.stdout.read1():
@@ -193,6 +196,14 @@ class GrpcStream(Stream):
             complaint = child.stderr.read().decode()
         if child.returncode != 0 or not table:
             raise Failed(complaint.strip() or f"ended with {child.returncode}")
+
+
+class InnerGrpcStream(GrpcStream):
+    """From inside the orchestrator's container, with that of the image."""
+    way = "grpc in the container"
+
+    def client(self):
+        return ["docker", "exec", self.system.orchestrator, "tandem", "generate", "--endpoint", "http://127.0.0.1:7700"]
 
 
 def build(system, binaries):
@@ -210,7 +221,11 @@ def check_files(system, compose):
     gpus = re.findall(r"device_ids:\s*- ['\"](\w+)['\"]", config)
     if sorted(gpus) != ["0", "1"] or config.count("DEVICE: cuda:0") != 2:
         raise Failed(f"with compose.gpus.yaml draft and target have the GPUs {gpus}")
-    say("compose.gpus.yaml gives draft and target a GPU each")
+    files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.tls.yaml")]
+    config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
+    if re.search(r"http://(draft|target|[a-z0-9.]+:77)", config) or config.count("TLS_CERT: ") != 3 or config.count("TLS_CLIENT_CA: ") != 2:
+        raise Failed("with compose.tls.yaml something of Tandem is asked, or answers, without TLS")
+    say("compose.gpus.yaml gives draft and target a GPU each; compose.tls.yaml leaves no port of Tandem without TLS")
 
 
 def check_confinement(system):
@@ -277,17 +292,18 @@ def check_metrics(system):
 
 
 def undisturbed(system):
-    """The text, which both ways must give."""
-    streams = [HttpStream(system), GrpcStream(system)]
+    """The text, which every way must give."""
+    streams = [kind(system) for kind in (HttpStream, GrpcStream, InnerGrpcStream)]
     for stream in streams:
         stream.join(120)
         if not stream.finished:
             raise Failed(f"undisturbed, over {stream.way}: {stream.error or 'no end'}")
-    if streams[0].text != streams[1].text:
-        raise Failed(f"HTTP and gRPC give different texts:\n{streams[0].text!r}\n{streams[1].text!r}")
+    for other in streams[1:]:
+        if streams[0].text != other.text:
+            raise Failed(f"HTTP and {other.way} give different texts:\n{streams[0].text!r}\n{other.text!r}")
     if len(streams[0].text) < TOKENS:
         raise Failed(f"a text of {TOKENS} tokens is too short: {streams[0].text!r}")
-    say(f"{TOKENS} tokens over HTTP (published port) and over gRPC (in the container): the same {len(streams[0].text)} characters, seed {SEED}")
+    say(f"{TOKENS} tokens over HTTP and gRPC (published ports) and gRPC in the container: the same {len(streams[0].text)} characters, seed {SEED}")
     return streams[0].text
 
 
@@ -343,7 +359,10 @@ def faults(system, expected):
                 lambda: docker("network", "connect", "--alias", service, network, container))
 
     def freeze(container):
-        return lambda: docker("pause", container), lambda: docker("unpause", container)
+        # The kernel freezes a process when it runs, and these hardly do: an engine may give up.
+        def pause():
+            wait_for("a frozen worker", 10, lambda: run("docker", "pause", container, check=False).returncode == 0)
+        return pause, lambda: docker("unpause", container)
 
     # Those first that leave sessions behind, for their leases to end.
     for what, (strike, recover) in [
@@ -394,7 +413,7 @@ def main():
                    None)
     if compose is None:
         sys.exit(print("skipped: no containers are tested, there is neither docker compose nor docker-compose here"))
-    system = System(compose)
+    system = System(compose, args.binaries)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         check_files(system, compose)

@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 base=${BASE_PORT:-7700}
 cargo build --quiet --release --workspace --manifest-path "$root/Cargo.toml"
-bin=$root/target/release
+bin=${CARGO_TARGET_DIR:-$root/target}/release
 
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null; wait' EXIT
@@ -18,5 +18,8 @@ trap 'kill "${pids[@]}" 2>/dev/null; wait' EXIT
 # It waits for its workers; its own port answers once the pair is known to fit.
 "$bin/tandem-orchestrator" --draft "http://127.0.0.1:$((base + 1))" --target "http://127.0.0.1:$((base + 2))" \
   --listen "127.0.0.1:$base" & pids+=($!)
-until (exec 3<>"/dev/tcp/127.0.0.1/$base") 2>/dev/null; do kill -0 "${pids[2]}" && sleep 0.1; done
+until (exec 3<>"/dev/tcp/127.0.0.1/$base") 2>/dev/null; do
+  kill -0 "${pids[2]}" 2>/dev/null || { echo "the orchestrator ended before it listened; its log is above" >&2; exit 1; }
+  sleep 0.1
+done
 "$bin/tandem" generate --endpoint "http://127.0.0.1:$base" "$@"

@@ -9,4 +9,4 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cargo build --quiet --release --workspace --bins --manifest-path "$root/Cargo.toml"
 [ $# -gt 0 ] || set -- all
-exec "$root/target/release/under-load" --models "$root/models/demo" "$@"
+exec "${CARGO_TARGET_DIR:-$root/target}/release/under-load" --models "$root/models/demo" "$@"

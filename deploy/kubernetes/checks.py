@@ -63,6 +63,12 @@ def flags(container):
     return dict(argument[2:].partition("=")[::2] for argument in container.get("args", []) if argument.startswith("--"))
 
 
+def setting(container, flag, default=None):
+    """A flag's value, given as the flag or as its variable."""
+    variables = {v["name"]: v.get("value") for v in container.get("env", [])}
+    return flags(container).get(flag, variables.get(flag.replace("-", "_").upper(), default))
+
+
 def role(workload):
     return workload["spec"]["template"]["metadata"]["labels"].get("app.kubernetes.io/component")
 
@@ -162,7 +168,7 @@ def one_container(rendering, it, container, volumes):
 
     grace = it["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    if pause == 0 or grace <= pause + int(given.get("shutdown-grace-seconds", 20)):
+    if pause == 0 or grace <= pause + int(setting(container, "shutdown-grace-seconds", 20)):
         rendering.fault(it, f"{grace} s until it is killed leave it no time to drain")
     resources = container.get("resources", {})
     gpus = [resources.get(part, {}).get("nvidia.com/gpu") for part in ("requests", "limits")]
@@ -171,6 +177,10 @@ def one_container(rendering, it, container, volumes):
     device = next((v.get("value") for v in container.get("env", []) if v["name"] == "DEVICE"), "cpu")
     if (device != "cpu") != (gpus[1] is not None):
         rendering.fault(it, f"runs on {device} with {gpus[1] or 'no'} GPU")
+    # The CPU image would start on a GPU's node, and say there that it was built without CUDA.
+    image = container["image"].rpartition("/")[2].partition(":")[0]
+    if (device != "cpu") != (image == "tandem-cuda"):
+        rendering.fault(it, f"runs on {device}, and {container['image']} is not the image for that")
     for variable in container.get("env", []):
         if variable["name"] in ("DRAFT_URL", "TARGET_URL"):
             for url in variable["value"].split(","):

@@ -107,12 +107,12 @@ def alone(component, scratch):
     name = str(component.relative_to(HERE / "components"))
     directory = scratch / name.replace("/", "-")
     directory.mkdir(parents=True, exist_ok=True)
-    up = "../" * len(directory.relative_to(ROOT).parts)
+    here = os.path.relpath(HERE, directory.resolve())
     # Of those that only change what others bring.
     needs = {"monitoring/tls": ["tls", "monitoring"]}.get(name, [])
     kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "tandem",
-                     "resources": [f"{up}deploy/kubernetes/base"],
-                     "components": [f"{up}deploy/kubernetes/components/{c}" for c in [*needs, name]]}
+                     "resources": [f"{here}/base"],
+                     "components": [f"{here}/components/{c}" for c in [*needs, name]]}
     (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return directory
 
@@ -131,7 +131,7 @@ def main():
     series = re.search(r'__name__=~"([^"]*)"', adapter["rules"]["custom"][0]["seriesQuery"]).group(1)
 
     begun, failed = time.monotonic(), 0
-    scratch = ROOT / "target/kubernetes/components"
+    scratch = TARGET / "kubernetes/components"
     renderings = {f"overlays/{d.name}": d for d in sorted((HERE / "overlays").iterdir())}
     for file in sorted((HERE / "components").rglob("kustomization.yaml")):
         renderings[f"base + {file.parent.relative_to(HERE)}"] = alone(file.parent, scratch)

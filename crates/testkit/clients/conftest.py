@@ -3,20 +3,24 @@
 import contextlib
 import os
 import pathlib
-import queue
+import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 
 import pytest
 
 sys.dont_write_bytecode = True
+from processes import START_SECONDS, end, next_line, read_lines  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TANDEM = os.environ.get("TANDEM", str(ROOT / "target/debug/tandem"))
 NAMES = ("orchestrator", "http", "draft", "target")
-START_SECONDS = 120
+
+
+# A run that is asked to end ends its fixtures too, and so the processes that they started.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @dataclass(frozen=True)
@@ -41,28 +45,13 @@ def serve(log, *flags, env=None):
         try:
             yield Server(**_addresses(process, log), process=process)
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
 
 def _addresses(process, log):
-    lines = queue.Queue()
-
-    def read():
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    found = {}
-    deadline = time.monotonic() + START_SECONDS
+    lines, found, deadline = read_lines(process.stdout), {}, time.monotonic() + START_SECONDS
     while len(found) < len(NAMES):
-        line = lines.get(timeout=max(0.1, deadline - time.monotonic()))
-        assert line is not None, f"tandem serve ended at its start:\n{pathlib.Path(log).read_text()}"
+        line = next_line(lines, deadline, lambda: f"tandem serve: {pathlib.Path(log).read_text()}")
         name, _, address = line.strip().partition(" ")
         if name in NAMES:
             found[name] = address.strip()

@@ -4,16 +4,15 @@ import contextlib
 import json
 import os
 import pathlib
-import queue
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, field
+
+from processes import START_SECONDS, end, next_line, read_lines
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BIN = pathlib.Path(os.environ.get("TANDEM", ROOT / "target/debug/tandem")).parent
 PROMPT = (ROOT / "models/demo/prompt.txt").read_text().removesuffix("\n")
-START_SECONDS = 120
 
 
 @dataclass
@@ -29,34 +28,25 @@ class Service:
 def _start(binary, flags, env):
     command = [BIN / binary, *flags, "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
-    lines, log = queue.Queue(), []
-
-    def read():
-        for line in process.stderr:
-            log.append(line)
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    found, deadline = {}, time.monotonic() + START_SECONDS
-    # The port of HTTP is bound first.
-    while "listening" not in found:
-        line = lines.get(timeout=max(0.1, deadline - time.monotonic()))
-        assert line is not None, f"{binary} ended at its start:\n{''.join(log)}"
-        fields = json.loads(line)["fields"]
-        if "address" in fields and fields["message"] in ("listening", "listening for HTTP"):
-            found[fields["message"]] = fields["address"]
+    try:
+        log = []
+        lines, found, deadline = read_lines(process.stderr, log), {}, time.monotonic() + START_SECONDS
+        # The port of HTTP is bound first.
+        while "listening" not in found:
+            fields = json.loads(next_line(lines, deadline, lambda: f"{binary}: {''.join(log)}"))["fields"]
+            if "address" in fields and fields["message"] in ("listening", "listening for HTTP"):
+                found[fields["message"]] = fields["address"]
+    except BaseException:
+        # Nobody else knows it yet.
+        process.kill()
+        process.wait(30)
+        raise
     return Service(process, found["listening"], found.get("listening for HTTP"), log)
 
 
 def stop(service):
     """Ends a service as an operator would, and waits."""
-    service.process.terminate()
-    try:
-        service.process.wait(30)
-    except subprocess.TimeoutExpired:
-        service.process.kill()
-        service.process.wait()
+    end(service.process)
 
 
 @contextlib.contextmanager
@@ -80,7 +70,8 @@ def generate(services, *flags, prompt=PROMPT, env=None, check=True):
     """One generation by the command; its statistics."""
     command = [BIN / "tandem", "generate", "--endpoint", f"http://{services['orchestrator'].grpc}", "--json"]
     done = subprocess.run(
-        [*command, *flags], cwd=ROOT, input=prompt, capture_output=True, text=True, env={**os.environ, **(env or {})}
+        [*command, *flags], cwd=ROOT, input=prompt, capture_output=True, text=True, env={**os.environ, **(env or {})},
+        timeout=START_SECONDS
     )
     assert not check or done.returncode == 0, done.stderr
     return json.loads(done.stdout)[0]["statistics"] if done.returncode == 0 else None

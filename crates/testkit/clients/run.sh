@@ -12,10 +12,22 @@ missing=()
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 # Tests read CHROMIUM; it may name any browser of that family.
 command -v "${CHROMIUM:-chromium}" >/dev/null || missing+=(chromium fonts-inter fonts-jetbrains-mono)
-command -v promtool >/dev/null || missing+=(prometheus)
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# Debian's package would leave a Prometheus running: its two programs are taken out of it.
+if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
+  unpacked=$(realpath "$target")/prometheus
+  if [ ! -x "$unpacked/usr/bin/promtool" ]; then
+    rm -rf "$unpacked"
+    mkdir -p "$unpacked"
+    apt-get update -qq
+    # apt gives up its rights for a download, and could not write there.
+    (cd "$unpacked" && apt-get -qq -o APT::Sandbox::User=root download prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb)
+  fi
+  export PATH=$unpacked/usr/bin:$PATH
 fi
 
 venv=$target/clients-venv

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from observe_fixtures import PROMPT, ROOT, generate, stop, system
+from processes import end
 
 DASHBOARD = ROOT / "deploy/grafana/dashboard.json"
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
@@ -52,24 +53,32 @@ def samples(text):
 @contextlib.contextmanager
 def prometheus(folder, services):
     """A Prometheus that scrapes the services twice a second: its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % free.getsockname()[1]
     scrapes = "".join(f'  - {{job_name: {r}, static_configs: [{{targets: ["{s.http}"]}}]}}\n' for r, s in services.items())
     settings = "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
     (folder / "prometheus.yml").write_text(f"{settings}rule_files: [{ALERTS}]\nscrape_configs:\n{scrapes}")
     command = [shutil.which("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log)
-    try:
-        def is_ready():
-            with contextlib.suppress(OSError):
-                return get(f"http://{address}/-/ready")
-        eventually(is_ready)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
+        # It cannot be asked to choose a port and tell; one that was free a moment ago may be taken.
+        for _ in range(3):
+            address = free_address()
+            process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log)
+            try:
+                def is_ready():
+                    with contextlib.suppress(OSError):
+                        return get(f"http://{address}/-/ready")
+                eventually(lambda: process.poll() is not None or is_ready())
+                if process.poll() is None:
+                    yield address
+                    return
+            finally:
+                end(process)
+    raise AssertionError(f"Prometheus ended at its start:\n{(folder / 'log').read_text()}")
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return "127.0.0.1:%d" % free.getsockname()[1]
 
 
 class Asked:

@@ -123,12 +123,6 @@ async fn answer(kind: Kind, State(front): Shared, request: HttpRequest) -> Resul
     let Some(caller) = head.extensions.get::<Caller>() else {
         return Err(Status::internal("nobody asked who calls").into());
     };
-    // Pages of other sites can send any other type without asking first.
-    let json = head.headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
-    if !json {
-        let message = "the content type is not application/json";
-        return Err(ApiError::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    }
     let late = |_| ApiError::request(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
     let too_large = |_| {
         let message = format!("the body broke off, or is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
@@ -136,6 +130,12 @@ async fn answer(kind: Kind, State(front): Shared, request: HttpRequest) -> Resul
     };
     let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, MAX_MESSAGE_BYTES));
     let body = body.await.map_err(late)?.map_err(too_large)?;
+    // Pages of other sites can send any other type without asking first.
+    let json = head.headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    if !json {
+        let message = "the content type is not application/json";
+        return Err(ApiError::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
     let mut request = parse(kind, body).await?;
     let generate = std::mem::take(&mut request.generate);
     let mut writer = Writer::new(kind, &request, (generate.len(), front.model.clone()));

@@ -2,7 +2,7 @@
 //!
 //! Templates are Jinja, with the extensions that `transformers` gives them: `raise_exception`, `strftime_now`, `tojson`, the loop
 //! controls, Python's string methods, and blocks trimmed on both sides
-//! (https://huggingface.co/docs/transformers/chat_templating_writing).
+//! (<https://huggingface.co/docs/transformers/chat_templating_writing>).
 
 use std::time::SystemTime;
 

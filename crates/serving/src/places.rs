@@ -79,7 +79,7 @@ impl Place {
         {
             self.guest.n -= 1;
             let guest = Guest { places: self.guest.places.clone(), client: self.guest.client, n: 1 };
-            all.push(Self { permit: permit, guest: guest });
+            all.push(Self { permit, guest });
         }
         all.push(self);
         all
@@ -115,7 +115,7 @@ impl Places {
     fn try_take_many(&self, client: Option<IpAddr>, n: u32) -> Result<Place, NoPlace> {
         let guest = self.enter(client, n)?;
         match self.inner.free.clone().try_acquire_many_owned(n) {
-            Ok(permit) => Ok(Place { permit: permit, guest: guest }),
+            Ok(permit) => Ok(Place { permit, guest }),
             Err(_) if self.is_closed() => Err(NoPlace::Closed),
             Err(_) => Err(NoPlace::Taken { total: self.inner.limits.total }),
         }
@@ -133,7 +133,7 @@ impl Places {
         };
         let _waiting = self.queue(guest.n)?;
         match tokio::time::timeout(patience, self.inner.free.clone().acquire_many_owned(n)).await {
-            Ok(Ok(permit)) => Ok(Place { permit: permit, guest: guest }),
+            Ok(Ok(permit)) => Ok(Place { permit, guest }),
             Ok(Err(_)) => Err(NoPlace::Closed),
             Err(_) => Err(NoPlace::Waited { total, patience }),
         }

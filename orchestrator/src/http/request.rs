@@ -408,4 +408,87 @@ mod tests {
         assert_eq!((generate.seed, generate.stop.as_slice()), (Some(u64::MAX), &[";".to_owned()][..]));
         assert!(generate.trace);
     }
+
+    /// Whatever stands in a field: it is read or refused, and nothing panics or grows.
+    #[test]
+    fn any_value_in_any_field_is_read_or_refused() {
+        let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+        let odd = [
+            json!(null),
+            json!(true),
+            json!(0),
+            json!(-1),
+            json!(0.5),
+            json!(1e308),
+            json!(u64::MAX),
+            json!(i64::MIN),
+            json!(""),
+            json!("\u{0}"),
+            json!("x".repeat(10_000)),
+            json!([]),
+            json!([null]),
+            json!([[]]),
+            json!([-1]),
+            json!({}),
+            json!({ "": 1 }),
+            json!([{}]),
+            json!({ "type": 1 }),
+            deep,
+        ];
+        let fields = [
+            "model",
+            "prompt",
+            "messages",
+            "stream",
+            "stream_options",
+            "logprobs",
+            "top_logprobs",
+            "n",
+            "best_of",
+            "decoding",
+            "max_tokens",
+            "max_completion_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "seed",
+            "stop",
+            "ignore_eos",
+            "tools",
+            "response_format",
+            "user",
+            "unheard_of",
+        ];
+        let knobs = [
+            "method",
+            "beams",
+            "reference",
+            "beam_width",
+            "draft_tokens",
+            "acceptance_threshold",
+            "branching",
+            "trace",
+        ];
+        for value in &odd {
+            for kind in [Kind::Completion, Kind::Chat] {
+                let base = match kind {
+                    Kind::Completion => json!({ "prompt": "x" }),
+                    Kind::Chat => json!({ "messages": [{ "role": "user", "content": "x" }] }),
+                };
+                for field in fields {
+                    let read = parse(kind, base.clone(), json!({ field: value }));
+                    if let Ok(request) = read {
+                        assert!(request.generate.len() * request.n <= MAX_PROMPTS * MAX_CANDIDATES);
+                    }
+                }
+                for knob in knobs {
+                    let _ = parse(kind, base.clone(), json!({ "decoding": { knob: value } }));
+                }
+                for part in ["role", "content", "name", "tool_calls"] {
+                    let message = json!({ "role": "user", "content": "x", part: value });
+                    let _ = parse(kind, json!({}), json!({ "messages": [message] }));
+                }
+            }
+        }
+    }
 }

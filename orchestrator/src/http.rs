@@ -133,7 +133,7 @@ async fn answer(kind: Kind, State(front): Shared, request: HttpRequest) -> Resul
     // Pages of other sites can send any other type without asking first.
     let json = head.headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
     if !json {
-        let message = "the content type is not application/json";
+        let message = "the content type is not application/json: send the header, with curl by --json";
         return Err(ApiError::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let mut request = parse(kind, body).await?;

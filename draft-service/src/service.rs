@@ -2,7 +2,7 @@
 
 use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
-use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, v1};
+use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Serving;
 use tandem_worker::{Calls, Face, StepRequest, Worker, WorkerArgs};
 use tonic::service::RoutesBuilder;
@@ -46,11 +46,7 @@ impl Draft for DraftService {
     ) -> Result<Response<v1::ProposeResponse>, Status> {
         let (metadata, _, mut request) = request.into_parts();
         let work = async {
-            let step = StepRequest {
-                session: SessionRef::try_from(request.handle)?,
-                step: request.step,
-                commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
-            };
+            let step = StepRequest::read(request.handle, request.step, request.commit.take())?;
             self.worker.step(step, ProposeJob(request.propose()?)).await
         };
         self.worker.calls().answer("Propose", &metadata, work).await

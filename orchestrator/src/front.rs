@@ -26,9 +26,6 @@ const INLINE_TEXT_BYTES: usize = 16 << 10;
 /// How long a client may leave its events unread.
 const SLOW_CLIENT: Duration = Duration::from_secs(60);
 
-/// Of the message about a prompt that is too long.
-pub(crate) const TOO_LONG: &str = "tokens, but the context has";
-
 /// Generates by a pair of models, for the clients of every API.
 pub(crate) struct Front {
     pub(crate) pair: Pair,
@@ -318,11 +315,7 @@ impl Text {
 fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result<OpenSession, GenerateError> {
     let context = pair.context();
     if prompt.len() >= context {
-        let message = format!(
-            "has {} {TOO_LONG} {context} and needs one for the answer: shorten the prompt",
-            prompt.len()
-        );
-        return Err(Fault::invalid("prompt", message).into());
+        return Err(Fault::too_long("prompt", prompt.len(), context, &pair.target.model_id).into());
     }
     let vocab = pair.vocab();
     if let Some(token) = prompt.iter().find(|t| t.0 >= vocab) {

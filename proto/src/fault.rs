@@ -15,6 +15,7 @@ const DOMAIN: &str = "tandem";
 /// | fault | code | details |
 /// |---|---|---|
 /// | `Invalid` | INVALID_ARGUMENT | `BadRequest` with the field |
+/// | `TooLong` | INVALID_ARGUMENT | the same, and `ErrorInfo` with the reason |
 /// | `Refused` | FAILED_PRECONDITION | `ErrorInfo` with the reason |
 /// | `Gone` | NOT_FOUND | `ErrorInfo` with the reason |
 /// | `Exhausted` | RESOURCE_EXHAUSTED | `RetryInfo` |
@@ -25,6 +26,8 @@ const DOMAIN: &str = "tandem";
 pub enum Fault {
     #[error("{field}: {message}")]
     Invalid { field: &'static str, message: String },
+    #[error("{field}: {message}")]
+    TooLong { field: &'static str, message: String },
     #[error("{message}")]
     Refused { reason: Reason, message: String },
     #[error("{message}")]
@@ -37,7 +40,7 @@ pub enum Fault {
     Bug(String),
 }
 
-/// Machine-readable reasons of `Refused` and `Gone`.
+/// Machine-readable reasons of `TooLong`, `Refused` and `Gone`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The worker has no such session: it was closed, or its lease expired.
@@ -50,15 +53,18 @@ pub enum Reason {
     CommittedMismatch,
     /// The tokenizers of draft and target differ.
     VocabularyMismatch,
+    /// The prompt leaves no room in the context.
+    ContextLengthExceeded,
 }
 
 impl Reason {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::UnknownSession,
         Self::StaleIncarnation,
         Self::StepOutOfOrder,
         Self::CommittedMismatch,
         Self::VocabularyMismatch,
+        Self::ContextLengthExceeded,
     ];
 
     /// As in `ErrorInfo.reason`.
@@ -69,6 +75,7 @@ impl Reason {
             Self::StepOutOfOrder => "STEP_OUT_OF_ORDER",
             Self::CommittedMismatch => "COMMITTED_MISMATCH",
             Self::VocabularyMismatch => "VOCABULARY_MISMATCH",
+            Self::ContextLengthExceeded => "CONTEXT_LENGTH_EXCEEDED",
         }
     }
 
@@ -85,6 +92,14 @@ impl Fault {
         Self::Exhausted { message: message.to_string(), retry_after: Duration::from_millis(500) }
     }
 
+    /// INVALID_ARGUMENT about `field`, a prompt of `tokens` for the `context` of `model`.
+    pub fn too_long(field: &'static str, tokens: usize, context: usize, model: &str) -> Self {
+        let message = format!(
+            "has {tokens} tokens, but the context of {model} has {context} and needs one for the answer: shorten the prompt"
+        );
+        Self::TooLong { field, message }
+    }
+
     /// INVALID_ARGUMENT about `field`.
     pub fn invalid(field: &'static str, message: impl ToString) -> Self {
         Self::Invalid { field, message: message.to_string() }
@@ -98,6 +113,11 @@ impl From<Fault> for Status {
         match fault {
             Fault::Invalid { field, message: why } => {
                 let details = ErrorDetails::with_bad_request_violation(field, why);
+                Self::with_error_details(Code::InvalidArgument, message, details)
+            }
+            Fault::TooLong { field, message: why } => {
+                let mut details = info(Reason::ContextLengthExceeded);
+                details.add_bad_request_violation(field, why);
                 Self::with_error_details(Code::InvalidArgument, message, details)
             }
             Fault::Refused { reason, .. } => {
@@ -146,6 +166,12 @@ mod tests {
             let status = Status::from(Fault::Gone { reason, message: "gone".into() });
             assert_eq!((status.code(), Reason::of(&status)), (Code::NotFound, Some(reason)));
         }
+        let status = Status::from(Fault::too_long("prompt", 9, 8, "acme/small"));
+        assert_eq!(
+            (status.code(), Reason::of(&status)),
+            (Code::InvalidArgument, Some(Reason::ContextLengthExceeded))
+        );
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "prompt");
         let retry_after = Duration::from_millis(250);
         let status = Status::from(Fault::Exhausted { message: "full".into(), retry_after });
         assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(retry_after));

@@ -6,7 +6,7 @@ use tandem_draft_service::DraftService;
 use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
-use tandem_proto::{MAX_MESSAGE_BYTES, SessionRef, TOKENIZER_CHUNK_BYTES, v1};
+use tandem_proto::{MAX_MESSAGE_BYTES, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_serving::Serving;
 use tandem_worker::{Calls, Face, StepRequest, Worker, WorkerArgs};
 use tokio_stream::Stream;
@@ -70,11 +70,7 @@ impl Target for TargetService {
     ) -> Result<Response<v1::ScoreTreeResponse>, Status> {
         let (metadata, _, mut request) = request.into_parts();
         let work = async {
-            let step = StepRequest {
-                session: SessionRef::try_from(request.handle)?,
-                step: request.step,
-                commit: request.commit.take().map(v1::Commit::into_accepted).transpose()?,
-            };
+            let step = StepRequest::read(request.handle, request.step, request.commit.take())?;
             let score = Score { tree: request.take_tree()?, wanted: request.wanted()? };
             self.worker.step(step, score).await
         };

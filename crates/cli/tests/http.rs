@@ -170,6 +170,8 @@ async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
         assert_eq!(error["param"], param, "{error}");
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
+    let long = web.post(path, &completion(json!({ "prompt": PROMPT.repeat(40) }))).await;
+    assert_eq!(long.json::<Value>().await.unwrap()["error"]["code"], "context_length_exceeded");
     let chat = json!({ "messages": [{ "role": "user", "content": "x" }] });
     let refused = web.post("/v1/chat/completions", &chat).await;
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);

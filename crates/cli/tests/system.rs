@@ -216,7 +216,7 @@ async fn bad_requests_are_refused_by_name_and_cost_nobody_else_anything() {
         ("is empty", v1::GenerateRequest { input: None, ..base() }),
         ("is empty", tokens(Vec::new())),
         (
-            "the context has 512",
+            "has 512 and needs one",
             v1::GenerateRequest { input: Some(Input::Prompt(PROMPT.repeat(40))), ..base() },
         ),
         ("outside the vocabulary", tokens(vec![0, 5000])),

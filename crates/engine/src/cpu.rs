@@ -11,13 +11,15 @@
 mod attention;
 mod isa;
 mod linear;
+mod norms;
 mod packed_rows;
 mod rows;
 mod team;
 
 pub(crate) use attention::{AppendKv, Attend, Attended, Visible};
 pub use linear::PackedLinear;
-pub(crate) use rows::{AddAssign, HeadRmsNorm, LayerNorm, RmsNorm, Rope, SiluMul};
+pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
+pub(crate) use rows::{AddAssign, Rope, SiluMul};
 
 pub(crate) use team::{assemble as assemble_team, awake as team_awake};
 

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use tandem_decoding::{Accepted, Distribution, Draws, Sampling, TokenTree};
 use tandem_engine::{Logits, ModelSpec, TreeCache};
-use tandem_proto::{Fault, OpenSession, Reason, SessionRef};
+use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
 use tandem_serving::{StepLog, Turn};
 
 use crate::fault::{commit_fault, step_fault};
@@ -34,6 +34,18 @@ pub struct StepRequest {
     pub step: u64,
     /// Of the step before.
     pub commit: Option<Accepted>,
+}
+
+impl StepRequest {
+    /// Reads what every step's message has.
+    pub fn read(
+        handle: Option<v1::SessionHandle>,
+        step: u64,
+        commit: Option<v1::Commit>,
+    ) -> Result<Self, Fault> {
+        let commit = commit.map(v1::Commit::into_accepted).transpose()?;
+        Ok(Self { session: SessionRef::try_from(handle)?, step, commit })
+    }
 }
 
 /// The work of a step.

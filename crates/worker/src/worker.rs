@@ -82,13 +82,7 @@ impl<R: Clone + Send + 'static> Worker<R> {
         let open = OpenSession::try_from(request)?;
         let spec = self.model.spec();
         if open.prompt.len() >= spec.context_length {
-            let message = format!(
-                "the prompt has {} tokens, but the context of {} has {} and needs one for the answer: shorten the prompt",
-                open.prompt.len(),
-                spec.id,
-                spec.context_length
-            );
-            return Err(Fault::invalid("prompt_tokens", message));
+            return Err(Fault::too_long("prompt_tokens", open.prompt.len(), spec.context_length, &spec.id));
         }
         if let Some(token) = open.prompt.iter().find(|t| t.0 as usize >= spec.vocab_size) {
             let message = format!("token {token} is outside the vocabulary of {}", spec.vocab_size);

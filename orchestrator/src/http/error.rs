@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use tandem_proto::Reason;
+
 use super::request::Kind;
-use crate::front::TOO_LONG;
 
 /// A refusal or a failure.
 #[derive(Debug)]
@@ -114,7 +115,8 @@ impl From<Status> for ApiError {
             None if status.code() == Code::NotFound => (message.to_owned(), Some("model".to_owned())),
             None => (message.to_owned(), None),
         };
-        let code = code.or(message.contains(TOO_LONG).then_some("context_length_exceeded"));
+        let too_long = Reason::of(&status) == Some(Reason::ContextLengthExceeded);
+        let code = code.or(too_long.then_some("context_length_exceeded"));
         let retry_after = details.retry_info().and_then(|r| r.retry_delay);
         let retry_after =
             retry_after.or((http == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));

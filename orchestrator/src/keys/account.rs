@@ -127,7 +127,7 @@ impl Ticket {
             .collect();
         // What is left is given back here.
         self.texts -= tickets.len();
-        (self.reserved, self.used) = (left + self.used, self.used);
+        self.reserved = self.used + left;
         tickets
     }
 

@@ -4,7 +4,7 @@ use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, Face, StepRequest, Worker, WorkerArgs};
+use tandem_worker::{Calls, StepRequest, Worker, WorkerArgs, WorkerService};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -64,10 +64,10 @@ impl Draft for DraftService {
 pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
     let calls = Calls::new();
     let worker = Worker::new(model.clone(), args.incarnation, args.table_limits(), calls.clone());
-    let places = vec![worker.places()];
+    let admission = vec![worker.admission()];
     let service = DraftServer::new(DraftService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    let face = Face { service: "draft", name: "tandem.v1.Draft", routes, places, calls };
+    let face = WorkerService { service: "draft", name: "tandem.v1.Draft", routes, admission, calls };
     tandem_worker::serving(face, &model, args)
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use tandem_serving::{LogArgs, PlaceLimits, ServeArgs, seconds};
+use tandem_serving::{AdmissionLimits, LogArgs, ServeArgs, seconds};
 
 use crate::{AccessArgs, WorkerLimits, WorkerName, WorkerNames, WorkerTlsArgs};
 
@@ -107,13 +107,13 @@ impl OrchestratorArgs {
         WorkerNames { draft: self.draft.clone(), target: self.target.clone() }
     }
 
-    /// Places of generations.
-    pub fn places(&self) -> PlaceLimits {
-        PlaceLimits {
-            total: self.serve.max_sessions,
+    /// AdmissionControl of generations.
+    pub fn admission(&self) -> AdmissionLimits {
+        AdmissionLimits {
+            permits: self.serve.max_sessions,
             per_client: self.limits.max_sessions_per_client.unwrap_or(usize::MAX),
-            waiting: self.limits.max_waiting,
-            patience: self.limits.max_waiting_seconds,
+            queue: self.limits.max_waiting,
+            queue_timeout: self.limits.max_waiting_seconds,
         }
     }
 }

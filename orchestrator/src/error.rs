@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use tandem_proto::Fault;
-use tandem_serving::NoPlace;
+use tandem_serving::AdmissionError;
 use thiserror::Error;
 use tonic::Status;
 
@@ -18,7 +18,7 @@ pub enum GenerateError {
     #[error("no {worker} worker could go on with this text; the last one failed: {reason}")]
     NoWorker { worker: WorkerKind, reason: String },
     #[error(transparent)]
-    NoPlace(#[from] NoPlace),
+    Admission(#[from] AdmissionError),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error("the deadline passed before the text was finished: ask for fewer tokens, or allow more time")]
@@ -52,7 +52,7 @@ impl GenerateError {
         match self {
             Self::Request(fault) => !matches!(fault, Fault::Bug(_) | Fault::Draining),
             Self::Key(_) | Self::Cancelled => true,
-            Self::NoPlace(reason) => *reason != NoPlace::Closed,
+            Self::Admission(reason) => *reason != AdmissionError::Closed,
             Self::Worker { .. } | Self::NoWorker { .. } | Self::Deadline | Self::Tokenizer(_) => false,
         }
     }
@@ -72,10 +72,10 @@ impl From<GenerateError> for Status {
             GenerateError::Worker { status, .. } => {
                 Self::with_details(status.code(), message, status.details().to_vec().into())
             }
-            GenerateError::NoPlace(NoPlace::TooMany { .. }) => Fault::invalid("n", message).into(),
-            GenerateError::NoPlace(NoPlace::Closed) => Fault::Draining.into(),
+            GenerateError::Admission(AdmissionError::TooMany { .. }) => Fault::invalid("n", message).into(),
+            GenerateError::Admission(AdmissionError::Closed) => Fault::Draining.into(),
             GenerateError::Key(error) => error.into(),
-            GenerateError::NoPlace(_) => Fault::exhausted(message).into(),
+            GenerateError::Admission(_) => Fault::exhausted(message).into(),
             GenerateError::NoWorker { .. } => Self::unavailable(message),
             GenerateError::Deadline => Self::deadline_exceeded(message),
             GenerateError::Tokenizer(_) => Self::internal(message),

@@ -1,4 +1,4 @@
-//! What both public APIs share: a request is checked, gets its places, and becomes a stream of events.
+//! What both public APIs share: a request is checked, gets its admission, and becomes a stream of events.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tandem_decoding::{Drafting, TokenId};
 use tandem_proto::{Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1};
-use tandem_serving::{Place, Places, trace_id};
+use tandem_serving::{AdmissionControl, Permit, trace_id};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,7 +29,7 @@ const SLOW_CLIENT: Duration = Duration::from_secs(60);
 /// Generates by a pair of models, for the clients of every API.
 pub(crate) struct Front {
     pub(crate) pair: Pair,
-    pub(crate) places: Places,
+    pub(crate) admission: AdmissionControl,
     /// The longest that a request may take.
     pub(crate) longest: Duration,
     /// What clients call the model.
@@ -114,7 +114,7 @@ impl Front {
         Ok(requests)
     }
 
-    /// Waits for places, and makes of requests what workers are asked: a text each, which got its place when it says.
+    /// Waits for admission, and makes of requests what workers are asked: a text each, which got its place when it says.
     async fn admit(
         self: &Arc<Self>,
         requests: Vec<GenerateParams>,
@@ -124,8 +124,8 @@ impl Front {
         let texts: usize = requests.iter().map(|r| r.candidates).sum();
         // Those who wait count as well: a key's limit is on what it asks for at once.
         let mut ticket = caller.admit(texts)?;
-        let places = self.places.take(caller.client(), count(texts)).instrument(trace_span!("wait"));
-        let place = tokio::time::timeout_at(arrival.by, places).await;
+        let admission = self.admission.acquire(caller.client(), count(texts)).instrument(trace_span!("wait"));
+        let place = tokio::time::timeout_at(arrival.by, admission).await;
         let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
         let admitted = Instant::now();
         let reading = self.read(requests, caller, place);
@@ -142,14 +142,14 @@ impl Front {
         Ok((admitted, planned.collect()))
     }
 
-    /// What workers are asked for each text. The places go along with the work: a client that leaves meanwhile does not free them
+    /// What workers are asked for each text. The admission go along with the work: a client that leaves meanwhile does not free them
     /// before it is done.
     async fn read(
         self: &Arc<Self>,
         requests: Vec<GenerateParams>,
         caller: &Caller,
-        mut place: Place,
-    ) -> Result<(Place, Vec<(Arc<GenerateParams>, OpenSession)>), GenerateError> {
+        mut place: Permit,
+    ) -> Result<(Permit, Vec<(Arc<GenerateParams>, OpenSession)>), GenerateError> {
         let mut texts = Vec::new();
         for params in requests {
             self.access.log_prompt(caller, &params.input);
@@ -170,8 +170,8 @@ impl Front {
     async fn tokenize(
         self: &Arc<Self>,
         input: &Input,
-        place: Place,
-    ) -> Result<(Vec<TokenId>, Place), GenerateError> {
+        place: Permit,
+    ) -> Result<(Vec<TokenId>, Permit), GenerateError> {
         let bytes = match input {
             Input::Tokens(tokens) => return Ok((tokens.clone(), place)),
             Input::Text(text) => text.len(),
@@ -210,8 +210,8 @@ impl Front {
     /// What runs here and behind.
     pub(crate) async fn status(&self) -> v1::GetStatusResponse {
         v1::GetStatusResponse {
-            running: count(self.places.taken()),
-            waiting: count(self.places.waiting()),
+            running: count(self.admission.in_use()),
+            waiting: count(self.admission.queued()),
             workers: self.pair.workers().await,
             target_model: self.pair.target.model_id.clone(),
             draft_model: self.pair.draft().model_id,
@@ -227,7 +227,7 @@ struct Planned {
     params: Arc<GenerateParams>,
     open: OpenSession,
     ticket: Ticket,
-    place: Place,
+    place: Permit,
 }
 
 /// A line for each request that fails, with its trace; louder if it is not the client's doing.

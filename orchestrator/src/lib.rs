@@ -19,7 +19,7 @@ mod observe;
 mod peers;
 mod retry;
 mod service;
-mod stats;
+mod statistics;
 mod text;
 mod workers;
 
@@ -34,6 +34,6 @@ pub use network::{Boxed, Network, Tcp, WorkerTlsArgs, WorkerTlsError};
 pub use observe::Watch;
 pub use peers::{DraftSession, Drafter, Proposal, Scorer, TargetSession};
 pub use service::serving;
-pub use stats::{Finish, FinishReason, Statistics};
+pub use statistics::{Finish, FinishReason, Statistics};
 pub use text::{Piece, StopMatch, TextStream};
 pub use workers::{DraftPool, TargetPool, WorkerKind, WorkerLimits, WorkerName};

@@ -218,8 +218,8 @@ pub(crate) fn orchestrator_metrics(front: Arc<Front>, alias: Option<String>) -> 
     builder.own("workers", "Workers known, by how they are", workers.clone());
     front.metrics.register(&mut builder);
     builder.before_reading(move || {
-        running.set(front.places.taken() as i64);
-        waiting.set(front.places.waiting() as i64);
+        running.set(front.admission.in_use() as i64);
+        waiting.set(front.admission.queued() as i64);
         let all = front.pair.worker_states();
         for role in ["draft", "target"] {
             for (state, name) in STATES {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tandem_proto::v1::generation_server::{Generation, GenerationServer};
 use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{Http, Places, ServerTls, Serving};
+use tandem_serving::{AdmissionControl, Http, ServerTls, Serving};
 use tokio::net::TcpListener;
 use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
@@ -78,13 +78,13 @@ pub fn serving(
     http: Option<(TcpListener, Option<ServerTls>)>,
 ) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
-    let places = Places::new(args.places());
+    let admission = AdmissionControl::new(args.admission());
     let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
     let longest = args.limits.max_request_seconds;
     let generations = Arc::new(GenerationMetrics::new());
     let access = args.access.clone();
     let front =
-        Arc::new(Front { pair, places: places.clone(), longest, model, access, metrics: generations });
+        Arc::new(Front { pair, admission: admission.clone(), longest, model, access, metrics: generations });
     let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
     let service = GenerationServer::new(GenerationService { front: front.clone() });
     let mut routes = RoutesBuilder::default();
@@ -93,7 +93,7 @@ pub fn serving(
         name: "tandem.v1.Generation",
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
-        places: vec![places],
+        admission: vec![admission],
         metrics,
         http: http.map(|(listener, tls)| Http {
             listener,

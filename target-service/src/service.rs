@@ -8,7 +8,7 @@ use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, Face, StepRequest, Worker, WorkerArgs};
+use tandem_worker::{Calls, StepRequest, Worker, WorkerArgs, WorkerService};
 use tokio_stream::Stream;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
@@ -92,11 +92,11 @@ pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
     // For MTJD the target proposes beams of its own: it is its own draft, with sessions of their own on the same model.
     // Another incarnation: a handle of one face is nothing to the other.
     let own = Worker::new(model.clone(), !args.incarnation, args.table_limits(), calls.clone());
-    let places = vec![worker.places(), own.places()];
+    let admission = vec![worker.admission(), own.admission()];
     let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let own = DraftServer::new(DraftService::new(own)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service).add_service(own);
-    let face = Face { service: "target", name: "tandem.v1.Target", routes, places, calls };
+    let face = WorkerService { service: "target", name: "tandem.v1.Target", routes, admission, calls };
     tandem_worker::serving(face, &model, args)
 }

@@ -17,7 +17,7 @@ use tokio_stream::Stream;
 use tokio_util::either::Either;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use crate::{Face, ServerTls};
+use crate::{Protocol, ServerTls};
 
 /// Handshakes at once. When one more begins, the oldest ends: whoever connects and says nothing shuts out nobody.
 const HANDSHAKES: usize = 1024;
@@ -44,7 +44,7 @@ pub struct Connection {
 /// The connections of a listener, without end. Handshakes go on side by side.
 pub struct Connections {
     listener: TcpListener,
-    tls: Option<(ServerTls, Face)>,
+    tls: Option<(ServerTls, Protocol)>,
     handshakes: JoinSet<Option<Connection>>,
     /// Of the handshakes, the oldest first; some have ended.
     oldest: VecDeque<AbortHandle>,
@@ -54,10 +54,10 @@ pub struct Connections {
 
 impl Connections {
     /// Of `listener`, over TLS if there are certificates.
-    pub fn new(listener: TcpListener, tls: Option<ServerTls>, face: Face) -> Self {
+    pub fn new(listener: TcpListener, tls: Option<ServerTls>, protocol: Protocol) -> Self {
         Self {
             listener,
-            tls: tls.map(|tls| (tls, face)),
+            tls: tls.map(|tls| (tls, protocol)),
             handshakes: JoinSet::new(),
             oldest: VecDeque::new(),
             most_handshakes: HANDSHAKES,
@@ -83,11 +83,11 @@ impl Connections {
                     // Who vanished without a word is noticed by the system, whatever is spoken here, and be it TLS's handshake.
                     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
                     let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
-                    let Some((tls, face)) = &self.tls else {
+                    let Some((tls, protocol)) = &self.tls else {
                         let peer = Peer { address, certified: false };
                         return Poll::Ready(Connection { stream: Either::Left(tcp), peer });
                     };
-                    let handshake = handshake(tls.clone(), *face, tcp, address);
+                    let handshake = handshake(tls.clone(), *protocol, tcp, address);
                     self.shake_hands(handshake);
                 }
                 Err(error) if concerns_one_connection(&error) => {}
@@ -112,8 +112,13 @@ impl Connections {
     }
 }
 
-async fn handshake(tls: ServerTls, face: Face, tcp: TcpStream, address: SocketAddr) -> Option<Connection> {
-    let stream = tls.accept(tcp, face).await?;
+async fn handshake(
+    tls: ServerTls,
+    protocol: Protocol,
+    tcp: TcpStream,
+    address: SocketAddr,
+) -> Option<Connection> {
+    let stream = tls.accept(tcp, protocol).await?;
     let certified = stream.get_ref().1.peer_certificates().is_some();
     Some(Connection { stream: Either::Right(stream), peer: Peer { address, certified } })
 }
@@ -206,7 +211,7 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = Connections::new(listener, args.load().unwrap(), Face::Grpc);
+        let mut connections = Connections::new(listener, args.load().unwrap(), Protocol::Grpc);
         connections.most_handshakes = 2;
         tokio::spawn(async move { connections.next().await });
         let mut silent = Vec::new();
@@ -223,7 +228,7 @@ mod tests {
     async fn a_connection_knows_where_it_comes_from() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = Connections::new(listener, None, Face::Grpc);
+        let mut connections = Connections::new(listener, None, Protocol::Grpc);
         let client = TcpStream::connect(address).await.unwrap();
         let connection = connections.next().await.unwrap().unwrap();
         let info = Connected::connect_info(&connection);

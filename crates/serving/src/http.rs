@@ -1,4 +1,4 @@
-//! The HTTP face of a service: whether it lives, whether it is ready, and what it adds to that.
+//! The HTTP protocol of a service: whether it lives, whether it is ready, and what it adds to that.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
 use crate::connections::KEEPALIVE;
-use crate::{Connections, Face, Metrics, Peer, ServerTls, Shutdown};
+use crate::{Connections, Metrics, Peer, Protocol, ServerTls, Shutdown};
 
 /// Says why a service cannot take requests now.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -72,7 +72,7 @@ impl Http {
             .route("/ready", get(is_ready))
             .route("/metrics", get(move || std::future::ready(metrics.response())))
             .layer(from_fn(move |caller, request, next| admit(certified_only, caller, request, next)));
-        let connections = Connections::new(self.listener, self.tls, Face::Http);
+        let connections = Connections::new(self.listener, self.tls, Protocol::Http);
         serve(connections, routes, close).await;
     }
 }

@@ -14,7 +14,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::connections::KEEPALIVE;
-use crate::{Connections, Face, FileError, Http, Metrics, Places, ServeArgs, ServerTls, Shutdown};
+use crate::{
+    AdmissionControl, Connections, FileError, Http, Metrics, Protocol, ServeArgs, ServerTls, Shutdown,
+};
 
 /// Why a service could not serve.
 #[derive(Debug, Error)]
@@ -41,10 +43,10 @@ pub struct Serving {
     /// Encoded `FileDescriptorSet`, for reflection.
     pub descriptors: &'static [u8],
     /// Closed when it drains; once they are empty, it ends.
-    pub places: Vec<Places>,
-    /// What it counts, for its HTTP face.
+    pub admission: Vec<AdmissionControl>,
+    /// What it counts, for its HTTP protocol.
     pub metrics: Metrics,
-    /// Its HTTP face, if it has one.
+    /// Its HTTP protocol, if it has one.
     pub http: Option<Http>,
     /// How long it may drain.
     pub grace: Duration,
@@ -76,7 +78,7 @@ pub async fn bind_http(args: &ServeArgs) -> Result<Option<TcpListener>, ServeErr
 
 /// The gRPC connections of a listener, over TLS if there are certificates.
 pub fn incoming(listener: TcpListener, tls: Option<ServerTls>) -> Connections {
-    Connections::new(listener, tls, Face::Grpc)
+    Connections::new(listener, tls, Protocol::Grpc)
 }
 
 impl Serving {
@@ -141,14 +143,14 @@ impl Serving {
         for name in ["", self.name] {
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
-        self.places.iter().for_each(Places::close);
+        self.admission.iter().for_each(AdmissionControl::close);
         let all_gone = async {
-            for places in &self.places {
-                places.emptied().await;
+            for admission in &self.admission {
+                admission.idle().await;
             }
         };
         if tokio::time::timeout(self.grace, all_gone).await.is_err() {
-            let left: usize = self.places.iter().map(Places::taken).sum();
+            let left: usize = self.admission.iter().map(AdmissionControl::in_use).sum();
             tracing::warn!(left, "the grace period ended before the last sessions did");
         }
         // Ends the streams of those who watch, which a graceful shutdown would wait for.

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{CertificateError, Error, RootCertStore, client as rustls_client};
 
 pub use client::{ClientStream, ClientTls, ClientTlsFiles};
-pub use server::{Face, ServerTls};
+pub use server::{Protocol, ServerTls};
 
 use crate::reload::{FileError, SourceFile};
 

@@ -56,7 +56,7 @@ async fn serve(args: &TlsArgs) -> Service {
         name: "test",
         routes: RoutesBuilder::default(),
         descriptors: &[],
-        places: Vec::new(),
+        admission: Vec::new(),
         metrics: Metrics::default(),
         http: Some(Http { routes, ..Http::plain(http, Some(tls.clone())) }),
         grace: Duration::ZERO,

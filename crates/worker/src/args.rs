@@ -6,11 +6,12 @@ use clap::Parser;
 use tandem_engine::{LoadError, ModelArgs, ModelThread};
 use tandem_proto::FILE_DESCRIPTOR_SET;
 use tandem_serving::{
-    Http, LogArgs, Places, ServeArgs, ServeError, Serving, Shutdown, TableLimits, bind, bind_http, incoming,
+    AdmissionControl, Http, LogArgs, ServeArgs, ServeError, Serving, Shutdown, bind, bind_http, incoming,
 };
 use thiserror::Error;
 use tonic::service::RoutesBuilder;
 
+use crate::session_table::TableLimits;
 use crate::{Calls, worker_metrics};
 
 /// Flags of a worker.
@@ -62,7 +63,7 @@ pub enum RunError {
 }
 
 /// What a worker shows of itself.
-pub struct Face {
+pub struct WorkerService {
     /// `draft` or `target`.
     pub service: &'static str,
     /// Full name of the gRPC service.
@@ -70,15 +71,15 @@ pub struct Face {
     /// It, and maybe others.
     pub routes: RoutesBuilder,
     /// Of its sessions.
-    pub places: Vec<Places>,
+    pub admission: Vec<AdmissionControl>,
     /// Of its sessions.
     pub calls: Calls,
 }
 
 /// Serves a `face` of `model`.
-pub fn serving(face: Face, model: &ModelThread, args: &WorkerArgs) -> Serving {
-    let Face { service, name, routes, places, calls } = face;
-    let metrics = worker_metrics(service, args.serve.metrics_alias.clone(), model, places.clone(), &calls);
+pub fn serving(face: WorkerService, model: &ModelThread, args: &WorkerArgs) -> Serving {
+    let WorkerService { service, name, routes, admission, calls } = face;
+    let metrics = worker_metrics(service, args.serve.metrics_alias.clone(), model, admission.clone(), &calls);
     let spec = model.spec();
     tracing::info!(
         service = name,
@@ -93,7 +94,7 @@ pub fn serving(face: Face, model: &ModelThread, args: &WorkerArgs) -> Serving {
         name,
         routes,
         descriptors: FILE_DESCRIPTOR_SET,
-        places,
+        admission,
         metrics,
         http: None,
         grace: args.serve.shutdown_grace(),

@@ -2,7 +2,10 @@
 
 use tandem_engine::{EngineError, InvalidCommit};
 use tandem_proto::{Fault, Reason};
-use tandem_serving::{NoPlace, OutOfOrder, SessionError};
+use tandem_serving::AdmissionError;
+
+use crate::session_table::SessionError;
+use crate::step_log::OutOfOrder;
 
 /// A refused pass or session as a fault about `field`.
 pub fn engine_fault(error: EngineError, field: &'static str) -> Fault {
@@ -23,8 +26,8 @@ pub fn engine_fault(error: EngineError, field: &'static str) -> Fault {
 pub(crate) fn session_fault(error: SessionError) -> Fault {
     let message = error.to_string();
     match error {
-        SessionError::NoPlace(NoPlace::Closed) => Fault::Draining,
-        SessionError::NoPlace(_) => Fault::exhausted(message),
+        SessionError::Admission(AdmissionError::Closed) => Fault::Draining,
+        SessionError::Admission(_) => Fault::exhausted(message),
         SessionError::Exists { .. } => Fault::invalid("session_id", message),
         SessionError::Unknown { .. } => Fault::Gone { reason: Reason::UnknownSession, message },
         SessionError::StaleIncarnation { .. } => Fault::Gone { reason: Reason::StaleIncarnation, message },

@@ -5,10 +5,13 @@ mod args;
 mod fault;
 mod metrics;
 mod session;
+mod session_table;
+mod step_log;
 mod worker;
 
-pub use args::{Face, RunError, WorkerArgs, run_process, serving};
+pub use args::{RunError, WorkerArgs, WorkerService, run_process, serving};
 pub use fault::engine_fault;
 pub use metrics::{Calls, worker_metrics};
 pub use session::{Job, SessionState, StepRequest};
+pub use session_table::TableLimits;
 pub use worker::Worker;

@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tandem_energy::EnergyMeter;
 use tandem_engine::{DeviceChoice, ModelThread, PassReport};
 use tandem_proto::{COMPUTE_HEADER, code_name};
-use tandem_serving::{Metrics, MetricsBuilder, Places, adopt_parent};
+use tandem_serving::{AdmissionControl, Metrics, MetricsBuilder, adopt_parent};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Response, Status};
@@ -101,12 +101,12 @@ impl Default for Calls {
     }
 }
 
-/// All that the worker `service` counts around `model`, with sessions in `places`.
+/// All that the worker `service` counts around `model`, with sessions in `admission`.
 pub fn worker_metrics(
     service: &'static str,
     alias: Option<String>,
     model: &ModelThread,
-    places: Vec<Places>,
+    admission: Vec<AdmissionControl>,
     calls: &Calls,
 ) -> Metrics {
     let mut metrics = MetricsBuilder::new(service, model.spec().id.clone(), alias);
@@ -121,7 +121,7 @@ pub fn worker_metrics(
     let model = model.clone();
     metrics.before_reading(move || {
         let (used, total) = (model.budget().used(), model.budget().total());
-        running.set(places.iter().map(|places| places.taken() as i64).sum());
+        running.set(admission.iter().map(|admission| admission.in_use() as i64).sum());
         usage.set(used as f64 / total.max(1) as f64);
         tokens.set(i64::try_from(total).unwrap_or(i64::MAX));
         queue.set(i64::try_from(model.waiting()).unwrap_or(i64::MAX));

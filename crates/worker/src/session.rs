@@ -2,10 +2,10 @@
 
 use std::future::Future;
 
+use crate::step_log::{StepLog, Turn};
 use tandem_decoding::{Accepted, Distribution, Draws, Sampling, TokenTree};
 use tandem_engine::{Logits, ModelSpec, TreeCache};
 use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
-use tandem_serving::{StepLog, Turn};
 
 use crate::fault::{commit_fault, step_fault};
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tandem_engine::{ModelThread, TreeCache, Vocabulary};
 use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
-use tandem_serving::{Places, SessionTable, TableLimits};
+use tandem_serving::AdmissionControl;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::fault::{engine_fault, session_fault};
 use crate::session::{Ends, Session};
+use crate::session_table::{SessionTable, TableLimits};
 use crate::{Calls, Job, StepRequest};
 
 /// When a client may ask again for a step that is running.
@@ -61,15 +62,15 @@ impl<R: Clone + Send + 'static> Worker<R> {
             incarnation: self.sessions.incarnation(),
             kv_cache_tokens: self.model.budget().total() as u64,
             load: Some(v1::Load {
-                sessions: u32::try_from(self.sessions.places().taken()).unwrap_or(u32::MAX),
+                sessions: u32::try_from(self.sessions.admission().in_use()).unwrap_or(u32::MAX),
                 kv_cache_tokens_used: self.model.budget().used() as u64,
             }),
         }
     }
 
-    /// The places of its sessions, to be closed when it drains.
-    pub fn places(&self) -> Places {
-        self.sessions.places().clone()
+    /// The admission of its sessions, to be closed when it drains.
+    pub fn admission(&self) -> AdmissionControl {
+        self.sessions.admission().clone()
     }
 
     /// Admits a session of `client`, prefills it, and hands it over.

@@ -14,7 +14,7 @@ use crate::reload::{FileError, Reloaded, SourceFile};
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Face {
+pub enum Protocol {
     /// HTTP/2; with a client CA nobody gets in without a certificate.
     Grpc,
     /// HTTP/2 and HTTP/1.1; with a client CA a certificate is asked for, and those without reach only what probes need.
@@ -55,11 +55,11 @@ impl ServerTls {
     }
 
     /// A handshake, which may not take long. Nobody is told why it failed but the log: the other end has its alert.
-    pub(crate) async fn accept(&self, tcp: TcpStream, face: Face) -> Option<TlsStream<TcpStream>> {
+    pub(crate) async fn accept(&self, tcp: TcpStream, protocol: Protocol) -> Option<TlsStream<TcpStream>> {
         let configs = self.configs.current();
-        let config = match face {
-            Face::Grpc => configs.grpc.clone(),
-            Face::Http => configs.http.clone(),
+        let config = match protocol {
+            Protocol::Grpc => configs.grpc.clone(),
+            Protocol::Http => configs.http.clone(),
         };
         let peer = tcp.peer_addr().ok();
         match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(tcp)).await {
@@ -78,17 +78,17 @@ impl Configs {
             Some(file) => Some((file, Arc::new(roots(file)?))),
             None => None,
         };
-        let config = |face| config(face, &identity, clients.clone());
+        let config = |protocol| config(protocol, &identity, clients.clone());
         Ok(Self {
-            grpc: Arc::new(config(Face::Grpc)?),
-            http: Arc::new(config(Face::Http)?),
+            grpc: Arc::new(config(Protocol::Grpc)?),
+            http: Arc::new(config(Protocol::Http)?),
             asks_clients: clients.is_some(),
         })
     }
 }
 
 fn config(
-    face: Face,
+    protocol: Protocol,
     identity: &CertifiedKey,
     clients: Option<(&SourceFile, Arc<RootCertStore>)>,
 ) -> Result<ServerConfig, FileError> {
@@ -98,15 +98,16 @@ fn config(
     let builder = match clients {
         Some((file, roots)) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-            let verifier = if face == Face::Http { verifier.allow_unauthenticated() } else { verifier };
+            let verifier =
+                if protocol == Protocol::Http { verifier.allow_unauthenticated() } else { verifier };
             builder.with_client_cert_verifier(verifier.build().map_err(|e| file.bad(e))?)
         }
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.clone())));
-    config.alpn_protocols = match face {
-        Face::Grpc => vec![b"h2".to_vec()],
-        Face::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+    config.alpn_protocols = match protocol {
+        Protocol::Grpc => vec![b"h2".to_vec()],
+        Protocol::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
     };
     Ok(config)
 }

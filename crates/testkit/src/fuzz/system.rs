@@ -102,7 +102,7 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
             name,
             routes,
             descriptors: FILE_DESCRIPTOR_SET,
-            places: Vec::new(),
+            admission: Vec::new(),
             metrics: Metrics::default(),
             http: None,
             grace: Duration::ZERO,

@@ -4,14 +4,14 @@ use thiserror::Error;
 
 /// The steps of one session.
 #[derive(Debug)]
-pub struct StepLog<R> {
+pub(crate) struct StepLog<R> {
     last: u64,
     reply: Option<R>,
 }
 
 /// What to do with a step.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn<R> {
+pub(crate) enum Turn<R> {
     /// It was done: the reply it got.
     Repeat(R),
     /// It is the next one.
@@ -21,11 +21,11 @@ pub enum Turn<R> {
 /// A step from the past or the future.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("step {step} is out of order: the next is {expected}")]
-pub struct OutOfOrder {
+pub(crate) struct OutOfOrder {
     /// As asked.
-    pub step: u64,
+    pub(crate) step: u64,
     /// The next one.
-    pub expected: u64,
+    pub(crate) expected: u64,
 }
 
 impl<R> Default for StepLog<R> {
@@ -36,7 +36,7 @@ impl<R> Default for StepLog<R> {
 
 impl<R: Clone> StepLog<R> {
     /// Steps count from 1.
-    pub fn turn(&self, step: u64) -> Result<Turn<R>, OutOfOrder> {
+    pub(crate) fn turn(&self, step: u64) -> Result<Turn<R>, OutOfOrder> {
         let expected = self.last + 1;
         match &self.reply {
             Some(reply) if step == self.last => Ok(Turn::Repeat(reply.clone())),
@@ -46,7 +46,7 @@ impl<R: Clone> StepLog<R> {
     }
 
     /// Records the reply of the step that ran.
-    pub fn done(&mut self, reply: R) {
+    pub(crate) fn done(&mut self, reply: R) {
         self.last += 1;
         self.reply = Some(reply);
     }

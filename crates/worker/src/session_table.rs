@@ -9,7 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::{NoPlace, Place, PlaceLimits, Places};
+use tandem_serving::{AdmissionControl, AdmissionError, AdmissionLimits, Permit};
 
 /// Ids that are remembered as closed before they were opened.
 const MOST_CLOSED_EARLY: usize = 4096;
@@ -17,7 +17,7 @@ const MOST_CLOSED_EARLY: usize = 4096;
 /// The sessions of one life of a worker. Clones share it.
 ///
 /// Time is tokio's, so tests run on its virtual clock.
-pub struct SessionTable<S> {
+pub(crate) struct SessionTable<S> {
     inner: Arc<Inner<S>>,
 }
 
@@ -25,7 +25,7 @@ struct Inner<S> {
     /// Drawn at start, so that handles of an earlier life are known as such.
     incarnation: u64,
     lease: Duration,
-    places: Places,
+    admission: AdmissionControl,
     sessions: Mutex<HashMap<u64, Held<S>>>,
     /// Ids that were closed while nobody had them, and until when that counts: their openings may still be on the way.
     closed_early: Mutex<HashMap<u64, Instant>>,
@@ -34,7 +34,7 @@ struct Inner<S> {
 struct Held<S> {
     session: Arc<S>,
     expires: Instant,
-    _place: Place,
+    _permit: Permit,
 }
 
 /// How many sessions, and for how long.
@@ -51,9 +51,9 @@ pub struct TableLimits {
 /// Why there is no session.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub enum SessionError {
+pub(crate) enum SessionError {
     #[error(transparent)]
-    NoPlace(#[from] NoPlace),
+    Admission(#[from] AdmissionError),
     #[error("session {id} is here already: draw session ids at random")]
     Exists { id: u64 },
     #[error("session {id} is not here: it was closed, or its lease expired")]
@@ -65,9 +65,9 @@ pub enum SessionError {
 }
 
 /// A place for one session, taken before anything is allocated for it. Dropping it gives the place back.
-pub struct Admission<S> {
+pub(crate) struct SessionPermit<S> {
     table: SessionTable<S>,
-    place: Place,
+    permit: Permit,
 }
 
 impl<S> Clone for SessionTable<S> {
@@ -78,20 +78,20 @@ impl<S> Clone for SessionTable<S> {
 
 impl<S> SessionTable<S> {
     /// An empty table of this incarnation, which no life before had.
-    pub fn new(incarnation: u64, limits: TableLimits) -> Self {
-        let places = Places::new(PlaceLimits {
-            total: limits.sessions,
+    pub(crate) fn new(incarnation: u64, limits: TableLimits) -> Self {
+        let admission = AdmissionControl::new(AdmissionLimits {
+            permits: limits.sessions,
             per_client: limits.per_client,
             // Whoever opens sessions knows other workers to try, or queues by itself.
-            waiting: 0,
-            patience: Duration::ZERO,
+            queue: 0,
+            queue_timeout: Duration::ZERO,
         });
         let sessions = Mutex::default();
         Self {
             inner: Arc::new(Inner {
                 incarnation,
                 lease: limits.lease,
-                places,
+                admission,
                 sessions,
                 closed_early: Mutex::default(),
             }),
@@ -99,28 +99,28 @@ impl<S> SessionTable<S> {
     }
 
     /// This life of the worker.
-    pub fn incarnation(&self) -> u64 {
+    pub(crate) fn incarnation(&self) -> u64 {
         self.inner.incarnation
     }
 
     /// How long a session lives without a step.
-    pub fn lease(&self) -> Duration {
+    pub(crate) fn lease(&self) -> Duration {
         self.inner.lease
     }
 
-    /// The places of sessions held or being opened.
-    pub fn places(&self) -> &Places {
-        &self.inner.places
+    /// The admission of sessions held or being opened.
+    pub(crate) fn admission(&self) -> &AdmissionControl {
+        &self.inner.admission
     }
 
     /// Takes a place for a session of `client`.
-    pub fn admit(&self, client: Option<IpAddr>) -> Result<Admission<S>, SessionError> {
-        let place = self.inner.places.try_take(client)?;
-        Ok(Admission { table: self.clone(), place })
+    pub(crate) fn admit(&self, client: Option<IpAddr>) -> Result<SessionPermit<S>, SessionError> {
+        let permit = self.inner.admission.try_acquire(client)?;
+        Ok(SessionPermit { table: self.clone(), permit })
     }
 
     /// The session, its lease renewed.
-    pub fn get(&self, incarnation: u64, id: u64) -> Result<Arc<S>, SessionError> {
+    pub(crate) fn get(&self, incarnation: u64, id: u64) -> Result<Arc<S>, SessionError> {
         if incarnation != self.inner.incarnation {
             let worker = self.inner.incarnation;
             return Err(SessionError::StaleIncarnation { handle: incarnation, worker });
@@ -133,7 +133,7 @@ impl<S> SessionTable<S> {
 
     /// Forgets the session and returns it; what it holds is freed when its running step, if any, ends. Incarnation 0 is any: of
     /// a client that never heard which it is.
-    pub fn remove(&self, incarnation: u64, id: u64) -> Option<Arc<S>> {
+    pub(crate) fn remove(&self, incarnation: u64, id: u64) -> Option<Arc<S>> {
         if incarnation != self.inner.incarnation && incarnation != 0 {
             return None;
         }
@@ -150,7 +150,7 @@ impl<S> SessionTable<S> {
     }
 
     /// Removes what has expired: how many.
-    pub fn expire(&self) -> usize {
+    pub(crate) fn expire(&self) -> usize {
         let now = Instant::now();
         let closed = &self.inner.closed_early;
         closed.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, until| *until > now);
@@ -165,7 +165,7 @@ impl<S> SessionTable<S> {
     }
 
     /// Removes what expires, for as long as somebody else has the table.
-    pub async fn expire_forever(self) {
+    pub(crate) async fn expire_forever(self) {
         let inner = Arc::downgrade(&self.inner);
         let mut ticks = tokio::time::interval((self.inner.lease / 4).max(Duration::from_millis(10)));
         drop(self);
@@ -184,9 +184,9 @@ impl<S> SessionTable<S> {
     }
 }
 
-impl<S> Admission<S> {
+impl<S> SessionPermit<S> {
     /// Puts the session in its place, under `id`; not if its client has closed it already.
-    pub fn fill(self, id: u64, session: S) -> Result<(), SessionError> {
+    pub(crate) fn fill(self, id: u64, session: S) -> Result<(), SessionError> {
         let mut closed = self.table.inner.closed_early.lock().unwrap_or_else(PoisonError::into_inner);
         if closed.remove(&id).is_some() {
             return Err(SessionError::Unknown { id });
@@ -195,7 +195,7 @@ impl<S> Admission<S> {
         match self.table.lock().entry(id) {
             Entry::Occupied(_) => Err(SessionError::Exists { id }),
             Entry::Vacant(vacant) => {
-                vacant.insert(Held { session: Arc::new(session), expires, _place: self.place });
+                vacant.insert(Held { session: Arc::new(session), expires, _permit: self.permit });
                 Ok(())
             }
         }
@@ -225,20 +225,23 @@ mod tests {
         drop(running);
         assert_eq!(t.expire(), 1);
         assert_eq!(t.get(t.incarnation(), id), Err(SessionError::Unknown { id }));
-        assert_eq!(t.places().taken(), 0);
+        assert_eq!(t.admission().in_use(), 0);
     }
 
     #[tokio::test]
     async fn places_are_counted_from_admission_on() {
         let t = table();
         let (a, b) = (t.admit(None).unwrap(), t.admit(None).unwrap());
-        assert_eq!(t.admit(None).err(), Some(SessionError::NoPlace(NoPlace::Taken { total: 2 })));
+        assert_eq!(
+            t.admit(None).err(),
+            Some(SessionError::Admission(AdmissionError::AtCapacity { permits: 2 }))
+        );
         drop(a);
         b.fill(5, "b").unwrap();
         assert_eq!(t.admit(None).unwrap().fill(5, "c"), Err(SessionError::Exists { id: 5 }));
-        assert_eq!(t.places().taken(), 1);
+        assert_eq!(t.admission().in_use(), 1);
         assert!(t.remove(t.incarnation(), 5).is_some());
-        assert_eq!(t.places().taken(), 0);
+        assert_eq!(t.admission().in_use(), 0);
     }
 
     /// A close overtakes the opening that it is about.
@@ -248,7 +251,7 @@ mod tests {
         let opening = t.admit(None).unwrap();
         assert!(t.remove(0, 5).is_none());
         assert_eq!(opening.fill(5, "a"), Err(SessionError::Unknown { id: 5 }));
-        assert_eq!(t.places().taken(), 0);
+        assert_eq!(t.admission().in_use(), 0);
         // Only once, and not for ever.
         t.admit(None).unwrap().fill(5, "b").unwrap();
         assert!(t.remove(0, 6).is_none());
@@ -265,8 +268,8 @@ mod tests {
         let stale = t.incarnation() ^ 1;
         assert!(matches!(t.get(stale, id), Err(SessionError::StaleIncarnation { .. })));
         assert!(t.remove(stale, id).is_none());
-        assert_eq!(t.places().taken(), 1);
+        assert_eq!(t.admission().in_use(), 1);
         assert_eq!(t.remove(0, id).as_deref(), Some(&"a"), "who never heard of the incarnation");
-        assert_eq!(t.places().taken(), 0);
+        assert_eq!(t.admission().in_use(), 0);
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::{JointLogProbs, TokenId, TokenTree};
+use crate::{JointLogProbs, NodeRows, TokenId, TokenTree};
 
 /// The acceptance threshold `τ`, above 0 and at most 1, as `log τ`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,9 +87,13 @@ pub struct Accepted {
 
 impl Accepted {
     /// `node` and its ancestors (`None`: nothing), then the token that was drawn there.
-    /// `drawn[0]` belongs to the root, `drawn[i + 1]` to node `i`.
-    pub fn up_to(tree: &TokenTree, node: Option<usize>, drawn: &[TokenId]) -> Self {
-        Self { path: node.map_or_else(Vec::new, |n| tree.path(n)), bonus: drawn[node.map_or(0, |n| n + 1)] }
+    pub fn up_to(tree: &TokenTree, node: Option<usize>, drawn: &NodeRows<TokenId>) -> Self {
+        Self { path: node.map_or_else(Vec::new, |n| tree.path(n)), bonus: *drawn.at(node) }
+    }
+
+    /// The last accepted node; `None` if none was.
+    pub fn last_node(&self) -> Option<usize> {
+        self.path.last().copied()
     }
 }
 
@@ -136,13 +140,13 @@ fn max_levels(tree: &TokenTree, draft: &JointLogProbs) -> Vec<f64> {
 /// that is none is the bonus token.
 ///
 /// Every drawn token comes from `p(· | node)` independently of the draft, so the committed tokens are distributed as
-/// plain samples of the target whatever the tree was. `drawn[0]` belongs to the root, `drawn[i + 1]` to node `i`.
+/// plain samples of the target whatever the tree was.
 ///
 /// # Panics
-/// If `drawn` is not one longer than the tree.
-pub fn exact_match(tree: &TokenTree, drawn: &[TokenId]) -> Accepted {
+/// If `drawn` belongs to another tree.
+pub fn exact_match(tree: &TokenTree, drawn: &NodeRows<TokenId>) -> Accepted {
     let mut at = None;
-    while let Some(child) = tree.child(at, drawn[at.map_or(0, |n| n + 1)]) {
+    while let Some(child) = drawn.next(tree, at) {
         at = Some(child);
     }
     Accepted::up_to(tree, at, drawn)
@@ -211,15 +215,16 @@ mod tests {
         fn exact_match_commits_drawn_tokens_only(
             tree in any_tree(), drawn in proptest::collection::vec(0u32..4, 25),
         ) {
-            let drawn: Vec<TokenId> = drawn.into_iter().map(TokenId).collect();
-            let accepted = exact_match(&tree, &drawn[..=tree.len()]);
-            let mut at = 0;
+            let drawn = drawn.into_iter().take(tree.len() + 1).map(TokenId).collect();
+            let drawn = NodeRows::from_rows(&tree, drawn).unwrap();
+            let accepted = exact_match(&tree, &drawn);
+            let mut at = None;
             for &node in &accepted.path {
-                prop_assert_eq!(tree.tokens()[node], drawn[at]);
-                at = node + 1;
+                prop_assert_eq!(tree.tokens()[node], *drawn.at(at));
+                at = Some(node);
             }
-            prop_assert_eq!(accepted.bonus, drawn[at]);
-            prop_assert_eq!(tree.child(at.checked_sub(1), accepted.bonus), None);
+            prop_assert_eq!(accepted.bonus, *drawn.at(at));
+            prop_assert_eq!(tree.child(at, accepted.bonus), None);
         }
     }
 

@@ -29,13 +29,18 @@
 
 mod acceptance;
 mod beam;
+mod candidate_search;
 mod candidates;
 mod distribution;
+mod draft_tree;
+mod drafting;
 mod draws;
 mod exp;
+mod expansion;
 mod joint;
 mod mask;
 mod method;
+mod node_rows;
 mod pairs;
 mod rejection;
 mod search;
@@ -44,18 +49,20 @@ mod tree;
 mod warp;
 
 pub use acceptance::{Accepted, Reference, Threshold, UnknownReference, best_beam, exact_match, mmtad};
-pub use beam::{BeamSearch, DraftTree, Expansion, UnknownExpansion};
-pub use candidates::{CandidateSearch, Candidates, InvalidCandidates};
+pub use beam::BeamSearch;
+pub use candidate_search::CandidateSearch;
+pub use candidates::{Candidates, InvalidCandidates};
 pub use distribution::{Distribution, InvalidDistribution};
+pub use draft_tree::DraftTree;
+pub use drafting::{Drafting, InvalidDrafting, MAX_BEAM_WIDTH, MAX_CANDIDATES, MAX_DRAFT_TOKENS};
 pub use draws::{Draws, Purpose};
+pub use expansion::{Expansion, UnknownExpansion};
 pub use joint::{InvalidJoint, JointLogProbs};
 pub use mask::AncestorMask;
-pub use method::{
-    Decoding, DecodingParams, InvalidDecoding, MAX_BEAM_WIDTH, MAX_CANDIDATES, MAX_DRAFT_TOKENS, Method,
-    UnknownMethod,
-};
+pub use method::{Decoding, DecodingParams, InvalidDecoding, Method, UnknownMethod};
+pub use node_rows::NodeRows;
 pub use rejection::{Verified, multi_round, test_candidates};
-pub use search::{Drafting, TreeSearch};
+pub use search::TreeSearch;
 pub use token::TokenId;
 pub use tree::{InvalidTree, TokenTree, TreeLimits};
 pub use warp::{InvalidLogits, InvalidSampling, MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, log_normalizer};

@@ -5,15 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::search::candidate_nodes;
-use crate::{Drafting, Expansion, Reference, Threshold};
-
-/// Most beams per depth.
-pub const MAX_BEAM_WIDTH: usize = 32;
-/// Most draft tokens per iteration, `γ`.
-pub const MAX_DRAFT_TOKENS: usize = 32;
-/// Most nodes of a tree of candidates. Every depth then has draws of its own, of which a position has 512.
-pub const MAX_CANDIDATES: usize = 256;
+use crate::{Drafting, Expansion, InvalidDrafting, Reference, Threshold};
 
 /// A decoding method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,49 +137,36 @@ pub struct Decoding {
 #[derive(Clone, Debug, PartialEq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum InvalidDecoding {
-    #[error("beam_width is {0}: it must be between 1 and {MAX_BEAM_WIDTH}")]
-    BeamWidth(usize),
-    #[error("draft_tokens is {0}: it must be between 1 and {MAX_DRAFT_TOKENS}")]
-    DraftTokens(usize),
-    #[error("acceptance_threshold is {0}: it must be above 0 and at most 1")]
+    #[error(transparent)]
+    Drafting(#[from] InvalidDrafting),
+    #[error("acceptance_threshold {}", self.predicate())]
     Threshold(f64),
-    #[error(
-        "branching is {0:?}: give 1 to {MAX_DRAFT_TOKENS} numbers of at least 1, whose tree has at most {MAX_CANDIDATES} nodes"
-    )]
-    Branching(Vec<usize>),
-    #[error(
-        "beams are \"top\" and the method is {0}: rejection sampling holds for drawn candidates alone; choose sampled beams"
-    )]
+    #[error("beams {}", self.predicate())]
     NotDrawn(Method),
 }
 
-/// Checks the shape of beams.
-pub(crate) fn check_beams(beam_width: usize, draft_tokens: usize) -> Result<(), InvalidDecoding> {
-    if !(1..=MAX_BEAM_WIDTH).contains(&beam_width) {
-        return Err(InvalidDecoding::BeamWidth(beam_width));
+impl InvalidDecoding {
+    /// What is wrong, as it is said after the parameter's name.
+    pub fn predicate(&self) -> String {
+        match self {
+            Self::Drafting(error) => error.predicate(),
+            Self::Threshold(value) => format!("is {value}: it must be above 0 and at most 1"),
+            Self::NotDrawn(method) => format!(
+                "is \"top\", but {method} accepts by rejection sampling, which requires drawn candidates: choose sampled beams"
+            ),
+        }
     }
-    if !(1..=MAX_DRAFT_TOKENS).contains(&draft_tokens) {
-        return Err(InvalidDecoding::DraftTokens(draft_tokens));
-    }
-    Ok(())
-}
-
-/// Checks the shape of a tree of candidates.
-pub(crate) fn check_branching(branching: &[usize]) -> Result<(), InvalidDecoding> {
-    let ok = (1..=MAX_DRAFT_TOKENS).contains(&branching.len())
-        && branching.iter().all(|&children| children > 0)
-        && candidate_nodes(branching) <= MAX_CANDIDATES;
-    if ok { Ok(()) } else { Err(InvalidDecoding::Branching(branching.to_vec())) }
 }
 
 impl Decoding {
     /// Checks `params`; all of them, also those that the method does not read.
     pub fn new(params: DecodingParams) -> Result<Self, InvalidDecoding> {
-        let DecodingParams { beam_width, draft_tokens, acceptance_threshold, method, .. } = params;
-        check_beams(beam_width, draft_tokens)?;
-        check_branching(&params.branching)?;
+        let DecodingParams { beam_width, draft_tokens, acceptance_threshold, method, expansion, .. } = params;
+        let branching = params.branching.clone();
+        Drafting::Beams { width: beam_width, depth: draft_tokens, expansion, best_only: false }.check()?;
+        Drafting::Candidates { branching, replacement: false }.check()?;
         let candidates = matches!(method, Method::Speculative | Method::SpecInfer);
-        if candidates && params.expansion == Expansion::Top {
+        if candidates && expansion == Expansion::Top {
             return Err(InvalidDecoding::NotDrawn(method));
         }
         let threshold =
@@ -264,17 +243,20 @@ mod tests {
         let paper = DecodingParams::default;
         let refused = |params| Decoding::new(params).unwrap_err();
         assert!(Decoding::new(paper()).is_ok());
-        assert_eq!(refused(DecodingParams { beam_width: 0, ..paper() }), InvalidDecoding::BeamWidth(0));
+        assert_eq!(
+            refused(DecodingParams { beam_width: 0, ..paper() }),
+            InvalidDrafting::BeamWidth(0).into()
+        );
         for draft_tokens in [0, 10_000] {
             let params = DecodingParams { draft_tokens, ..paper() };
-            assert_eq!(refused(params), InvalidDecoding::DraftTokens(draft_tokens));
+            assert_eq!(refused(params), InvalidDrafting::DraftTokens(draft_tokens).into());
         }
         for acceptance_threshold in [0.0, 1.5, f64::NAN] {
             assert!(Decoding::new(DecodingParams { acceptance_threshold, ..paper() }).is_err());
         }
         for branching in [vec![], vec![4, 0], vec![1; 33], vec![16, 16], vec![usize::MAX, usize::MAX]] {
             let params = DecodingParams { branching: branching.clone(), ..paper() };
-            assert_eq!(refused(params), InvalidDecoding::Branching(branching));
+            assert_eq!(refused(params), InvalidDrafting::Branching(branching).into());
         }
         let top = DecodingParams { method: Method::SpecInfer, expansion: Expansion::Top, ..paper() };
         assert_eq!(refused(top), InvalidDecoding::NotDrawn(Method::SpecInfer));

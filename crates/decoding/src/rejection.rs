@@ -1,6 +1,6 @@
 //! Multi-round rejection sampling (lossless): candidates drawn from the draft, accepted so that the output is the target's.
 
-use crate::{Candidates, Distribution, TokenId, TokenTree};
+use crate::{Candidates, Distribution, NodeRows, TokenId, TokenTree};
 
 /// How far a tree was accepted, and what the next token is drawn from.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,23 +13,24 @@ pub struct Verified {
 
 /// Walks the tree from the root: at each node its candidates are tested in the order drawn, the first accepted one is stepped to.
 ///
-/// `p[0]` is the warped target distribution at the root, `p[i + 1]` at node `i`. `uniform(depth, round)` is the draw in `[0, 1)` for
-/// testing candidate `round` of a node at `depth` (the root: 0).
+/// `p` is the warped target distribution at the root and at each node. `uniform(depth, round)` is the draw in `[0, 1)` for testing
+/// candidate `round` of a node at `depth` (the root: 0).
 ///
 /// The committed tokens, the next one drawn from the residual, are distributed as samples of `p` (SpecInfer, theorem 4.2; on a chain
 /// Leviathan et al., appendix A.1).
 ///
 /// # Panics
-/// If `p` is not one longer than the tree, or `candidates` belong to another tree.
+/// If `p` or `candidates` belong to another tree.
 pub fn multi_round(
     tree: &TokenTree,
     candidates: &Candidates,
-    p: &[Distribution],
+    p: &NodeRows<Distribution>,
     mut uniform: impl FnMut(usize, usize) -> f64,
 ) -> Verified {
     let mut at = None;
     loop {
-        let (p, depth) = (&p[at.map_or(0, |n| n + 1)], at.map_or(0, |n| tree.depth(n)));
+        let p = p.at(at);
+        let depth = at.map_or(0, |n| tree.depth(n));
         let Some(q) = candidates.q_at(tree, at) else {
             return Verified { node: at, residual: p.clone() };
         };
@@ -161,7 +162,7 @@ mod tests {
                 search.advance(&all, Draws::new(seed).uniforms(0, Purpose::DraftBeams { depth }));
             }
             let draft = search.finish();
-            let p = vec![p; draft.tree.len() + 1];
+            let p = NodeRows::from_rows(&draft.tree, vec![p; draft.tree.len() + 1]).unwrap();
             let v = multi_round(&draft.tree, draft.candidates.as_ref().unwrap(), &p, |depth, round| {
                 Draws::new(seed).uniforms(depth, Purpose::Acceptance).nth(round).unwrap()
             });

@@ -28,10 +28,26 @@ pub struct Sampling {
 #[derive(Clone, Debug, PartialEq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum InvalidSampling {
-    #[error("temperature is {0}: it must be 0 (greedy), or between {MIN_TEMPERATURE} and {MAX_TEMPERATURE}")]
+    #[error("temperature {}", self.predicate())]
     Temperature(f64),
-    #[error("top_p is {0}: it must be between 0 and 1 (0 and 1 switch the filter off)")]
+    #[error("top_p {}", self.predicate())]
     TopP(f64),
+}
+
+impl InvalidSampling {
+    /// What is wrong, as it is said after the parameter's name.
+    pub fn predicate(&self) -> String {
+        match self {
+            Self::Temperature(value) => {
+                format!(
+                    "is {value}: it must be 0 (greedy), or between {MIN_TEMPERATURE} and {MAX_TEMPERATURE}"
+                )
+            }
+            Self::TopP(value) => {
+                format!("is {value}: it must be between 0 and 1 (0 and 1 switch the filter off)")
+            }
+        }
+    }
 }
 
 /// Why logits have no distribution.

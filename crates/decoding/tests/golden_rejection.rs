@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use common::{Num, cases, floats};
 use serde::Deserialize;
 use tandem_decoding::{
-    Candidates, Distribution, TokenId, TokenTree, TreeLimits, multi_round, test_candidates,
+    Candidates, Distribution, NodeRows, TokenId, TokenTree, TreeLimits, multi_round, test_candidates,
 };
 
 /// The tokens of positive probability.
@@ -128,6 +128,7 @@ fn specinfer_tree() {
         let tree = TokenTree::new(tokens, parents, TreeLimits::default()).unwrap();
         let candidates = Candidates::new(&tree, &case.k_config, draws, q, case.replacement).unwrap();
         let mut uniforms = case.uniforms.iter();
+        let p = NodeRows::from_rows(&tree, p).unwrap();
         let verified = multi_round(&tree, &candidates, &p, |_, _| *uniforms.next().unwrap());
         let path = verified.node.map_or_else(Vec::new, |n| tree.path(n));
         let accepted: Vec<u32> = path.into_iter().map(|n| tree.tokens()[n].0).collect();

@@ -5,7 +5,9 @@ mod timing;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tandem_engine::{Decoder, DeviceChoice, Kernels, LoadOptions, ModelSource, WeightDtype, instruction_set};
+use tandem_engine::{
+    Decoder, DeviceChoice, EngineConfig, Kernels, LoadOptions, ModelSource, WeightDtype, instruction_set,
+};
 
 use crate::local::PairArgs;
 use crate::output::{BAD, DIM, GOOD};
@@ -114,12 +116,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 impl Patient {
-    fn load(role: &'static str, args: &tandem_engine::ModelArgs) -> anyhow::Result<Self> {
-        let source = ModelSource::parse(&args.model_id, args.revision.as_deref())?;
-        let (device, dtype) = (args.device, args.dtype);
+    fn load(role: &'static str, config: &EngineConfig) -> anyhow::Result<Self> {
+        let source = ModelSource::parse(&config.model_id, config.revision.as_deref())?;
+        let (device, dtype) = (config.device, config.dtype);
         let options = LoadOptions { device, dtype, ..LoadOptions::default() };
         let model = Decoder::load(&source, &options)?;
-        Ok(Self { role, name: args.model_id.clone(), source, device, dtype, model })
+        Ok(Self { role, name: config.model_id.clone(), source, device, dtype, model })
     }
 
     /// The same weights on the CPU with candle's kernels: slow, and nobody else's bugs are ours.

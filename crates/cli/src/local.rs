@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Parser;
 use clap::builder::Resettable;
 use indicatif::{ProgressBar, ProgressStyle};
-use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, Progress, WeightDtype};
+use tandem_engine::{DeviceChoice, EngineConfig, KvBudget, KvCacheSize, Progress, WeightDtype};
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
 use tandem_serving::{Serving, Shutdown, bind, incoming};
 use tandem_worker::WorkerArgs;
@@ -59,22 +59,22 @@ pub struct PairArgs {
 }
 
 impl PairArgs {
-    /// Flags of the target's worker.
-    pub fn target_model(&self) -> anyhow::Result<ModelArgs> {
+    /// The engine of the target.
+    pub fn target_model(&self) -> anyhow::Result<EngineConfig> {
         let model = self.target.clone().map_or_else(|| bundled_model("target"), Ok)?;
         Ok(self.model(model, self.device))
     }
 
-    /// Flags of the draft's worker.
-    pub fn draft_model(&self) -> anyhow::Result<ModelArgs> {
+    /// The engine of the draft.
+    pub fn draft_model(&self) -> anyhow::Result<EngineConfig> {
         let model = self.draft.clone().map_or_else(|| bundled_model("draft"), Ok)?;
         let device = self.draft_device.unwrap_or(self.device);
         Ok(self.model(model, device))
     }
 
-    fn model(&self, id: String, device: DeviceChoice) -> ModelArgs {
-        let (dtype, kv_cache_tokens) = (self.dtype, self.kv_cache_tokens);
-        ModelArgs { device, dtype, kv_cache_tokens, ..ModelArgs::new(id) }
+    fn model(&self, id: String, device: DeviceChoice) -> EngineConfig {
+        let kv_cache = self.kv_cache_tokens.map_or_else(KvCacheSize::default, KvCacheSize::Tokens);
+        EngineConfig { device, dtype: self.dtype, kv_cache, ..EngineConfig::new(id) }
     }
 }
 
@@ -155,13 +155,17 @@ impl Local {
             orchestrator_listener.local_addr()?,
         );
         let bar = LoadingBar::new(progress);
-        let (draft_args, target_args) = (worker(pair.draft_model()?), worker(pair.target_model()?));
+        let draft_engine = pair.draft_model()?;
+        let target_engine = pair.target_model()?;
         // One after the other: each then measures its passes, and the memory that is left, undisturbed.
-        let draft_model = draft_args.model.start(Some(bar.part(0))).await.context("loading the draft")?;
-        let target_model = target_args.model.start(Some(bar.part(1))).await.context("loading the target")?;
+        let draft_model = draft_engine.start(Some(bar.part(0))).await.context("loading the draft")?;
+        let target_model = target_engine.start(Some(bar.part(1))).await.context("loading the target")?;
         bar.finish();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
+        // The models are loaded already; the flag is required but not used.
+        let draft_args: WorkerArgs = inner_args("worker --model none");
+        let target_args: WorkerArgs = inner_args("worker --model none");
         let (stop_orchestrator, stop_workers) = (Shutdown::new(), Shutdown::new());
         let mut services = JoinSet::new();
         for (serving, listener) in [
@@ -219,13 +223,6 @@ impl Drop for Local {
 
 async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(serving.run(incoming(listener, None), shutdown).await?)
-}
-
-/// The defaults of a worker's flags around `model`.
-fn worker(model: ModelArgs) -> WorkerArgs {
-    let mut args: WorkerArgs = inner_args("worker --model none");
-    args.model = model;
-    args
 }
 
 /// Flags of a service in this process: its limits may come from the environment, as those of one with a process of its own, but not

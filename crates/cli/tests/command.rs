@@ -75,7 +75,7 @@ fn nonsense_is_refused_with_a_sentence() {
     refuses(&["generate", "--draft-tokens", "10000", "x"], b"", "draft_tokens: is 10000");
     refuses(&["generate", ""], b"", "is empty");
     refuses(&["generate"], b"\xff\xfe", "not UTF-8");
-    refuses(&["generate", "--device", "tpu", "x"], b"", "is no device");
+    refuses(&["generate", "--device", "tpu", "x"], b"", "is not a device");
     refuses(&["generate", "--endpoint", "http://127.0.0.1:1", "x"], b"", "cannot reach the orchestrator");
     refuses(&["generate", "--endpoint", "not a url", "x"], b"", "cannot reach the orchestrator");
     refuses(&["generate", "--device", "cuda:0", "x"], b"", "device cuda:0 is not available");
@@ -132,7 +132,7 @@ fn broken_models_are_told_apart() {
     });
     refuses_draft(dir.path(), "no tensor model.layers.2");
     let dir = broken("draft", |d| std::fs::write(d.join("tokenizer.json"), b"[]").unwrap());
-    refuses_draft(dir.path(), "is no tokenizer");
+    refuses_draft(dir.path(), "is not a valid tokenizer");
     // Another vocabulary of the same size.
     let dir = broken("draft", |d| edit(&d.join("tokenizer.json"), "\"<pad>\"", "\"<pod>\""));
     refuses_draft(dir.path(), "different tokenizers");

@@ -116,7 +116,7 @@ fn a_hub_model_is_fetched_once_and_then_needs_no_network() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && error.contains(expected), "{expected:?} is not in {error:?}");
     };
-    refused(generate("acme/other", home.path(), &endpoint, true), "HF_HUB_OFFLINE forbids to fetch it");
+    refused(generate("acme/other", home.path(), &endpoint, true), "HF_HUB_OFFLINE forbids downloads");
     refused(generate("acme/other", home.path(), &endpoint, false), "cannot fetch config.json of acme/other");
     refused(generate("acme/other", home.path(), "http://127.0.0.1:1", false), "cannot fetch config.json");
 }

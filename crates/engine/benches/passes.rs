@@ -1,4 +1,4 @@
-//! Time of a forward pass over 1 to 33 rows behind a prefix of 200, our kernels beside candle's.
+//! Time of a forward pass over 1 to 33 rows after a prefix of 200, with our kernels and with candle's.
 //!
 //! `cargo bench -p tandem-engine`
 
@@ -6,7 +6,7 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     missing_docs,
-    reason = "a benchmark prints, and ends at the first error"
+    reason = "a benchmark prints, and stops at the first error"
 )]
 
 use std::hint::black_box;
@@ -19,7 +19,7 @@ use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, P
 const PREFIX: usize = 200;
 
 fn passes(c: &mut Criterion) {
-    // As the model thread does.
+    // All processors, as the model thread uses by default.
     Decoder::use_threads(std::thread::available_parallelism().map_or(1, |n| n.get()));
     for model in ["target", "draft"] {
         let mut group = c.benchmark_group(model);

@@ -1,12 +1,13 @@
 //! Kernels for f32 activations on the CPU.
 //!
-//! candle multiplies a row by a matrix quickly, and many rows by a matrix quickly, but a token tree is neither: from two
-//! rows on it repacks the weights on every call. Here weights are packed once, at load, and stay in the
-//! checkpoint's dtype (f16 and bf16 widen to f32 exactly), which also halves the memory traffic that bounds a small pass.
+//! candle is fast for one row times a matrix and for many rows times a matrix. The passes of a token tree are neither:
+//! from two rows on, candle packs the weights again on every call. Here, weights are packed once, at load, and keep the
+//! dtype of the checkpoint (f16 and bf16 widen to f32 exactly), which also halves the memory traffic that limits small
+//! passes.
 //!
-//! Every result of a row is computed in an order that depends on that row alone: not on how many rows share the
-//! pass, nor on how many threads run it. So a tree pass equals the path-by-path causal passes *bit for bit*, and what a request
-//! gets does not depend on what it was batched with.
+//! Every result of a row is computed in an order that depends on that row alone: not on how many rows share the pass,
+//! and not on how many threads run it. So a tree pass equals causal passes along its paths *bit for bit*, and the
+//! result of a request does not depend on the requests in its batch.
 
 mod attention;
 mod isa;
@@ -14,16 +15,11 @@ mod linear;
 mod norms;
 mod packed_rows;
 mod rows;
-mod team;
+mod thread_pool;
 
-pub(crate) use attention::{AppendKv, Attend, Attended, Visible};
+pub(crate) use attention::{AppendKv, SessionKv, SparseMask, TreeAttention};
+pub use isa::instruction_set;
 pub use linear::PackedLinear;
 pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
 pub(crate) use rows::{AddAssign, Rope, SiluMul};
-
-pub(crate) use team::{assemble as assemble_team, awake as team_awake};
-
-/// The instruction set that the kernels use on this machine.
-pub fn instruction_set() -> &'static str {
-    isa::level().name()
-}
+pub(crate) use thread_pool::{start as start_thread_pool, with_awake as with_threads_awake};

@@ -1,131 +1,139 @@
-use clap::Args;
+//! The configuration of an engine, and how to start one.
 
-use crate::{
-    Decoder, DeviceChoice, Kernels, KvBudget, LoadError, LoadOptions, Loaded, ModelSource, ModelThread, Pace,
-    Progress, WeightDtype,
-};
+use crate::load::{DeviceChoice, Kernels, LoadError, LoadOptions, ModelSource, Progress, WeightDtype};
+use crate::model::{Decoder, ModelSpec};
+use crate::runtime::{BatchPolicy, KvBudget, Loaded, ModelThread, free_bytes};
 
-/// Draft and target may share a device, and other things need memory too.
-const KV_CACHE_FRACTION: f64 = 0.4;
-
-/// Which model a service owns, and with what.
-#[derive(Args, Clone, Debug)]
-pub struct ModelArgs {
-    /// Model: a directory in HF layout, a .gguf file, a config.json (random weights, for timing), or a hub id
-    #[arg(long = "model", env = "MODEL_ID", value_name = "DIR|FILE|ID")]
+/// Which model to run, and with which resources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// The model: a directory, a file or a hub id, see [`ModelSource::parse`].
     pub model_id: String,
-
-    /// Branch, tag or commit of a hub model [default: main]
-    #[arg(long, env = "REVISION")]
+    /// Branch, tag or commit of a hub model; `None`: `main`.
     pub revision: Option<String>,
-
-    /// Device: cpu or cuda:N
-    #[arg(long, env = "DEVICE", default_value = "cpu")]
+    /// The device that it runs on.
     pub device: DeviceChoice,
-
-    /// Dtype of the weights: auto (as in the checkpoint, quantised ones too), f32, bf16 or f16
-    #[arg(long, env = "DTYPE", default_value = "auto")]
+    /// The dtype that its weights are kept in.
     pub dtype: WeightDtype,
-
-    /// Tokens that the KV caches of all sessions may hold together [default: what --kv-cache-fraction gives]
-    #[arg(long, env = "KV_CACHE_TOKENS", value_name = "TOKENS")]
-    pub kv_cache_tokens: Option<usize>,
-
-    /// Part of the memory that is free on the device after warm-up that KV caches may take
-    #[arg(long, env = "KV_CACHE_FRACTION", default_value_t = KV_CACHE_FRACTION, value_name = "0..1")]
-    pub kv_cache_fraction: f64,
-
-    /// Processors that the model may use [default: all]
-    #[arg(long, env = "MODEL_THREADS", value_name = "N")]
+    /// The kernels that it uses on a CPU.
+    pub kernels: Kernels,
+    /// Size of the KV caches of all sessions together.
+    pub kv_cache: KvCacheSize,
+    /// Processors that it may use; `None`: all.
     pub threads: Option<usize>,
 }
 
-impl ModelArgs {
-    /// The defaults for `model_id`.
+/// Size of the KV caches of all sessions together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum KvCacheSize {
+    /// A number of tokens.
+    Tokens(usize),
+    /// A fraction, above 0 and at most 1, of the memory that is free on the device after the warm-up.
+    Fraction(f64),
+}
+
+impl KvCacheSize {
+    /// The fraction used by default: draft and target may share a device, and other programs need memory too.
+    pub const DEFAULT_FRACTION: f64 = 0.4;
+
+    fn check(self) -> Result<(), LoadError> {
+        match self {
+            Self::Tokens(0) => {
+                Err(LoadError::KvCache("0 tokens are not enough: it must hold at least 1".into()))
+            }
+            Self::Fraction(fraction) if !(fraction > 0.0 && fraction <= 1.0) => {
+                Err(LoadError::KvCache(format!(
+                    "it cannot take a fraction of {fraction} of the free memory: the fraction must be above 0 and at most 1"
+                )))
+            }
+            Self::Tokens(_) | Self::Fraction(_) => Ok(()),
+        }
+    }
+
+    /// The number of tokens for `model`, which was warmed up.
+    fn tokens(self, model: &Decoder) -> Result<usize, LoadError> {
+        let fraction = match self {
+            Self::Tokens(tokens) => return Ok(tokens),
+            Self::Fraction(fraction) => fraction,
+        };
+        let spec = model.spec();
+        let free = free_bytes(model.device()).ok_or_else(|| {
+            LoadError::KvCache(format!(
+                "{} does not report its free memory: set the number of tokens (--kv-cache-tokens)",
+                spec.device
+            ))
+        })?;
+        let tokens = (free as f64 * fraction) as u64 / spec.kv_bytes_per_token.max(1);
+        if tokens == 0 {
+            return Err(LoadError::KvCache(format!(
+                "a fraction of {fraction} of the {} MiB that are free does not hold a single token: free memory, or \
+                 set a larger fraction (--kv-cache-fraction)",
+                free >> 20
+            )));
+        }
+        Ok(usize::try_from(tokens).unwrap_or(usize::MAX))
+    }
+}
+
+impl Default for KvCacheSize {
+    fn default() -> Self {
+        Self::Fraction(Self::DEFAULT_FRACTION)
+    }
+}
+
+impl EngineConfig {
+    /// The defaults for the model `model_id`.
     pub fn new(model_id: impl Into<String>) -> Self {
         Self {
             model_id: model_id.into(),
             revision: None,
-            device: DeviceChoice::Cpu,
-            dtype: WeightDtype::Auto,
-            kv_cache_tokens: None,
-            kv_cache_fraction: KV_CACHE_FRACTION,
+            device: DeviceChoice::default(),
+            dtype: WeightDtype::default(),
+            kernels: Kernels::default(),
+            kv_cache: KvCacheSize::default(),
             threads: None,
         }
     }
 
-    /// Loads the model onto a thread of its own.
+    /// Loads the model onto a thread of its own, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If a value is not valid, or the model cannot be loaded.
     pub async fn start(&self, progress: Option<Progress>) -> Result<ModelThread, LoadError> {
         let source = ModelSource::parse(&self.model_id, self.revision.as_deref())?;
-        let (device, dtype) = (self.device, self.dtype);
-        let threads =
-            self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let size = self.kv_cache_size()?;
-        ModelThread::start(move || {
-            Decoder::use_threads(threads);
-            let options = LoadOptions { device, dtype, kernels: Kernels::Packed, progress };
-            let backend = Decoder::load(&source, &options)?;
-            let spec = backend.spec().clone();
-            let pace = Pace::measure(&backend, &spec).map_err(|e| LoadError::WarmUp(e.to_string()))?;
-            // Behind the warm-up, which has allocated what passes need.
-            let tokens = match size {
-                KvCacheSize::Tokens(tokens) => tokens,
-                KvCacheSize::Fraction(fraction) => tokens_of(&backend, fraction)?,
-            };
-            if tokens < spec.context_length {
-                tracing::warn!(
-                    tokens,
-                    context = spec.context_length,
-                    "the KV cache holds less than one text of the whole context: longer ones are refused; \
-                     see --kv-cache-tokens and --kv-cache-fraction"
-                );
-            }
-            tracing::info!(
-                tokens,
-                mebibytes = (tokens as u64 * spec.kv_bytes_per_token) >> 20,
-                free_mebibytes = backend.free_bytes().map(|bytes| bytes >> 20),
-                "KV cache"
-            );
-            Ok(Loaded { backend, spec, budget: KvBudget::new(tokens), pace })
-        })
-        .await
+        self.kv_cache.check()?;
+        let config = self.clone();
+        ModelThread::start(move || config.load(&source, progress)).await
     }
 
-    fn kv_cache_size(&self) -> Result<KvCacheSize, LoadError> {
-        match self.kv_cache_tokens {
-            Some(0) => Err(LoadError::KvCache("--kv-cache-tokens 0: it must be at least 1".into())),
-            Some(tokens) => Ok(KvCacheSize::Tokens(tokens)),
-            None if self.kv_cache_fraction > 0.0 && self.kv_cache_fraction <= 1.0 => {
-                Ok(KvCacheSize::Fraction(self.kv_cache_fraction))
-            }
-            None => {
-                let what = format!(
-                    "--kv-cache-fraction {}: it must be above 0 and at most 1",
-                    self.kv_cache_fraction
-                );
-                Err(LoadError::KvCache(what))
-            }
-        }
+    /// Loads the model onto this thread.
+    fn load(&self, source: &ModelSource, progress: Option<Progress>) -> Result<Loaded<Decoder>, LoadError> {
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        Decoder::use_threads(self.threads.unwrap_or_else(available));
+        let options = LoadOptions { device: self.device, dtype: self.dtype, kernels: self.kernels, progress };
+        let backend = Decoder::load(source, &options)?;
+        let spec = backend.spec().clone();
+        let policy = BatchPolicy::measure(&backend, &spec).map_err(|e| LoadError::WarmUp(e.to_string()))?;
+        // After the warm-up, which allocates the memory that passes need.
+        let tokens = self.kv_cache.tokens(&backend)?;
+        log_kv_cache(tokens, &backend, &spec);
+        Ok(Loaded { backend, spec, budget: KvBudget::new(tokens), policy })
     }
 }
 
-/// How large the KV caches may be.
-#[derive(Clone, Copy)]
-enum KvCacheSize {
-    Tokens(usize),
-    /// Of the memory that is free after the warm-up.
-    Fraction(f64),
-}
-
-/// Tokens whose KV cache takes `fraction` of the free memory.
-fn tokens_of(model: &Decoder, fraction: f64) -> Result<usize, LoadError> {
-    let spec = model.spec();
-    let no_answer = || LoadError::KvCache(format!("{} does not say how much memory is free", spec.device));
-    let free = model.free_bytes().ok_or_else(no_answer)?;
-    let tokens = (free as f64 * fraction) as u64 / spec.kv_bytes_per_token.max(1);
-    if tokens == 0 {
-        let what = format!("{fraction} of the {} MiB that are free holds not one token", free >> 20);
-        return Err(LoadError::KvCache(what));
+fn log_kv_cache(tokens: usize, model: &Decoder, spec: &ModelSpec) {
+    if tokens < spec.context_length {
+        tracing::warn!(
+            tokens,
+            context = spec.context_length,
+            "the KV cache is smaller than the context of the model: longer sequences are refused; \
+             see --kv-cache-tokens and --kv-cache-fraction"
+        );
     }
-    Ok(usize::try_from(tokens).unwrap_or(usize::MAX))
+    tracing::info!(
+        tokens,
+        mebibytes = (tokens as u64 * spec.kv_bytes_per_token) >> 20,
+        free_mebibytes = free_bytes(model.device()).map(|bytes| bytes >> 20),
+        "KV cache"
+    );
 }

@@ -2,7 +2,8 @@
 
 use tandem_decoding::TokenId;
 use tandem_engine::{
-    Backend, DeviceChoice, EngineError, Keep, KvBudget, Loaded, Logits, ModelSpec, Pace, Segment, Vocabulary,
+    Backend, BatchPolicy, DeviceChoice, EngineError, Keep, KvBudget, Loaded, Logits, ModelSpec, Segment,
+    Vocabulary,
 };
 
 use crate::ToyModel;
@@ -33,8 +34,8 @@ impl ToyModel {
             dtype: "f32".into(),
             device: DeviceChoice::Cpu,
         };
-        let (budget, pace) = (KvBudget::new(tokens), Pace::unmeasured(PACKED_ROWS));
-        Loaded { backend: self, spec, budget, pace }
+        let policy = BatchPolicy::unmeasured(PACKED_ROWS);
+        Loaded { backend: self, spec, budget: KvBudget::new(tokens), policy }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The life of a worker process.
 
+mod model;
+
 use std::time::Duration;
 
 use clap::Parser;
-use tandem_engine::{LoadError, ModelArgs, ModelThread};
+use tandem_engine::{EngineConfig, LoadError, ModelThread};
 use tandem_proto::FILE_DESCRIPTOR_SET;
 use tandem_serving::{
     AdmissionControl, Http, LogArgs, ServeArgs, ServeError, Serving, Shutdown, bind, bind_http, incoming,
@@ -11,6 +13,7 @@ use tandem_serving::{
 use thiserror::Error;
 use tonic::service::RoutesBuilder;
 
+pub use self::model::ModelArgs;
 use crate::session_table::TableLimits;
 use crate::{Calls, worker_metrics};
 
@@ -111,8 +114,9 @@ pub async fn run_process(
     let listener = bind(args.serve.listen).await?;
     let http = bind_http(&args.serve).await?.map(|listener| Http::plain(listener, tls.clone()));
     let shutdown = Shutdown::on_signal().map_err(ServeError::from)?;
+    let engine = EngineConfig::from(args.model.clone());
     let model = tokio::select! {
-        model = args.model.start(None) => model?,
+        model = engine.start(None) => model?,
         () = shutdown.draining() => return Ok(()),
     };
     tracing::info!(address = %listener.local_addr().map_err(ServeError::from)?, "listening");

@@ -9,7 +9,7 @@ mod session_table;
 mod step_log;
 mod worker;
 
-pub use args::{RunError, WorkerArgs, WorkerService, run_process, serving};
+pub use args::{ModelArgs, RunError, WorkerArgs, WorkerService, run_process, serving};
 pub use fault::engine_fault;
 pub use metrics::{Calls, worker_metrics};
 pub use session::{Job, SessionState, StepRequest};

@@ -1,4 +1,4 @@
-//! Tree attention: each row over the prefix, its ancestors and itself, straight from the KV cache.
+//! Tree attention: each row attends to the prefix, its ancestors and itself, straight in the KV cache.
 
 use std::ops::Range;
 
@@ -7,43 +7,51 @@ use tandem_decoding::AncestorMask;
 
 use super::isa::{Isa, for_each_isa, level};
 use super::rows::{contiguous, contiguous_mut, exp};
-use super::team;
+use super::thread_pool::parallel;
 
-/// Multiply-adds from which a second thread is worth its while.
+/// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
 
-/// The cache rows that each row of a pass attends to, in ascending order.
-pub(crate) struct Visible {
+/// An attention mask as the cache rows that each row of a pass attends to, in ascending order.
+pub(crate) struct SparseMask {
+    /// Cache rows that every row attends to.
     prefix: usize,
-    /// Behind the prefix, counted from its end, by row.
+    /// For each row, the further cache rows that it attends to, counted from the end of the prefix.
     tail: Vec<Vec<usize>>,
 }
 
-impl Visible {
-    /// `prefix` rows that all see, then the columns of `mask`.
-    pub(crate) fn new(prefix: usize, mask: &AncestorMask) -> Self {
-        let tail = (0..mask.rows()).map(|row| (0..mask.columns()).filter(|&c| mask.sees(row, c)).collect());
-        Self { prefix, tail: tail.collect() }
+impl SparseMask {
+    /// `prefix` rows that all attend to, then the columns of `ancestors`.
+    pub(crate) fn new(prefix: usize, ancestors: &AncestorMask) -> Self {
+        let columns = |row| (0..ancestors.columns()).filter(|&c| ancestors.sees(row, c)).collect();
+        Self { prefix, tail: (0..ancestors.rows()).map(columns).collect() }
     }
 
-    fn len(&self, row: usize) -> usize {
-        self.prefix + self.tail[row].len()
+    /// Rows of the pass.
+    fn rows(&self) -> usize {
+        self.tail.len()
     }
 
-    /// Whether a cache of `capacity` rows has all of them.
-    fn check(&self, capacity: usize) -> Result<()> {
-        // Ascending, so the last is the largest.
+    #[inline]
+    fn row(&self, row: usize, dim: usize) -> MaskRow<'_> {
+        MaskRow { prefix: self.prefix, tail: &self.tail[row], dim }
+    }
+
+    /// The number of (row, cache row) pairs.
+    fn pairs(&self) -> usize {
+        self.tail.iter().map(|tail| self.prefix + tail.len()).sum()
+    }
+
+    /// The number of cache rows that it refers to.
+    fn cache_rows(&self) -> usize {
+        // Each list is in ascending order, so its last entry is the largest.
         let last = self.tail.iter().filter_map(|tail| tail.last()).max();
-        let needed = self.prefix + last.map_or(0, |l| l + 1);
-        if needed > capacity {
-            candle_core::bail!("tree-attention: {needed} visible rows in a cache of {capacity}");
-        }
-        Ok(())
+        self.prefix + last.map_or(0, |last| last + 1)
     }
 }
 
-/// Copies heads out of `[rows, width]`, from column `from`, into a cache `[kv_heads, capacity, head_dim]` behind its first
-/// `at` rows.
+/// Copies heads out of `[rows, width]`, from column `from` on, into a cache `[kv_heads, capacity, head_dim]` after its
+/// first `at` rows.
 pub(crate) struct AppendKv {
     pub(crate) from: usize,
     pub(crate) at: usize,
@@ -60,7 +68,8 @@ impl InplaceOp2 for AppendKv {
         if self.from + heads * dim > width || self.at + rows > capacity {
             candle_core::bail!("append-kv: {rows} rows at {} do not fit a cache of {capacity}", self.at);
         }
-        let (cache, x) = (contiguous_mut(cache, cl, self.name())?, contiguous(x, xl, self.name())?);
+        let cache = contiguous_mut(cache, cl, self.name())?;
+        let x = contiguous(x, xl, self.name())?;
         for (row, x) in x.chunks_exact(width).enumerate() {
             for (head, x) in x[self.from..].chunks_exact(dim).take(heads).enumerate() {
                 cache[(head * capacity + self.at + row) * dim..][..dim].copy_from_slice(x);
@@ -70,23 +79,24 @@ impl InplaceOp2 for AppendKv {
     }
 }
 
-/// Scaled dot-product attention of the queries in the first columns of `qkv: [rows, width]`, session by session, each over its own
-/// cache, to `[rows, heads * head_dim]`. Query heads share key heads in groups; nothing is repeated for that.
-pub(crate) struct Attend<'a> {
+/// Scaled dot-product attention of the queries in the first columns of `qkv: [rows, width]`, session by session, each
+/// over its own cache, to `[rows, heads * head_dim]`. Query heads share key heads in groups, without copies of the keys.
+pub(crate) struct TreeAttention<'a> {
     pub(crate) heads: usize,
     /// In the order of their rows.
-    pub(crate) sessions: Vec<Attended<'a>>,
+    pub(crate) sessions: Vec<SessionKv<'a>>,
 }
 
-/// What the rows of one session attend to.
-pub(crate) struct Attended<'a> {
+/// The cache of one session, and the mask of its rows.
+pub(crate) struct SessionKv<'a> {
     /// `[kv_heads, capacity, head_dim]`
-    pub(crate) k: &'a Tensor,
-    pub(crate) v: &'a Tensor,
-    pub(crate) visible: &'a Visible,
+    pub(crate) keys: &'a Tensor,
+    /// `[kv_heads, capacity, head_dim]`
+    pub(crate) values: &'a Tensor,
+    pub(crate) mask: &'a SparseMask,
 }
 
-impl CustomOp1 for Attend<'_> {
+impl CustomOp1 for TreeAttention<'_> {
     fn name(&self) -> &'static str {
         "tree-attention"
     }
@@ -94,135 +104,162 @@ impl CustomOp1 for Attend<'_> {
     fn cpu_fwd(&self, qkv: &CpuStorage, ql: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = ql.shape().dims2()?;
         let qkv = contiguous(qkv, ql, self.name())?;
-        let caches: Vec<_> =
-            self.sessions.iter().map(|s| (s.k.storage_and_layout(), s.v.storage_and_layout())).collect();
-        let mut jobs = Vec::with_capacity(self.sessions.len());
-        let (mut first, mut work, mut out_width) = (0, 0, 0);
-        for (session, ((k, kl), (v, vl))) in self.sessions.iter().zip(&caches) {
-            let (Storage::Cpu(k), Storage::Cpu(v)) = (&**k, &**v) else {
-                candle_core::bail!("tree-attention: a cache that is not on the CPU");
+        let caches: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|session| (session.keys.storage_and_layout(), session.values.storage_and_layout()))
+            .collect();
+        let mut tasks = Vec::with_capacity(self.sessions.len());
+        let mut first = 0;
+        let mut out_width = 0;
+        for (session, ((keys, kl), (values, vl))) in self.sessions.iter().zip(&caches) {
+            let (Storage::Cpu(keys), Storage::Cpu(values)) = (&**keys, &**values) else {
+                candle_core::bail!("tree-attention: the cache is not on the CPU");
             };
+            let last = first + session.mask.rows();
+            self.check(session.mask, kl, vl, rows.saturating_sub(first), width)?;
             let (kv_heads, capacity, dim) = kl.shape().dims3()?;
-            let own = session.visible.tail.len();
-            session.visible.check(capacity)?;
-            if first + own > rows
-                || self.heads * dim > width
-                || !self.heads.is_multiple_of(kv_heads)
-                || vl.dims() != kl.dims()
-            {
-                candle_core::bail!(
-                    "tree-attention: {own} of {rows} rows of {} heads over a cache of {:?}",
-                    self.heads,
-                    kl.dims()
-                );
-            }
             out_width = self.heads * dim;
-            work += (0..own).map(|r| session.visible.len(r)).sum::<usize>() * out_width * 2;
-            jobs.push(Job {
-                q: &qkv[first * width..(first + own) * width],
-                k: contiguous(k, kl, self.name())?,
-                v: contiguous(v, vl, self.name())?,
+            tasks.push(Task {
+                q: &qkv[first * width..last * width],
+                k: contiguous(keys, kl, self.name())?,
+                v: contiguous(values, vl, self.name())?,
                 width,
-                rows: own,
+                rows: session.mask.rows(),
                 heads: self.heads,
                 group: self.heads / kv_heads,
                 capacity,
                 dim,
                 scale: 1.0 / (dim as f32).sqrt(),
-                visible: session.visible,
+                mask: session.mask,
                 y: std::ptr::null_mut(),
             });
-            first += own;
+            first = last;
         }
         if first != rows {
-            candle_core::bail!("tree-attention: sessions of {first} rows, but {rows} came");
+            candle_core::bail!("tree-attention: the sessions have {first} rows, but the input has {rows}");
         }
         let mut y = vec![0f32; rows * out_width];
         let mut at = 0;
-        for job in &mut jobs {
+        for task in &mut tasks {
             // SAFETY: the rows of all sessions together are those of `y`.
-            job.y = unsafe { y.as_mut_ptr().add(at * out_width) };
-            at += job.rows;
+            task.y = unsafe { y.as_mut_ptr().add(at * out_width) };
+            at += task.rows;
         }
-        run(&jobs, work > PARALLEL_WORK);
+        run(&tasks);
         Ok((CpuStorage::F32(y), Shape::from((rows, out_width))))
     }
 }
 
-/// All jobs in one parallel loop: one session alone has seldom enough to share. Units are (key head, row) pairs of a job, head by
-/// head, so that a head's keys stay in the cache of one core.
-fn run(jobs: &[Job<'_>], worthwhile: bool) {
-    let units = |job: &Job<'_>| job.rows * (job.heads / job.group);
+impl TreeAttention<'_> {
+    /// Checks a session's mask and cache against the `rows` rows of `width` columns that are left of the input.
+    fn check(&self, mask: &SparseMask, kl: &Layout, vl: &Layout, rows: usize, width: usize) -> Result<()> {
+        let (kv_heads, capacity, dim) = kl.shape().dims3()?;
+        let needed = mask.cache_rows();
+        if needed > capacity {
+            candle_core::bail!("tree-attention: the mask refers to {needed} rows of a cache of {capacity}");
+        }
+        let own = mask.rows();
+        if own > rows
+            || self.heads * dim > width
+            || !self.heads.is_multiple_of(kv_heads)
+            || vl.dims() != kl.dims()
+        {
+            candle_core::bail!(
+                "tree-attention: {own} of {rows} rows of {} heads do not fit a cache of {:?}",
+                self.heads,
+                kl.dims()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Runs all tasks in one parallel loop, because a single session seldom has enough work to share.
+fn run(tasks: &[Task<'_>]) {
     let level = level();
-    team::parallel(jobs.iter().map(units).sum(), worthwhile, |range| {
+    let work: usize = tasks.iter().map(|task| task.mask.pairs() * task.heads * task.dim * 2).sum();
+    let units = tasks.iter().map(Task::units).sum();
+    parallel(units, work > PARALLEL_WORK, |range| {
         let mut first = 0;
-        for job in jobs {
-            let end = first + units(job);
+        for task in tasks {
+            let end = first + task.units();
             let own = range.start.max(first)..range.end.min(end);
             if !own.is_empty() {
-                attend(level, job, own.start - first..own.end - first);
+                attend(level, task, own.start - first..own.end - first);
             }
             first = end;
         }
     });
 }
 
-struct Job<'a> {
+/// The attention of one session.
+struct Task<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
     width: usize,
     rows: usize,
     heads: usize,
+    /// Query heads per key head.
     group: usize,
     capacity: usize,
     dim: usize,
     scale: f32,
-    visible: &'a Visible,
+    mask: &'a SparseMask,
     y: *mut f32,
 }
 
-// SAFETY: threads write disjoint (row, key head) blocks of `y` and only read the rest.
-unsafe impl Sync for Job<'_> {}
+impl Task<'_> {
+    /// The number of (key head, row) pairs. A unit of work is one pair, ordered by heads, so that the keys of a head
+    /// stay in the cache of one core.
+    fn units(&self) -> usize {
+        self.rows * (self.heads / self.group)
+    }
+}
 
-for_each_isa! { fn attend(job: &Job<'_>, units: Range<usize>) = attend_units }
+// SAFETY: threads write disjoint (row, key head) blocks of `y` and only read the rest.
+unsafe impl Sync for Task<'_> {}
+
+for_each_isa! { fn attend(task: &Task<'_>, units: Range<usize>) = attend_units }
 
 /// # Safety
-/// The machine has `I`; nobody else writes these units of `y`; the visible rows are within the caches.
+/// The machine has `I`; no other thread writes these units of `y`; the mask refers to rows within the caches.
 #[inline(always)]
-unsafe fn attend_units<I: Isa>(job: &Job<'_>, units: Range<usize>) {
+unsafe fn attend_units<I: Isa>(task: &Task<'_>, units: Range<usize>) {
     let mut weights = Vec::new();
     for unit in units {
-        let (kv_head, row) = (unit / job.rows, unit % job.rows);
-        let seen = Seen { prefix: job.visible.prefix, tail: &job.visible.tail[row], dim: job.dim };
-        let cache = kv_head * job.capacity * job.dim;
-        for head in kv_head * job.group..(kv_head + 1) * job.group {
+        let kv_head = unit / task.rows;
+        let row = unit % task.rows;
+        let attended = task.mask.row(row, task.dim);
+        let cache = kv_head * task.capacity * task.dim;
+        for head in kv_head * task.group..(kv_head + 1) * task.group {
             // SAFETY: shapes were checked by the op; rows and heads are in range.
             unsafe {
-                let q = job.q.as_ptr().add(row * job.width + head * job.dim);
-                weights.resize(seen.len(), 0f32);
-                scores::<I>(job, q, job.k.as_ptr().add(cache), &seen, &mut weights);
+                let q = task.q.as_ptr().add(row * task.width + head * task.dim);
+                weights.resize(attended.len(), 0f32);
+                scores::<I>(task, q, task.k.as_ptr().add(cache), &attended, &mut weights);
                 softmax(&mut weights);
-                let y = job.y.add((row * job.heads + head) * job.dim);
-                weighted_sum::<I>(&seen, &weights, job.v.as_ptr().add(cache), y);
+                let y = task.y.add((row * task.heads + head) * task.dim);
+                weighted_sum::<I>(&attended, &weights, task.v.as_ptr().add(cache), y);
             }
         }
     }
 }
 
-/// The cache rows that one row sees.
-struct Seen<'a> {
+/// The cache rows that one row attends to.
+struct MaskRow<'a> {
     prefix: usize,
     tail: &'a [usize],
     dim: usize,
 }
 
-impl Seen<'_> {
+impl MaskRow<'_> {
     fn len(&self) -> usize {
         self.prefix + self.tail.len()
     }
 
-    /// Where the `i`-th of them starts.
+    /// The offset of the `i`-th of them in the cache of a head.
     #[inline(always)]
     fn at(&self, i: usize) -> usize {
         let row = if i < self.prefix { i } else { self.prefix + self.tail[i - self.prefix] };
@@ -230,39 +267,45 @@ impl Seen<'_> {
     }
 }
 
-/// Scaled products of `q` with the keys. They stand side by side whatever rows the keys are in, so that what follows does
-/// not depend on where in the cache a token's ancestors lie.
+/// Scaled products of `q` with the keys. They are stored side by side, whatever rows the keys are in, so that results do
+/// not depend on where in the cache the ancestors of a token are.
 ///
-/// Loops here and below are loops, not iterators with closures: a closure would be compiled without the instruction set.
+/// The loops here and below use no iterators with closures: a closure would be compiled without the instruction set.
 ///
 /// # Safety
-/// The machine has `I`; `q` is valid for a head, `k` for the visible rows.
+/// The machine has `I`; `q` is valid for a head, `k` for the rows of the mask.
 #[inline(always)]
-unsafe fn scores<I: Isa>(job: &Job<'_>, q: *const f32, k: *const f32, seen: &Seen<'_>, scores: &mut [f32]) {
+unsafe fn scores<I: Isa>(
+    task: &Task<'_>,
+    q: *const f32,
+    k: *const f32,
+    mask: &MaskRow<'_>,
+    scores: &mut [f32],
+) {
     let fours = scores.len() / 4 * 4;
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of the caller.
     unsafe {
         for i in (0..fours).step_by(4) {
             let keys =
-                [k.add(seen.at(i)), k.add(seen.at(i + 1)), k.add(seen.at(i + 2)), k.add(seen.at(i + 3))];
-            let products = dots::<I, 4>(q, keys, job.dim);
+                [k.add(mask.at(i)), k.add(mask.at(i + 1)), k.add(mask.at(i + 2)), k.add(mask.at(i + 3))];
+            let products = dots::<I, 4>(q, keys, task.dim);
             for (score, product) in scores[i..i + 4].iter_mut().zip(products) {
-                *score = product * job.scale;
+                *score = product * task.scale;
             }
         }
         for (i, score) in scores.iter_mut().enumerate().skip(fours) {
-            *score = dots::<I, 1>(q, [k.add(seen.at(i))], job.dim)[0] * job.scale;
+            *score = dots::<I, 1>(q, [k.add(mask.at(i))], task.dim)[0] * task.scale;
         }
     }
 }
 
-/// `N` products at once, so that the latency of one hides behind the others.
+/// `N` products at once, so that each hides the latency of the others.
 ///
 /// # Safety
 /// The machine has `I`; `a` and all of `b` are valid for `n` values.
 #[inline(always)]
 unsafe fn dots<I: Isa, const N: usize>(a: *const f32, b: [*const f32; N], n: usize) -> [f32; N] {
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of the caller.
     unsafe {
         let mut sums = [I::splat(0.0); N];
         let whole = n / I::LANES * I::LANES;
@@ -283,7 +326,7 @@ unsafe fn dots<I: Isa, const N: usize>(a: *const f32, b: [*const f32; N], n: usi
     }
 }
 
-/// In place; the values are finite.
+/// Softmax in place. The values must be finite.
 #[inline(always)]
 fn softmax(values: &mut [f32]) {
     let mut max = [f32::NEG_INFINITY; 16];
@@ -306,49 +349,50 @@ fn softmax(values: &mut [f32]) {
     }
 }
 
-/// The values of the visible rows, weighted.
+/// The weighted sum of the values in the rows of the mask.
 ///
 /// # Safety
-/// The machine has `I`; `v` is valid for the visible rows, `y` for a head.
+/// The machine has `I`; `v` is valid for the rows of the mask, `y` for a head.
 #[inline(always)]
-unsafe fn weighted_sum<I: Isa>(seen: &Seen<'_>, weights: &[f32], v: *const f32, y: *mut f32) {
+unsafe fn weighted_sum<I: Isa>(mask: &MaskRow<'_>, weights: &[f32], v: *const f32, y: *mut f32) {
     let mut at = 0;
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of the caller.
     unsafe {
-        while at + 4 * I::LANES <= seen.dim {
-            weighted_columns::<I, 4>(seen, weights, v.add(at), y.add(at));
+        while at + 4 * I::LANES <= mask.dim {
+            weighted_columns::<I, 4>(mask, weights, v.add(at), y.add(at));
             at += 4 * I::LANES;
         }
-        while at + I::LANES <= seen.dim {
-            weighted_columns::<I, 1>(seen, weights, v.add(at), y.add(at));
+        while at + I::LANES <= mask.dim {
+            weighted_columns::<I, 1>(mask, weights, v.add(at), y.add(at));
             at += I::LANES;
         }
-        for at in at..seen.dim {
+        for at in at..mask.dim {
             let mut sum = 0.0;
             for (i, &weight) in weights.iter().enumerate() {
-                sum += weight * *v.add(seen.at(i) + at);
+                sum += weight * *v.add(mask.at(i) + at);
             }
             *y.add(at) = sum;
         }
     }
 }
 
-/// `N` vectors of columns.
+/// The same for `N` vectors of columns.
 ///
 /// # Safety
 /// As [`weighted_sum`].
 #[inline(always)]
 unsafe fn weighted_columns<I: Isa, const N: usize>(
-    seen: &Seen<'_>,
+    mask: &MaskRow<'_>,
     weights: &[f32],
     v: *const f32,
     y: *mut f32,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the contract of the caller.
     unsafe {
         let mut sums = [I::splat(0.0); N];
         for (i, &weight) in weights.iter().enumerate() {
-            let (weight, v) = (I::splat(weight), v.add(seen.at(i)));
+            let weight = I::splat(weight);
+            let v = v.add(mask.at(i));
             for (n, sum) in sums.iter_mut().enumerate() {
                 *sum = I::mul_add(weight, I::load(v.add(n * I::LANES)), *sum);
             }

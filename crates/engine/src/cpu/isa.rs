@@ -1,10 +1,11 @@
-//! One source for three instruction sets: kernels are generic over [`Isa`], compiled once per set, chosen at run time.
+//! One source for three instruction sets: kernels are generic over [`Isa`], compiled once for each set, and chosen at run
+//! time.
 
 use std::sync::OnceLock;
 
 use half::{bf16, f16};
 
-/// What the processor can do.
+/// An instruction set that the processor has. A value exists only where the machine has the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
     #[cfg(target_arch = "x86_64")]
@@ -15,8 +16,8 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// Rows that a tile of two AVX-512 or four AVX2 vectors may have: its sums take most of the registers (32 or 16), the rest
-    /// is for weights and inputs.
+    /// Rows of a tile of two AVX-512 or four AVX2 vectors: its sums take most of the registers (32 or 16), and leave the
+    /// rest to weights and inputs.
     pub(crate) fn tile_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -27,7 +28,7 @@ impl Level {
         }
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "AVX-512",
@@ -38,13 +39,18 @@ impl Level {
     }
 }
 
+/// The instruction set that the kernels use on this machine.
+pub fn instruction_set() -> &'static str {
+    level().name()
+}
+
 /// The best level of this machine.
 pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| all_levels()[0])
 }
 
-/// Every level that this machine has, best first.
+/// All levels that this machine has, best first.
 pub(crate) fn all_levels() -> Vec<Level> {
     let mut levels = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -83,10 +89,10 @@ pub(crate) unsafe trait Isa {
     unsafe fn sum(v: Self::V) -> f32;
 }
 
-/// Plain Rust, which compilers vectorise for whatever the target has.
+/// Plain Rust, which the compiler vectorises for the target.
 pub(crate) struct Portable;
 
-// SAFETY: no instruction beyond the target's own.
+// SAFETY: it uses no instructions beyond those of the target.
 unsafe impl Isa for Portable {
     type V = [f32; 8];
     const LANES: usize = 8;
@@ -97,7 +103,7 @@ unsafe impl Isa for Portable {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> [f32; 8] {
-        // SAFETY: valid for LANES values, by the trait's contract.
+        // SAFETY: valid for LANES values, by the contract of the trait.
         unsafe { p.cast::<[f32; 8]>().read_unaligned() }
     }
     #[inline(always)]
@@ -117,7 +123,7 @@ unsafe impl Isa for Portable {
     }
     #[inline(always)]
     unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
-        // Not f32::mul_add, which is a slow library call where there is no such instruction.
+        // f32::mul_add is a slow library call on targets without such an instruction.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
@@ -136,7 +142,7 @@ mod x86 {
 
     pub(crate) struct Avx2;
 
-    // SAFETY: used behind a check for avx2, fma and f16c; pointers are valid for 8 values by the trait's contract.
+    // SAFETY: used after a check for avx2, fma and f16c; pointers are valid for 8 values by the contract of the trait.
     unsafe impl Isa for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
@@ -187,7 +193,7 @@ mod x86 {
 
     pub(crate) struct Avx512;
 
-    // SAFETY: used behind a check for avx512f; pointers are valid for 16 values by the trait's contract.
+    // SAFETY: used after a check for avx512f; pointers are valid for 16 values by the contract of the trait.
     unsafe impl Isa for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
@@ -236,8 +242,8 @@ mod x86 {
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
 
-/// Defines `fn $name(level, args…)` that runs `$generic::<I>(args…)`, compiled for the instruction set of `level`.
-/// `$generic` must be `#[inline(always)]`, or it would be compiled without that set.
+/// Defines `fn $name(level, args…)`, which runs `$generic::<I>(args…)` compiled for the instruction set of `level`.
+/// `$generic` must be `#[inline(always)]`; otherwise it would be compiled without that set.
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $generic:ident) => {
         $(#[$doc])*

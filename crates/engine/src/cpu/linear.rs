@@ -1,4 +1,4 @@
-//! `y = x · Wᵀ` for few rows of `x`, with `W` packed once.
+//! Linear layers: `y = x · Wᵀ` for few rows of `x`, with `W` packed once.
 
 use std::ops::Range;
 
@@ -7,17 +7,18 @@ use half::{bf16, f16};
 
 use super::isa::{Isa, Level, for_each_isa, level};
 use super::packed_rows::{PackedRows, STEP};
-use super::team;
+use super::rows::contiguous;
+use super::thread_pool::parallel;
 
 /// Outputs per panel: two AVX-512 vectors, four AVX2 ones.
 const PANEL: usize = 32;
-/// Multiply-adds from which a second thread is worth its while.
+/// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
 
 /// The weight of a linear layer, `[out, in]`, packed for [`CustomOp1`]: `x: [.., rows, in]` f32 to `[.., rows, out]` f32.
 ///
-/// Packed into panels of 32 outputs, within a panel by input: a pass streams each panel once, whatever the number of
-/// rows. The weights keep their dtype and are widened in registers.
+/// Packed into panels of 32 outputs, and within a panel by inputs: a pass streams each panel once, whatever the number
+/// of rows. The weights keep their dtype and are widened in registers.
 pub struct PackedLinear {
     inputs: usize,
     outputs: usize,
@@ -41,7 +42,7 @@ pub(crate) trait Weight: Copy + Default + Send + Sync {
 impl Weight for f32 {
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of the caller.
         unsafe { I::load(p) }
     }
 }
@@ -49,7 +50,7 @@ impl Weight for f32 {
 impl Weight for f16 {
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of the caller.
         unsafe { I::load_f16(p) }
     }
 }
@@ -57,13 +58,16 @@ impl Weight for f16 {
 impl Weight for bf16 {
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::V {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of the caller.
         unsafe { I::load_bf16(p) }
     }
 }
 
 impl PackedLinear {
     /// Packs `weight: [out, in]`, f32, f16 or bf16, on the CPU.
+    ///
+    /// # Errors
+    /// If the weight has another dtype or another number of dimensions.
     pub fn new(weight: &Tensor) -> Result<Self> {
         Self::for_level(weight, level())
     }
@@ -76,7 +80,7 @@ impl PackedLinear {
             DType::F16 => Panels::F16(pack(&flat.to_vec1()?, inputs)),
             DType::BF16 => Panels::BF16(pack(&flat.to_vec1()?, inputs)),
             other => {
-                candle_core::bail!("a linear layer of dtype {other:?}: only f32, f16 and bf16 can be packed")
+                candle_core::bail!("weights of dtype {other:?} cannot be packed: only f32, f16 and bf16 can")
             }
         };
         Ok(Self { inputs, outputs, panels, level })
@@ -86,15 +90,14 @@ impl PackedLinear {
     fn run(&self, x: &[f32], y: &mut [f32]) {
         let x = PackedRows::new(x, self.inputs, self.level);
         match &self.panels {
-            Panels::F32(w) => run_f32(&self.job(w, &x, y)),
-            Panels::F16(w) => run_f16(&self.job(w, &x, y)),
-            Panels::BF16(w) => run_bf16(&self.job(w, &x, y)),
+            Panels::F32(w) => run_f32(&self.task(w, &x, y)),
+            Panels::F16(w) => run_f16(&self.task(w, &x, y)),
+            Panels::BF16(w) => run_bf16(&self.task(w, &x, y)),
         }
     }
 
-    fn job<'a, W>(&self, weights: &'a [W], x: &'a PackedRows<'a>, y: &'a mut [f32]) -> Job<'a, W> {
-        let (inputs, outputs) = (self.inputs, self.outputs);
-        Job { x, inputs, outputs, weights, y: y.as_mut_ptr(), level: self.level }
+    fn task<'a, W>(&self, weights: &'a [W], x: &'a PackedRows<'a>, y: &'a mut [f32]) -> Task<'a, W> {
+        Task { x, inputs: self.inputs, outputs: self.outputs, weights, y: y.as_mut_ptr(), level: self.level }
     }
 }
 
@@ -104,11 +107,15 @@ impl CustomOp1 for PackedLinear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = super::rows::contiguous(x, layout, "packed-linear")?;
+        let x = contiguous(x, layout, self.name())?;
         let mut dims = layout.dims().to_vec();
         match dims.last_mut() {
             Some(last) if *last == self.inputs => *last = self.outputs,
-            _ => candle_core::bail!("a linear layer of {} inputs got {:?}", self.inputs, layout.dims()),
+            _ => candle_core::bail!(
+                "packed-linear: an input of shape {:?} for a layer of {} inputs",
+                layout.dims(),
+                self.inputs
+            ),
         }
         let mut y = vec![0f32; x.len() / self.inputs.max(1) * self.outputs];
         self.run(x, &mut y);
@@ -116,7 +123,7 @@ impl CustomOp1 for PackedLinear {
     }
 }
 
-/// `[out, in]` to `[panel][in][PANEL]`, zeros where the last panel is not full.
+/// `[out, in]` to `[panel][in][PANEL]`. The last panel is filled up with zeros.
 fn pack<W: Weight>(weight: &[W], inputs: usize) -> Vec<W> {
     if inputs == 0 {
         return Vec::new();
@@ -132,7 +139,8 @@ fn pack<W: Weight>(weight: &[W], inputs: usize) -> Vec<W> {
     packed
 }
 
-struct Job<'a, W> {
+/// One multiplication.
+struct Task<'a, W> {
     x: &'a PackedRows<'a>,
     inputs: usize,
     outputs: usize,
@@ -142,25 +150,24 @@ struct Job<'a, W> {
 }
 
 // SAFETY: threads read `x` and `weights` and write disjoint columns of `y`, one range of panels each.
-unsafe impl<W: Sync> Sync for Job<'_, W> {}
+unsafe impl<W: Sync> Sync for Task<'_, W> {}
 
-impl<W: Weight> Job<'_, W> {
-    /// Runs all panels, shared among the team.
+impl<W: Weight> Task<'_, W> {
+    /// Runs all panels on the thread pool.
     fn run(&self, run: fn(Level, &Self, Range<usize>)) {
-        // A row costs memory traffic first; more rows add arithmetic.
+        // The first rows cost memory traffic, further ones arithmetic.
         let work = self.inputs * self.outputs * self.x.rows.div_ceil(4);
-        team::parallel(self.outputs.div_ceil(PANEL), work > PARALLEL_WORK, |range| {
-            run(self.level, self, range)
-        });
+        let panels = self.outputs.div_ceil(PANEL);
+        parallel(panels, work > PARALLEL_WORK, |range| run(self.level, self, range));
     }
 }
 
 macro_rules! for_weight {
     ($name:ident, $panels:ident, $w:ty) => {
-        fn $name(job: &Job<'_, $w>) {
-            job.run(|level, job, range| $panels(level, job, range));
+        fn $name(task: &Task<'_, $w>) {
+            task.run(|level, task, range| $panels(level, task, range));
         }
-        for_each_isa! { fn $panels(job: &Job<'_, $w>, range: Range<usize>) = panels }
+        for_each_isa! { fn $panels(task: &Task<'_, $w>, range: Range<usize>) = panels }
     };
 }
 
@@ -171,62 +178,63 @@ for_weight!(run_bf16, panels_bf16, bf16);
 /// All rows of the panels in `range`.
 ///
 /// # Safety
-/// The machine has `I`; nobody else writes these columns of `y`.
+/// The machine has `I`; no other thread writes these columns of `y`.
 #[inline(always)]
-unsafe fn panels<I: Isa>(job: &Job<'_, impl Weight>, range: Range<usize>) {
-    if job.x.rows == 1 {
-        // Several panels at once, because one row's two or four sums could not hide the latency of a multiply-add.
+unsafe fn panels<I: Isa>(task: &Task<'_, impl Weight>, range: Range<usize>) {
+    if task.x.rows == 1 {
+        // Several panels at once: the two or four sums of a single row cannot hide the latency of a multiply-add.
         let fours = range.start + range.len() / 4 * 4;
         for first in (range.start..fours).step_by(4) {
-            // SAFETY: the caller's contract.
-            unsafe { tile::<I, _, 1, 4>(job, 0, first) };
+            // SAFETY: the contract of the caller.
+            unsafe { tile::<I, _, 1, 4>(task, 0, first) };
         }
         for first in fours..range.end {
-            // SAFETY: the caller's contract.
-            unsafe { tile::<I, _, 1, 1>(job, 0, first) };
+            // SAFETY: the contract of the caller.
+            unsafe { tile::<I, _, 1, 1>(task, 0, first) };
         }
         return;
     }
     for panel in range {
-        for &(row, size) in &job.x.blocks {
-            // SAFETY: the caller's contract.
+        for &(row, size) in &task.x.blocks {
+            // SAFETY: the contract of the caller.
             unsafe {
                 match size {
-                    1 => tile::<I, _, 1, 1>(job, row, panel),
-                    2 => tile::<I, _, 2, 1>(job, row, panel),
-                    3 => tile::<I, _, 3, 1>(job, row, panel),
-                    4 => tile::<I, _, 4, 1>(job, row, panel),
-                    5 => tile::<I, _, 5, 1>(job, row, panel),
-                    6 => tile::<I, _, 6, 1>(job, row, panel),
-                    7 => tile::<I, _, 7, 1>(job, row, panel),
-                    8 => tile::<I, _, 8, 1>(job, row, panel),
-                    9 => tile::<I, _, 9, 1>(job, row, panel),
-                    10 => tile::<I, _, 10, 1>(job, row, panel),
-                    11 => tile::<I, _, 11, 1>(job, row, panel),
-                    _ => tile::<I, _, 12, 1>(job, row, panel),
+                    1 => tile::<I, _, 1, 1>(task, row, panel),
+                    2 => tile::<I, _, 2, 1>(task, row, panel),
+                    3 => tile::<I, _, 3, 1>(task, row, panel),
+                    4 => tile::<I, _, 4, 1>(task, row, panel),
+                    5 => tile::<I, _, 5, 1>(task, row, panel),
+                    6 => tile::<I, _, 6, 1>(task, row, panel),
+                    7 => tile::<I, _, 7, 1>(task, row, panel),
+                    8 => tile::<I, _, 8, 1>(task, row, panel),
+                    9 => tile::<I, _, 9, 1>(task, row, panel),
+                    10 => tile::<I, _, 10, 1>(task, row, panel),
+                    11 => tile::<I, _, 11, 1>(task, row, panel),
+                    _ => tile::<I, _, 12, 1>(task, row, panel),
                 }
             }
         }
     }
 }
 
-/// `R` rows by `P` panels. Each sum runs over the inputs in order, in one accumulator, whatever `R` and `P`: that is what
-/// makes results independent of the number of rows.
+/// `R` rows by `P` panels. Each sum runs over the inputs in order, in one accumulator, whatever `R` and `P`: so results do
+/// not depend on the number of rows.
 ///
 /// # Safety
-/// The machine has `I`; the block and the panels exist; nobody else writes these columns of `y`.
+/// The machine has `I`; the block and the panels exist; no other thread writes these columns of `y`.
 #[inline(always)]
 unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
-    job: &Job<'_, W>,
+    task: &Task<'_, W>,
     row: usize,
     panel: usize,
 ) {
-    let (inputs, vectors) = (job.inputs, PANEL / I::LANES);
-    // SAFETY: a block starts at its first row times the width, and holds R rows; a panel holds `inputs` times PANEL weights;
-    // columns beyond `outputs` are not written.
+    let inputs = task.inputs;
+    let vectors = PANEL / I::LANES;
+    // SAFETY: a block starts at its first row times the width and holds R rows; a panel holds `inputs` times PANEL
+    // weights; columns beyond `outputs` are not written.
     unsafe {
-        let mut x = job.x.values.as_ptr().add(row * job.x.width);
-        let w = job.weights.as_ptr().add(panel * PANEL * inputs);
+        let mut x = task.x.values.as_ptr().add(row * task.x.width);
+        let w = task.weights.as_ptr().add(panel * PANEL * inputs);
         let mut sums = [[[I::splat(0.0); 4]; P]; R];
         for group in 0..inputs / STEP {
             for k in 0..STEP {
@@ -240,8 +248,8 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
         for (r, sums) in sums.iter().enumerate() {
             for (p, sums) in sums.iter().enumerate() {
                 let column = (panel + p) * PANEL;
-                let y = job.y.add((row + r) * job.outputs + column);
-                if column + PANEL <= job.outputs {
+                let y = task.y.add((row + r) * task.outputs + column);
+                if column + PANEL <= task.outputs {
                     for (v, &sum) in sums.iter().take(vectors).enumerate() {
                         I::store(y.add(v * I::LANES), sum);
                     }
@@ -250,7 +258,7 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
                     for (v, &sum) in sums.iter().take(vectors).enumerate() {
                         I::store(last.as_mut_ptr().add(v * I::LANES), sum);
                     }
-                    std::ptr::copy_nonoverlapping(last.as_ptr(), y, job.outputs - column);
+                    std::ptr::copy_nonoverlapping(last.as_ptr(), y, task.outputs - column);
                 }
             }
         }
@@ -270,14 +278,14 @@ unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
 ) {
     let vectors = PANEL / I::LANES;
     for p in 0..P {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of the caller.
         let load = |v: usize| unsafe { W::load::<I>(w.add(p * inputs * PANEL + v * I::LANES)) };
         if vectors == 2 {
-            // All weights first: an input then needs one register for a moment. The other way round the compiler keeps all inputs
-            // for the second vector, and has no registers left for the sums.
+            // All weights first: then each input needs a register only briefly. The other way round, the compiler keeps
+            // all inputs for the second vector and has no registers left for the sums.
             let weights = [load(0), load(1)];
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's contract.
+                // SAFETY: the contract of the caller.
                 let x = unsafe { I::splat(*x.add(r * STEP)) };
                 for (v, &weights) in weights.iter().enumerate() {
                     // SAFETY: as above.
@@ -289,7 +297,7 @@ unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
         for v in 0..vectors {
             let weights = load(v);
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's contract.
+                // SAFETY: the contract of the caller.
                 unsafe { sums[p][v] = I::mul_add(weights, I::splat(*x.add(r * STEP)), sums[p][v]) };
             }
         }
@@ -300,16 +308,16 @@ unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
 mod tests {
     use candle_core::Device;
 
-    use super::super::isa::all_levels;
     use super::*;
+    use crate::cpu::isa::all_levels;
 
     fn random(shape: (usize, usize)) -> Tensor {
         Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
     }
 
-    /// Every level, dtype and odd size against candle's own matmul.
+    /// Every level and dtype, and odd sizes.
     #[test]
-    fn equals_candles_matmul() {
+    fn results_equal_those_of_candle() {
         for level in all_levels() {
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 for (rows, inputs, outputs) in

@@ -22,9 +22,10 @@ impl CustomOp2 for RmsNorm {
         w: &CpuStorage,
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (contiguous(x, xl, self.name())?, contiguous(w, wl, self.name())?);
+        let x = contiguous(x, xl, self.name())?;
+        let w = contiguous(w, wl, self.name())?;
         if w.is_empty() || xl.dims().last() != Some(&w.len()) {
-            candle_core::bail!("rms-norm over {} values got {:?}", w.len(), xl.dims());
+            candle_core::bail!("rms-norm: {} weights for an input of shape {:?}", w.len(), xl.dims());
         }
         let mut y = vec![0f32; x.len()];
         rms_norm(level(), x, w, self.eps, &mut y);
@@ -82,10 +83,11 @@ impl CustomOp3 for LayerNorm {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (x, w) = (contiguous(x, xl, self.name())?, contiguous(w, wl, self.name())?);
+        let x = contiguous(x, xl, self.name())?;
+        let w = contiguous(w, wl, self.name())?;
         let b = contiguous(b, bl, self.name())?;
         if w.is_empty() || xl.dims().last() != Some(&w.len()) || b.len() != w.len() {
-            candle_core::bail!("layer-norm over {} values got {:?}", w.len(), xl.dims());
+            candle_core::bail!("layer-norm: {} weights for an input of shape {:?}", w.len(), xl.dims());
         }
         let mut y = vec![0f32; x.len()];
         layer_norm(level(), x, w, b, self.eps, &mut y);
@@ -108,8 +110,8 @@ unsafe fn layer_norm_rows<I: Isa>(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: 
     }
 }
 
-/// RMS normalisation, in place, of each head in the first columns of `x: [rows, width]`, as many columns as `weight` has: a weight
-/// for every head.
+/// RMS normalisation, in place, of each head in the first columns of `x: [rows, width]`. `weight: [heads * head_dim]` has
+/// a part for every such head.
 pub(crate) struct HeadRmsNorm {
     pub(crate) eps: f32,
     pub(crate) head_dim: usize,
@@ -122,7 +124,8 @@ impl InplaceOp2 for HeadRmsNorm {
 
     fn cpu_fwd(&self, x: &mut CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<()> {
         let (_, width) = xl.shape().dims2()?;
-        let (x, w) = (contiguous_mut(x, xl, self.name())?, contiguous(w, wl, self.name())?);
+        let x = contiguous_mut(x, xl, self.name())?;
+        let w = contiguous(w, wl, self.name())?;
         if w.len() > width || !w.len().is_multiple_of(self.head_dim.max(1)) {
             candle_core::bail!("head-rms-norm: {} weights do not fit rows of {width}", w.len());
         }
@@ -151,32 +154,36 @@ unsafe fn head_rms_norm_rows<I: Isa>(x: &mut [f32], w: &[f32], width: usize, op:
 mod tests {
     use candle_core::Tensor;
 
-    use super::super::rows::tests::{assert_close, random};
     use super::*;
+    use crate::cpu::rows::tests::{assert_close, random};
 
     #[test]
-    fn rms_norm_equals_candles() {
+    fn rms_norm_equals_that_of_candle() {
         for n in [8, 33, 384] {
-            let (x, w) = (random((5, n)), random((1, n)).flatten_all().unwrap());
+            let x = random((5, n));
+            let w = random((1, n)).flatten_all().unwrap();
             let ours = x.apply_op2_no_bwd(&w, &RmsNorm { eps: 1e-5 }).unwrap();
             assert_close(&ours, &candle_nn::ops::rms_norm(&x, &w, 1e-5).unwrap());
         }
     }
 
     #[test]
-    fn layer_norm_equals_candles() {
+    fn layer_norm_equals_that_of_candle() {
         for n in [8, 33, 384] {
-            let (x, w) = (random((5, n)), random((2, n)));
-            let (w, b) = (w.get(0).unwrap(), w.get(1).unwrap().contiguous().unwrap());
+            let x = random((5, n));
+            let parameters = random((2, n));
+            let w = parameters.get(0).unwrap();
+            let b = parameters.get(1).unwrap().contiguous().unwrap();
             let ours = x.apply_op3_no_bwd(&w, &b, &LayerNorm { eps: 1e-5 }).unwrap();
             assert_close(&ours, &candle_nn::ops::layer_norm(&x, &w, &b, 1e-5).unwrap());
         }
     }
 
     #[test]
-    fn heads_are_normalised_each_by_itself_and_values_left_alone() {
+    fn each_head_is_normalised_by_itself_and_values_are_unchanged() {
         let (rows, heads, dim) = (5, 3, 24);
-        let (x, w) = (random((rows, (heads + 1) * dim)), random((heads, dim)));
+        let x = random((rows, (heads + 1) * dim));
+        let w = random((heads, dim));
         let expected: Vec<Tensor> = (0..=heads)
             .map(|head| {
                 let x = x.narrow(1, head * dim, dim).unwrap().contiguous().unwrap();

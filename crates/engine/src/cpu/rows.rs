@@ -3,34 +3,35 @@
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape};
 
 use super::isa::{Isa, for_each_isa, level};
-use super::team;
+use super::thread_pool::parallel;
 
 /// The values of a contiguous f32 operand.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
-        None => candle_core::bail!("{op} needs contiguous operands"),
+        None => candle_core::bail!("{op}: the operand is not contiguous"),
     }
 }
 
-/// The values of a contiguous f32 operand, to be changed in place.
+/// The values of a contiguous f32 operand that is changed in place.
 pub(crate) fn contiguous_mut<'a>(
     storage: &'a mut CpuStorage,
     layout: &Layout,
     op: &str,
 ) -> Result<&'a mut [f32]> {
     let (CpuStorage::F32(values), Some((from, to))) = (storage, layout.contiguous_offsets()) else {
-        candle_core::bail!("{op} needs a contiguous f32 operand");
+        candle_core::bail!("{op}: the operand is not contiguous f32");
     };
     Ok(&mut values[from..to])
 }
 
-/// `e^x`, at most 2 units in the last place off between -87 and 88, clamped outside.
+/// `e^x`, with an error of at most 2 units in the last place between -87 and 88; `x` is clamped to that range.
 ///
-/// Without branches or calls, so that loops over it vectorise. Range reduction and polynomial: Cephes `expf`.
+/// It has no branches or calls, so that loops over it vectorise. Range reduction and polynomial are those of Cephes
+/// `expf`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    /// Adding it rounds to an integer and leaves that in the low bits.
+    /// Adding this rounds to an integer and leaves the integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -53,10 +54,11 @@ impl InplaceOp2 for AddAssign {
     }
 
     fn cpu_fwd(&self, x: &mut CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<()> {
-        let (x, y) = (contiguous_mut(x, xl, self.name())?, contiguous(y, yl, self.name())?);
+        let x = contiguous_mut(x, xl, self.name())?;
+        let y = contiguous(y, yl, self.name())?;
         let one_row = xl.dims().last().copied() == Some(y.len());
         if x.len() != y.len() && !one_row {
-            candle_core::bail!("add-assign of {:?} to {:?}", yl.dims(), xl.dims());
+            candle_core::bail!("add-assign: cannot add shape {:?} to {:?}", yl.dims(), xl.dims());
         }
         for x in x.chunks_exact_mut(y.len().max(1)) {
             for (x, y) in x.iter_mut().zip(y) {
@@ -67,7 +69,7 @@ impl InplaceOp2 for AddAssign {
     }
 }
 
-/// Gated activation: `[rows, 2n]`, gate and up side by side, to `silu(gate) * up: [rows, n]`.
+/// Gated activation: `[rows, 2n]`, with gate and up side by side, to `silu(gate) * up: [rows, n]`.
 pub(crate) struct SiluMul;
 
 impl CustomOp1 for SiluMul {
@@ -81,7 +83,7 @@ impl CustomOp1 for SiluMul {
         let n = width / 2;
         let mut y = vec![0f32; rows * n];
         let out = Rows(y.as_mut_ptr());
-        team::parallel(rows, rows > 1, |range| {
+        parallel(rows, rows > 1, |range| {
             // SAFETY: ranges of rows are disjoint and within `y`.
             let y = unsafe { std::slice::from_raw_parts_mut(out.start(range.start * n), range.len() * n) };
             silu_mul(level(), &x[range.start * width..range.end * width], n, y);
@@ -90,7 +92,7 @@ impl CustomOp1 for SiluMul {
     }
 }
 
-/// Rows that several threads write, each its own.
+/// A pointer to rows that several threads write, each its own.
 pub(super) struct Rows(pub(super) *mut f32);
 
 // SAFETY: threads write disjoint rows.
@@ -100,7 +102,7 @@ impl Rows {
     /// # Safety
     /// `at` is within the allocation.
     pub(super) unsafe fn start(&self, at: usize) -> *mut f32 {
-        // SAFETY: the caller's contract.
+        // SAFETY: the contract of the caller.
         unsafe { self.0.add(at) }
     }
 }
@@ -119,11 +121,12 @@ unsafe fn silu_mul_rows<I: Isa>(x: &[f32], n: usize, y: &mut [f32]) {
     }
 }
 
-/// Rotary embedding in place on the first `heads` heads of `[rows, width]`; the halves of a head are the pairs (the HF
-/// layout of Llama).
+/// Rotary embedding, in place, of the first `heads` heads of `[rows, width]`. A pair is a value of the first half of a head
+/// and the same value of the second half (the HF layout of Llama).
 pub(crate) struct Rope<'a> {
-    /// `[rows, head_dim / 2]`, by the position of each row.
+    /// `[rows, head_dim / 2]`, for the position of each row.
     pub(crate) cos: &'a [f32],
+    /// As `cos`.
     pub(crate) sin: &'a [f32],
     pub(crate) heads: usize,
     pub(crate) head_dim: usize,
@@ -179,22 +182,25 @@ pub(super) mod tests {
 
     pub(crate) fn assert_close(ours: &Tensor, theirs: &Tensor) {
         let diff = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(diff < 1e-5, "differs by {diff}");
+        assert!(diff < 1e-5, "the difference is {diff}");
     }
 
     #[test]
     fn exp_is_the_exponential() {
         for i in -8600..8700 {
             let x = i as f32 / 100.0;
-            let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!((ours / exact - 1.0).abs() < 3e-7, "exp({x}) = {ours}, exactly {exact}");
+            let ours = f64::from(exp(x));
+            let exact = f64::from(x).exp();
+            assert!((ours / exact - 1.0).abs() < 3e-7, "exp({x}) is {ours} instead of {exact}");
         }
-        assert_eq!((exp(0.0), exp(f32::NEG_INFINITY) < 1e-37), (1.0, true));
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 1e-37);
     }
 
     #[test]
-    fn one_row_is_added_to_all() {
-        let (x, bias) = (random((5, 33)), random((1, 33)).flatten_all().unwrap());
+    fn a_single_row_is_added_to_every_row() {
+        let x = random((5, 33));
+        let bias = random((1, 33)).flatten_all().unwrap();
         let expected = x.broadcast_add(&bias).unwrap();
         x.inplace_op2(&bias, &AddAssign).unwrap();
         assert_close(&x, &expected);
@@ -202,27 +208,29 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn silu_mul_equals_candles() {
+    fn silu_mul_equals_that_of_candle() {
         let x = random((7, 66));
-        let (gate, up) = (x.narrow(1, 0, 33).unwrap(), x.narrow(1, 33, 33).unwrap());
+        let gate = x.narrow(1, 0, 33).unwrap();
+        let up = x.narrow(1, 33, 33).unwrap();
         let theirs = (gate.silu().unwrap() * up).unwrap();
         assert_close(&x.apply_op1_no_bwd(&SiluMul).unwrap(), &theirs);
     }
 
     #[test]
-    fn rope_equals_candles_and_leaves_values_alone() {
+    fn rope_equals_that_of_candle_and_leaves_values_unchanged() {
         let (rows, heads, dim) = (5, 3, 8);
-        // Three heads to rotate, one (a value head) to leave.
+        // Three heads to rotate, followed by a value head.
         let x = random((rows, (heads + 1) * dim));
         let angle = random((rows, dim / 2));
-        let (cos, sin) = (angle.cos().unwrap(), angle.sin().unwrap());
+        let cos = angle.cos().unwrap();
+        let sin = angle.sin().unwrap();
         let rotated = x.narrow(1, 0, heads * dim).unwrap().reshape((1, rows, heads, dim)).unwrap();
         let rotated = rotated.transpose(1, 2).unwrap().contiguous().unwrap();
         let rotated = candle_nn::rotary_emb::rope(&rotated, &cos, &sin).unwrap();
         let rotated = rotated.transpose(1, 2).unwrap().reshape((rows, heads * dim)).unwrap();
         let theirs = Tensor::cat(&[rotated, x.narrow(1, heads * dim, dim).unwrap()], D::Minus1).unwrap();
-        let (cos, sin) = (cos.flatten_all().unwrap(), sin.flatten_all().unwrap());
-        let (cos, sin) = (cos.to_vec1().unwrap(), sin.to_vec1().unwrap());
+        let cos: Vec<f32> = cos.flatten_all().unwrap().to_vec1().unwrap();
+        let sin: Vec<f32> = sin.flatten_all().unwrap().to_vec1().unwrap();
         x.inplace_op1(&Rope { cos: &cos, sin: &sin, heads, head_dim: dim }).unwrap();
         assert_close(&x, &theirs);
     }

@@ -1,4 +1,4 @@
-//! Where and in which precision a model runs.
+//! Where a model runs, and in which precision.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 
-use crate::LoadError;
+use super::error::LoadError;
 
 /// A device by name: `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -20,27 +20,36 @@ pub enum DeviceChoice {
 
 impl DeviceChoice {
     /// Opens the device.
+    ///
+    /// # Errors
+    /// If the binary was built without CUDA, or the driver or the GPU is missing.
     pub fn open(self) -> Result<Device, LoadError> {
         let Self::Cuda(index) = self else { return Ok(Device::Cpu) };
         let unavailable = |reason: String| LoadError::Device { device: self.to_string(), reason };
         if !cfg!(feature = "cuda") {
             return Err(unavailable(
-                "this binary was built without CUDA; build it with --features cuda".into(),
+                "this binary was built without CUDA: build it with --features cuda".into(),
             ));
         }
-        // Where libcuda is missing, opening a device panics instead of returning an error; nobody needs that story.
-        static PROBE: Mutex<()> = Mutex::new(());
-        let probe = PROBE.lock().unwrap_or_else(PoisonError::into_inner);
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let opened = std::panic::catch_unwind(|| Device::new_cuda(index));
-        std::panic::set_hook(hook);
-        drop(probe);
-        match opened {
-            Ok(device) => device.map_err(|e| unavailable(e.to_string())),
-            Err(_) => Err(unavailable("the CUDA driver (libcuda) could not be loaded".into())),
+        match catch_silently(|| Device::new_cuda(index)) {
+            Some(device) => device.map_err(|e| unavailable(e.to_string())),
+            None => Err(unavailable("the CUDA driver (libcuda) could not be loaded".into())),
         }
     }
+}
+
+/// Runs `open`; `None` if it panics, without a message on stderr.
+///
+/// Without libcuda, opening a device panics instead of returning an error, and that backtrace helps no user.
+fn catch_silently<T>(open: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
+    // The panic hook belongs to the process: one probe at a time may replace it.
+    static PROBE: Mutex<()> = Mutex::new(());
+    let _probe = PROBE.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let opened = std::panic::catch_unwind(open);
+    std::panic::set_hook(hook);
+    opened.ok()
 }
 
 impl fmt::Display for DeviceChoice {
@@ -56,37 +65,35 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name.split_once(':') {
-            None if name == "cpu" => Ok(Self::Cpu),
-            None if name == "cuda" => Ok(Self::Cuda(0)),
-            Some(("cuda", index)) if index.parse::<usize>().is_ok() => {
-                Ok(Self::Cuda(index.parse().unwrap_or_default()))
-            }
-            _ => Err(format!("{name:?} is no device: use cpu or cuda:N")),
-        }
+        let index = match name {
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            _ => name.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
+        };
+        index.map(Self::Cuda).ok_or_else(|| format!("{name:?} is not a device: use cpu or cuda:N"))
     }
 }
 
 /// The dtype that weights are kept in.
 ///
-/// On a GPU it is the dtype of the arithmetic too. On the CPU the arithmetic is f32 and weights are widened as they are
-/// read, so that `auto` (the checkpoint's own dtype) loses nothing and reads least.
+/// On a GPU it is also the dtype of the arithmetic. On the CPU the arithmetic is f32 and weights are widened as they
+/// are read, so `auto` (the dtype of the checkpoint) loses nothing and reads the least memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WeightDtype {
     /// As in the checkpoint.
     #[default]
     Auto,
-    /// 32-bit.
+    /// 32-bit floating point.
     F32,
-    /// 16-bit, 8 bits of exponent.
+    /// 16-bit floating point with 8 bits of exponent.
     Bf16,
-    /// 16-bit, 5 bits of exponent.
+    /// 16-bit floating point with 5 bits of exponent.
     F16,
 }
 
 impl WeightDtype {
     /// The dtype for a tensor that the checkpoint stores as `stored`.
-    pub(crate) fn resolve(self, stored: DType) -> DType {
+    pub(super) fn resolve(self, stored: DType) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
@@ -106,17 +113,17 @@ impl FromStr for WeightDtype {
             "f32" | "float32" => Ok(Self::F32),
             "bf16" | "bfloat16" => Ok(Self::Bf16),
             "f16" | "float16" => Ok(Self::F16),
-            _ => Err(format!("{name:?} is no dtype: use auto, f32, bf16 or f16")),
+            _ => Err(format!("{name:?} is not a dtype: use auto, f32, bf16 or f16")),
         }
     }
 }
 
-/// Which kernels a CPU uses.
+/// The kernels that a CPU uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Kernels {
-    /// Ours: packed weights, tree attention.
+    /// Those of this crate: packed weights, tree attention.
     #[default]
     Packed,
-    /// candle's own operations, as on a GPU: to check and to time against.
+    /// candle's own operations, as on a GPU: a reference for results and times.
     Candle,
 }

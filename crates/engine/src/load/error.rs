@@ -1,13 +1,14 @@
-use std::path::PathBuf;
+//! Why a model could not be loaded.
 
-use tandem_decoding::TokenId;
+use std::path::{Path, PathBuf};
+
 use thiserror::Error;
 
 /// Why a model could not be loaded.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum LoadError {
-    #[error("{0} is neither a directory, nor a .gguf file, nor a config.json, nor a hub id like org/name")]
+    #[error("{0} is neither a directory, nor a .gguf file, nor a config.json, nor a hub id such as org/name")]
     NoSuchModel(String),
     #[error("{path} is missing: a model directory needs config.json, tokenizer.json and *.safetensors")]
     MissingFile { path: PathBuf },
@@ -17,8 +18,10 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the client of the model hub cannot be set up; use a local directory instead")]
+    HubClient(#[source] Box<hf_hub::api::sync::ApiError>),
     #[error(
-        "cannot fetch {file} of {id} from the model hub; with no network, give a local directory instead"
+        "cannot fetch {file} of {id} from the model hub; without a network, use a local directory instead"
     )]
     Hub {
         id: String,
@@ -27,13 +30,15 @@ pub enum LoadError {
         source: Box<hf_hub::api::sync::ApiError>,
     },
     #[error(
-        "{file} of {id} (revision {revision}) is not in {cache}, and HF_HUB_OFFLINE forbids to fetch it; unset it, or give a \
-         local directory"
+        "{file} of {id} (revision {revision}) is not in the cache {cache}, and HF_HUB_OFFLINE forbids downloads: \
+         unset it, or use a local directory"
     )]
     NotCached { id: String, revision: String, file: String, cache: PathBuf },
-    #[error("{model} has no tokenizer.json beside it: put that of the model it was made from there")]
-    NoTokenizerBeside { model: PathBuf },
-    #[error("{path} is not valid")]
+    #[error(
+        "there is no tokenizer.json in the directory of {model}: copy it from the model that the file was made from"
+    )]
+    NoTokenizer { model: PathBuf },
+    #[error("{path} cannot be parsed")]
     Json {
         path: PathBuf,
         #[source]
@@ -43,53 +48,41 @@ pub enum LoadError {
     Unsupported { path: PathBuf, what: String },
     #[error("the weights {path} are corrupt or truncated: {reason}")]
     CorruptWeights { path: PathBuf, reason: String },
-    #[error("the weights have no tensor {name}: they do not belong to this configuration")]
+    #[error("the weights have no tensor {name}: use the configuration that belongs to them")]
     MissingTensor { name: String },
-    #[error("tensor {name} has shape {found:?}, the configuration asks for {expected:?}")]
+    #[error("tensor {name} has shape {found:?}, but the configuration requires {expected:?}")]
     WrongShape { name: String, expected: Vec<usize>, found: Vec<usize> },
-    #[error("{path} is no tokenizer: {reason}")]
+    #[error("{path} is not a valid tokenizer: {reason}")]
     Tokenizer { path: PathBuf, reason: String },
-    #[error("the tokenizer has token id {token}, the model only {vocab} rows: they do not belong together")]
+    #[error(
+        "the tokenizer has token id {token}, but the model has only {vocab} embeddings: use the tokenizer of this model"
+    )]
     TokenizerTooLarge { token: u32, vocab: usize },
     #[error("device {device} is not available: {reason}")]
     Device { device: String, reason: String },
-    #[error("the model thread ended while it was loading")]
+    #[error("the model thread ended while it was loading the model")]
     ThreadEnded,
-    #[error("the first passes failed: {0}")]
+    #[error("the warm-up passes failed: {0}")]
     WarmUp(String),
-    #[error("no KV cache: {0}; set --kv-cache-tokens")]
+    #[error("the KV cache cannot be set up: {0}")]
     KvCache(String),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
-/// Why a pass or a session was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum EngineError {
-    #[error("position {position} is outside the model's context of {limit} tokens")]
-    ContextFull { position: usize, limit: usize },
-    #[error("token {token} is outside the vocabulary of {vocab} tokens")]
-    TokenOutOfRange { token: TokenId, vocab: usize },
-    #[error(
-        "the KV cache holds {total} tokens and {free} are free, but {needed} are needed: try again later or ask for fewer"
-    )]
-    BudgetFull { needed: usize, free: usize, total: usize },
-    #[error("the pass is inconsistent: {0}")]
-    InvalidPass(String),
-    #[error("the model failed: {0}")]
-    Failed(String),
-    #[error("the model thread has stopped")]
-    Stopped,
-}
-
-impl From<candle_core::Error> for EngineError {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Failed(error.to_string())
+impl LoadError {
+    pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.to_owned(), source }
     }
-}
 
-/// candle attaches backtraces to its messages; a person wants the first line.
-pub(crate) fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    /// A file that says something which is not supported.
+    pub(crate) fn unsupported(path: &Path, what: String) -> Self {
+        Self::Unsupported { path: path.to_owned(), what }
+    }
+
+    pub(crate) fn corrupt(path: &Path, error: &candle_core::Error) -> Self {
+        // candle appends a backtrace to the message.
+        let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+        Self::CorruptWeights { path: path.to_owned(), reason }
+    }
 }

@@ -1,4 +1,4 @@
-//! GGUF files: metadata and tensors, as candle reads them.
+//! GGUF files: their metadata and tensors, as candle reads them.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -10,8 +10,7 @@ use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 
-use crate::LoadError;
-use crate::error::first_line;
+use super::error::LoadError;
 
 /// An open GGUF file.
 pub(crate) struct Gguf {
@@ -22,10 +21,9 @@ pub(crate) struct Gguf {
 
 impl Gguf {
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        let read = |source| LoadError::Read { path: path.to_owned(), source };
-        let mut file = BufReader::new(File::open(path).map_err(read)?);
-        let content = Content::read(&mut file)
-            .map_err(|e| LoadError::CorruptWeights { path: path.to_owned(), reason: first_line(&e) })?;
+        let file = File::open(path).map_err(|source| LoadError::read(path, source))?;
+        let mut file = BufReader::new(file);
+        let content = Content::read(&mut file).map_err(|error| LoadError::corrupt(path, &error))?;
         Ok(Self { path: path.to_owned(), content, file: RefCell::new(file) })
     }
 
@@ -33,7 +31,7 @@ impl Gguf {
         &self.path
     }
 
-    /// What kind of model it is; empty if it does not say.
+    /// The architecture of the model; empty if the file does not state it.
     pub(crate) fn architecture(&self) -> &str {
         let name = self.metadata("general.architecture").and_then(|value| value.to_string().ok());
         name.map(String::as_str).unwrap_or_default()
@@ -43,13 +41,13 @@ impl Gguf {
         self.content.metadata.get(key)
     }
 
-    /// Names and dtypes of the matrices.
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = (&str, GgmlDType)> {
-        let matrices = self.content.tensor_infos.iter().filter(|(_, info)| info.shape.rank() == 2);
-        matrices.map(|(name, info)| (name.as_str(), info.ggml_dtype))
+    /// The dtypes of the matrices.
+    pub(crate) fn matrix_dtypes(&self) -> impl Iterator<Item = GgmlDType> {
+        let matrices = self.content.tensor_infos.values().filter(|info| info.shape.rank() == 2);
+        matrices.map(|info| info.ggml_dtype)
     }
 
-    /// Names of all tensors.
+    /// The names of all tensors.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.content.tensor_infos.keys().map(String::as_str)
     }
@@ -58,26 +56,29 @@ impl Gguf {
         self.content.tensor_infos.contains_key(name)
     }
 
-    /// Sizes of a tensor, rows first.
+    /// The shape of a tensor, `[rows, columns]` for a matrix.
     pub(crate) fn shape(&self, name: &str) -> Result<&[usize], LoadError> {
-        let info = self.content.tensor_infos.get(name);
-        info.map(|i| i.shape.dims()).ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })
+        match self.content.tensor_infos.get(name) {
+            Some(info) => Ok(info.shape.dims()),
+            None => Err(LoadError::MissingTensor { name: name.to_owned() }),
+        }
     }
 
-    /// The tensor `name`, as it is stored.
+    /// The tensor `name` in the form in which it is stored.
     pub(crate) fn tensor(&self, name: &str, device: &Device) -> Result<QTensor, LoadError> {
         self.shape(name)?;
         let read = self.content.tensor(&mut *self.file.borrow_mut(), name, device);
-        read.map_err(|e| LoadError::CorruptWeights { path: self.path.clone(), reason: first_line(&e) })
+        read.map_err(|error| LoadError::corrupt(&self.path, &error))
     }
 }
 
-/// `tensor: [heads * head_dim, ..]` with the rows of every head in another order.
+/// Reorders the rows within each head of `tensor: [heads * head_dim, ..]`.
 ///
-/// In the files of the `llama` architecture the two values of a rotary pair stand side by side; in the layout of the decoder they
-/// are half a head apart. Rows are whole numbers of quantisation blocks, so they move as they are.
-pub(crate) fn rotary_halves(tensor: QTensor, heads: usize) -> candle_core::Result<QTensor> {
-    let (dims, device) = (tensor.shape().dims().to_vec(), tensor.device());
+/// Files of the `llama` architecture store the two values of a rotary pair next to each other; the decoder expects
+/// them half a head apart. Rows are whole numbers of quantisation blocks, so they move as they are.
+pub(super) fn rotary_halves(tensor: QTensor, heads: usize) -> candle_core::Result<QTensor> {
+    let device = tensor.device();
+    let dims = tensor.shape().dims().to_vec();
     let rows = dims.first().copied().unwrap_or(0);
     let half = rows / heads / 2;
     let data = tensor.data()?;
@@ -93,7 +94,7 @@ pub(crate) fn rotary_halves(tensor: QTensor, heads: usize) -> candle_core::Resul
     qtensor_from_ggml(tensor.dtype(), &moved, dims, &device)
 }
 
-/// Whether it has fewer bits than a number.
-pub(crate) fn is_quantised(dtype: GgmlDType) -> bool {
+/// Whether values of this dtype are stored in quantised blocks.
+pub(super) fn is_quantised(dtype: GgmlDType) -> bool {
     !matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }

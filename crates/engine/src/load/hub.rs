@@ -5,30 +5,32 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use crate::{LoadError, Progress};
+use super::error::LoadError;
+use super::options::Progress;
 
-/// Tries of a download that breaks off, each from where the one before stopped.
+/// Attempts to resume a download that breaks off.
 const RETRIES: usize = 3;
 
 /// One revision of a model on the hub.
-pub(crate) struct HubModel {
+pub(super) struct HubModel {
     id: String,
     revision: String,
     cache: Cache,
-    /// `None` when only the cache may be used.
+    /// `None` if only the cache may be used.
     remote: Option<ApiRepo>,
 }
 
 impl HubModel {
-    /// With the settings that the environment has for all programs that use the hub: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
-    /// `HF_HUB_OFFLINE`.
-    pub(crate) fn from_env(id: &str, revision: &str) -> Result<Self, LoadError> {
-        let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let cache =
-            setting("HF_HUB_CACHE").map_or_else(Cache::from_env, |path| Cache::new(PathBuf::from(path)));
+    /// The model `id`, with the settings that all programs take from the environment: `HF_HOME`, `HF_HUB_CACHE`,
+    /// `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`.
+    pub(super) fn from_env(id: &str, revision: &str) -> Result<Self, LoadError> {
+        let cache = match setting("HF_HUB_CACHE") {
+            Some(path) => Cache::new(PathBuf::from(path)),
+            None => Cache::from_env(),
+        };
         let model = Self { id: id.to_owned(), revision: revision.to_owned(), cache, remote: None };
-        let offline = setting("HF_HUB_OFFLINE");
-        if offline.is_some_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")) {
+        let offline = setting("HF_HUB_OFFLINE").map(|value| value.to_ascii_lowercase());
+        if offline.is_some_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on")) {
             return Ok(model);
         }
         let mut builder = ApiBuilder::from_env()
@@ -38,12 +40,12 @@ impl HubModel {
         if let Some(token) = setting("HF_TOKEN") {
             builder = builder.with_token(Some(token));
         }
-        let api = builder.build().map_err(|e| model.error("anything", e))?;
+        let api = builder.build().map_err(|error| LoadError::HubClient(Box::new(error)))?;
         Ok(Self { remote: Some(api.repo(model.repo())), ..model })
     }
 
     /// The file `name`: from the cache, or fetched into it.
-    pub(crate) fn get(&self, name: &str, progress: Option<&Progress>) -> Result<PathBuf, LoadError> {
+    pub(super) fn get(&self, name: &str, progress: Option<&Progress>) -> Result<PathBuf, LoadError> {
         if let Some(path) = self.cached(name) {
             return Ok(path);
         }
@@ -56,26 +58,32 @@ impl HubModel {
             });
         };
         let download = Download { progress: progress.cloned(), done: 0, size: 0 };
-        remote.download_with_progress(name, download).map_err(|e| self.error(name, e))
+        remote.download_with_progress(name, download).map_err(|error| LoadError::Hub {
+            id: self.id.clone(),
+            file: name.to_owned(),
+            source: Box::new(error),
+        })
     }
 
     fn cached(&self, name: &str) -> Option<PathBuf> {
         let repo = self.cache.repo(self.repo());
-        // A revision that is a commit has no reference to look up.
-        let of_commit = || Some(repo.pointer_path(&self.revision).join(name)).filter(|path| path.exists());
-        repo.get(name).or_else(of_commit)
+        repo.get(name).or_else(|| {
+            // Branches and tags are looked up as references; a commit names its directory itself.
+            Some(repo.pointer_path(&self.revision).join(name)).filter(|path| path.exists())
+        })
     }
 
     fn repo(&self) -> Repo {
         Repo::with_revision(self.id.clone(), RepoType::Model, self.revision.clone())
     }
-
-    fn error(&self, file: &str, source: hf_hub::api::sync::ApiError) -> LoadError {
-        LoadError::Hub { id: self.id.clone(), file: file.to_owned(), source: Box::new(source) }
-    }
 }
 
-/// Tells how far a download is.
+/// An environment variable that is set and not empty.
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reports the progress of a download.
 struct Download {
     progress: Option<Progress>,
     done: u64,
@@ -83,9 +91,10 @@ struct Download {
 }
 
 impl hf_hub::api::Progress for Download {
+    /// Called at the start of every attempt.
     fn init(&mut self, size: usize, filename: &str) {
-        // Every try begins with this.
-        (self.size, self.done) = (size as u64, 0);
+        self.size = size as u64;
+        self.done = 0;
         tracing::info!(file = filename, mebibytes = size >> 20, "fetching from the model hub");
     }
 
@@ -104,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filled_cache_serves_branches_and_commits() {
+    fn cached_files_are_found_by_branch_and_by_commit() {
         let home = tempfile::tempdir().unwrap();
         let model = home.path().join("models--acme--small");
         let commit = "0123456789abcdef0123456789abcdef01234567";

@@ -1,23 +1,25 @@
-//! Where a model's files are.
+//! Where the files of a model are.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::hub::HubModel;
-use crate::{LoadError, Progress};
+use super::error::LoadError;
+use super::hub::HubModel;
+use super::json_file::read_json;
+use super::options::Progress;
 
 /// A model by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A directory in HF layout.
+    /// A directory in the layout of the HF hub.
     Directory(PathBuf),
-    /// A GGUF file with a `tokenizer.json` beside it.
+    /// A GGUF file with a `tokenizer.json` in the same directory.
     Gguf(PathBuf),
-    /// A `config.json` without weights, maybe with a tokenizer beside it: its shape with random weights, to time large models without
-    /// having them.
+    /// A `config.json` without weights, with or without a tokenizer in the same directory. The model gets random
+    /// weights of that shape: large models can be timed without their weights.
     RandomWeights(PathBuf),
-    /// A model of the HF hub; its local cache is used first.
+    /// A model on the HF hub. The local cache is tried first.
     Hub {
         /// `org/name`.
         id: String,
@@ -29,15 +31,15 @@ pub enum ModelSource {
 /// The files of a model.
 #[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// `config.json`; a GGUF file is its own.
+    /// `config.json`, or the GGUF file.
     pub config: PathBuf,
     /// `generation_config.json`, if there is one.
     pub generation: Option<PathBuf>,
-    /// `tokenizer.json`; random weights may have none.
+    /// `tokenizer.json`. Only a model with random weights may have none.
     pub tokenizer: Option<PathBuf>,
-    /// Safetensors files; empty for random weights and for a GGUF file.
+    /// Safetensors files. Empty for random weights and for a GGUF file.
     pub weights: Vec<PathBuf>,
-    /// The GGUF file.
+    /// The GGUF file, if the model is one.
     pub gguf: Option<PathBuf>,
 }
 
@@ -51,33 +53,32 @@ const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
 impl ModelSource {
-    /// An existing directory, an existing `.json` or `.gguf` file, or a hub id.
+    /// An existing directory, an existing `.json` or `.gguf` file, or a hub id. `revision` applies to a hub id and
+    /// defaults to `main`.
+    ///
+    /// # Errors
+    /// If `name` is none of these.
     pub fn parse(name: &str, revision: Option<&str>) -> Result<Self, LoadError> {
         let path = Path::new(name);
         if path.is_dir() {
             return Ok(Self::Directory(path.to_owned()));
         }
-        let is_file = |extension: &str| path.is_file() && path.extension().is_some_and(|e| e == extension);
-        if is_file("json") {
+        let extension = path.extension().filter(|_| path.is_file());
+        if extension.is_some_and(|extension| extension == "json") {
             return Ok(Self::RandomWeights(path.to_owned()));
         }
-        if is_file("gguf") {
+        if extension.is_some_and(|extension| extension == "gguf") {
             return Ok(Self::Gguf(path.to_owned()));
         }
-        let word = |s: &str| {
-            !s.is_empty()
-                && !s.starts_with('.')
-                && s.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
-        };
         match name.split_once('/') {
-            Some((org, model)) if word(org) && word(model) => {
+            Some((org, model)) if is_hub_name(org) && is_hub_name(model) => {
                 Ok(Self::Hub { id: name.to_owned(), revision: revision.unwrap_or("main").to_owned() })
             }
             _ => Err(LoadError::NoSuchModel(name.to_owned())),
         }
     }
 
-    /// The name it was given.
+    /// The name that the source was parsed from.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Hub { id, .. } => id.clone(),
@@ -87,22 +88,26 @@ impl ModelSource {
         }
     }
 
-    /// Finds the files, fetching from the hub what is not cached; `progress` is told of each file by itself.
+    /// Finds the files, and fetches those of a hub model that are not in the cache. `progress` counts each file
+    /// separately.
+    ///
+    /// # Errors
+    /// If a file that the model needs is missing or cannot be fetched.
     pub fn files(&self, progress: Option<&Progress>) -> Result<ModelFiles, LoadError> {
         match self {
             Self::RandomWeights(config) => Ok(ModelFiles {
                 config: config.clone(),
                 generation: None,
-                tokenizer: beside(config, "tokenizer.json"),
+                tokenizer: sibling(config, "tokenizer.json"),
                 weights: Vec::new(),
                 gguf: None,
             }),
             Self::Gguf(path) => {
-                let tokenizer = beside(path, "tokenizer.json")
-                    .ok_or_else(|| LoadError::NoTokenizerBeside { model: path.clone() })?;
+                let tokenizer = sibling(path, "tokenizer.json")
+                    .ok_or_else(|| LoadError::NoTokenizer { model: path.clone() })?;
                 Ok(ModelFiles {
                     config: path.clone(),
-                    generation: beside(path, "generation_config.json"),
+                    generation: sibling(path, "generation_config.json"),
                     tokenizer: Some(tokenizer),
                     weights: Vec::new(),
                     gguf: Some(path.clone()),
@@ -120,19 +125,29 @@ impl ModelSource {
     }
 }
 
+/// Whether `name` can be an organisation or a model on the hub.
+fn is_hub_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
+}
+
 /// The file `name` in the directory of `path`, if there is one.
-fn beside(path: &Path, name: &str) -> Option<PathBuf> {
+fn sibling(path: &Path, name: &str) -> Option<PathBuf> {
     Some(path.with_file_name(name)).filter(|path| path.is_file())
 }
 
+/// The files of a model in HF layout, each of which `get` finds or fetches.
 fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFiles, LoadError> {
     let config = get("config.json")?;
     let tokenizer = Some(get("tokenizer.json")?);
-    // Read from beside the tokenizer, if they exist: the hub's cache keeps a model's files together.
+    // Fetched for `Vocabulary`, which reads them from the directory of the tokenizer. The hub's cache stores the
+    // files of a model in one directory.
     for optional in ["tokenizer_config.json", "chat_template.jinja"] {
         let _ = get(optional);
     }
-    // A hub answers "no such file" and "no network" alike; the files that must exist have told them apart above.
+    // A missing file and a missing network give the same error here. Without a network, the required files above
+    // have failed already.
     let generation = get("generation_config.json").ok();
     let weights = match get(SINGLE) {
         Ok(single) => vec![single],
@@ -146,17 +161,15 @@ fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFile
 
 /// The distinct files of a shard index.
 fn shards(index: &Path) -> Result<Vec<String>, LoadError> {
-    let text = std::fs::read(index).map_err(|source| LoadError::Read { path: index.to_owned(), source })?;
-    let json: ShardIndex =
-        serde_json::from_slice(&text).map_err(|source| LoadError::Json { path: index.to_owned(), source })?;
+    let json: ShardIndex = read_json(index)?;
     let mut names: Vec<String> = json.weight_map.into_values().collect();
     names.sort();
     names.dedup();
     match names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
-        Some(name) => Err(LoadError::Unsupported {
-            path: index.to_owned(),
-            what: format!("{name:?} is no plain file name beside it"),
-        }),
+        Some(name) => Err(LoadError::unsupported(
+            index,
+            format!("{name:?} is not a valid shard: it must be the name of a file in the same directory"),
+        )),
         None => Ok(names),
     }
 }
@@ -176,8 +189,8 @@ mod tests {
         let gguf = dir.path().join("model.gguf");
         std::fs::write(&gguf, "").unwrap();
         assert_eq!(parse(gguf.to_str().unwrap()), Some(ModelSource::Gguf(gguf.clone())));
-        let alone = ModelSource::Gguf(gguf).files(None).unwrap_err();
-        assert!(alone.to_string().contains("no tokenizer.json beside it"), "{alone}");
+        let error = ModelSource::Gguf(gguf).files(None).unwrap_err().to_string();
+        assert!(error.contains("no tokenizer.json in the directory of"), "{error}");
         let hub = ModelSource::Hub { id: "meta-llama/Llama-3.2-1B".into(), revision: "main".into() };
         assert_eq!(parse("meta-llama/Llama-3.2-1B"), Some(hub));
         for nothing in ["no-such-dir", "a/b/c", "/no/such", "./x", "", "org/", "org/../x"] {
@@ -186,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_directory_says_what_is_missing() {
+    fn the_error_for_an_empty_directory_names_the_missing_file() {
         let dir = tempfile::tempdir().unwrap();
         let error = ModelSource::Directory(dir.path().into()).files(None).unwrap_err();
         assert!(error.to_string().contains("config.json is missing"), "{error}");

@@ -1,62 +1,39 @@
-//! The seam between the model thread and a model: one small trait.
+//! The interface between the runtime and a model: one small trait.
 
 use tandem_decoding::{AncestorMask, TokenId};
 
-use crate::EngineError;
+use super::error::EngineError;
 
 /// One session's part of a forward pass.
 ///
-/// The session's KV cache holds `prefix` rows that every row of the pass sees, and maybe rows behind them that only
-/// some see (a tree that grows). The pass appends one cache row per token.
+/// The KV cache of the session holds `prefix` rows that every row of the pass attends to. It may hold more rows after
+/// them that only some rows attend to: those of a tree that grows depth by depth. The pass appends one cache row per
+/// token.
 #[derive(Clone, Debug)]
 pub struct Pass {
-    /// Cache rows that every row of the pass sees.
+    /// Cache rows that every row of the pass attends to.
     pub prefix: usize,
-    /// The new rows.
+    /// The tokens of the new rows.
     pub tokens: Vec<TokenId>,
-    /// Of each token: its index in the text; siblings of a tree share one.
+    /// The position of each token in its sequence. Siblings of a tree share one.
     pub positions: Vec<usize>,
-    /// What each new row sees behind the prefix, itself included.
+    /// The cache rows after the prefix that each new row attends to, itself included.
     pub mask: AncestorMask,
-    /// The rows of the pass whose logits are wanted, in the order wanted.
+    /// The rows of the pass whose logits are needed, in the order in which they are returned.
     pub logits: Vec<usize>,
 }
 
 impl Pass {
-    /// `tokens` in plain causal order behind `prefix` rows, without logits.
+    /// `tokens` in causal order after `prefix` rows, without logits.
     pub fn causal(prefix: usize, tokens: Vec<TokenId>) -> Self {
         let positions = (prefix..prefix + tokens.len()).collect();
         let mask = AncestorMask::causal(tokens.len());
         Self { prefix, tokens, positions, mask, logits: Vec::new() }
     }
 
-    /// Checks the pass against a cache of `cached` rows and a model.
+    /// Checks the pass against a cache of `cached` rows and the limits of a model.
     pub(crate) fn check(&self, cached: usize, vocab: usize, context: usize) -> Result<(), EngineError> {
-        let rows = self.tokens.len();
-        let invalid = |what: String| Err(EngineError::InvalidPass(what));
-        if self.prefix > cached {
-            return invalid(format!("a prefix of {} rows in a cache of {cached}", self.prefix));
-        }
-        if self.positions.len() != rows || self.mask.rows() != rows {
-            return invalid(format!(
-                "{rows} tokens, {} positions, {} rows of mask",
-                self.positions.len(),
-                self.mask.rows()
-            ));
-        }
-        if self.mask.columns() != cached - self.prefix + rows {
-            return invalid(format!(
-                "a mask of {} columns over {} cache rows",
-                self.mask.columns(),
-                cached - self.prefix + rows
-            ));
-        }
-        if let Some(row) = (0..rows).find(|&r| !self.mask.sees(r, cached - self.prefix + r)) {
-            return invalid(format!("row {row} does not see itself"));
-        }
-        if let Some(row) = self.logits.iter().find(|&&r| r >= rows) {
-            return invalid(format!("logits of row {row} out of {rows}"));
-        }
+        self.check_shape(cached).map_err(EngineError::InvalidPass)?;
         if let Some(&position) = self.positions.iter().find(|&&p| p >= context) {
             return Err(EngineError::ContextFull { position, limit: context });
         }
@@ -65,18 +42,57 @@ impl Pass {
         }
         Ok(())
     }
+
+    fn check_shape(&self, cached: usize) -> Result<(), String> {
+        let rows = self.tokens.len();
+        let positions = self.positions.len();
+        let mask_rows = self.mask.rows();
+        if self.prefix > cached {
+            return Err(format!("it has a prefix of {} rows, but the cache holds {cached}", self.prefix));
+        }
+        if positions != rows || mask_rows != rows {
+            return Err(format!("it has {rows} tokens, {positions} positions and {mask_rows} rows of mask"));
+        }
+        let cached_after_prefix = cached - self.prefix;
+        let columns = self.mask.columns();
+        if columns != cached_after_prefix + rows {
+            let expected = cached_after_prefix + rows;
+            return Err(format!("its mask has {columns} columns for {expected} cache rows"));
+        }
+        if let Some(row) = (0..rows).find(|&r| !self.mask.sees(r, cached_after_prefix + r)) {
+            return Err(format!("row {row} does not attend to itself"));
+        }
+        if let Some(row) = self.logits.iter().find(|&&r| r >= rows) {
+            return Err(format!("it requests the logits of row {row}, but has {rows} rows"));
+        }
+        Ok(())
+    }
 }
 
-/// What of a cache survives a commit: the first `prefix` rows, then `rows` in this order; all else is dropped.
+/// The rows of a cache that survive a commit: the first `prefix` rows, then `rows` in this order. All others are
+/// dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Rows kept where they are.
+    /// Rows that stay where they are.
     pub prefix: usize,
-    /// Ascending rows behind the prefix, moved up to it.
+    /// Rows after the prefix, in ascending order, that move up to it.
     pub rows: Vec<usize>,
 }
 
-/// Logits of the wanted rows of a pass: `[rows, vocab]`, f32, not normalised.
+impl Keep {
+    /// Checks it against a cache of `cached` rows, and returns how many rows remain.
+    pub(crate) fn check(&self, cached: usize) -> Result<usize, EngineError> {
+        let ascending = self.rows.windows(2).all(|pair| pair[0] < pair[1]);
+        let after_prefix = self.rows.first().is_none_or(|&first| first >= self.prefix);
+        let within = self.prefix <= cached && self.rows.last().is_none_or(|&last| last < cached);
+        if !ascending || !after_prefix || !within {
+            return Err(EngineError::InvalidPass(format!("cannot keep {self:?} of {cached} rows")));
+        }
+        Ok(self.prefix + self.rows.len())
+    }
+}
+
+/// Logits of the requested rows of a pass: `[rows, vocab]`, f32, not normalised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logits {
     vocab: usize,
@@ -84,22 +100,22 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// `values` is a whole number of rows of `vocab`.
+    /// `values` is a whole number of rows of `vocab` values.
     pub fn new(vocab: usize, values: Vec<f32>) -> Self {
         Self { vocab, values }
     }
 
-    /// Row by row, in the order that the pass asked for.
+    /// The rows, in the order in which the pass requested them.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.vocab.max(1))
     }
 }
 
-/// A pass and the cache it runs on.
+/// A pass and the cache that it runs on.
 pub struct Segment<'a, C> {
-    /// The session's cache.
+    /// The cache of the session.
     pub cache: &'a mut C,
-    /// What to run on it.
+    /// The pass to run on it.
     pub pass: &'a Pass,
 }
 
@@ -108,16 +124,16 @@ pub trait Backend: 'static {
     /// The KV cache of one session.
     type Cache;
 
-    /// An empty cache that will never have more than `rows`.
+    /// An empty cache that will never hold more than `rows` rows.
     fn new_cache(&self, rows: usize) -> Self::Cache;
 
     /// Rows that the cache holds.
     fn cached(&self, cache: &Self::Cache) -> usize;
 
-    /// Drops what is not kept. `keep` was checked against the cache.
+    /// Drops all rows but those of `keep`, which was checked against the cache.
     fn keep(&self, cache: &mut Self::Cache, keep: &Keep) -> Result<(), EngineError>;
 
-    /// Runs the passes of several sessions as one forward and appends their rows to their caches. Every pass was
-    /// checked. One `Logits` per segment, in order. On an error no cache holds more rows than before.
+    /// Runs the passes of several sessions as one forward pass and appends their rows to their caches. Every pass was
+    /// checked. Returns one `Logits` per segment, in order. On an error, no cache holds more rows than before.
     fn forward(&self, batch: &mut [Segment<'_, Self::Cache>]) -> Result<Vec<Logits>, EngineError>;
 }

@@ -1,12 +1,14 @@
+//! Linear layers, dense or quantised.
+
 use candle_core::quantized::{GgmlDType, QMatMul};
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::weights::Matrix;
-use crate::{Kernels, PackedLinear, ops};
+use super::ops::add_bias;
+use crate::cpu::PackedLinear;
+use crate::load::{Kernels, Matrix};
 
-/// A linear layer, by the kernels of its device. Several layers over the same input are one, with their outputs side by
-/// side.
-pub(crate) struct Linear {
+/// A linear layer. Several layers over the same input are one, with their outputs side by side.
+pub(super) struct Linear {
     parts: Vec<Part>,
     /// `[out]`
     bias: Option<Tensor>,
@@ -20,44 +22,24 @@ enum Part {
     Dense(Tensor),
     Quantised {
         weight: QMatMul,
-        /// Whether a row alone is multiplied by another kernel than rows together.
-        lone_row_differs: bool,
+        /// Whether candle multiplies a single row with another kernel than several rows.
+        single_row_differs: bool,
     },
 }
 
 impl Linear {
-    /// From `parts: [out_i, in]` over the same input, and the biases of all of them.
-    pub(crate) fn new(parts: &[Matrix], biases: &[Tensor], kernels: Kernels) -> Result<Self> {
+    /// `parts: [out_i, in]` are over the same input; `biases: [out_i]` are none, or one per part.
+    pub(super) fn new(parts: &[Matrix], biases: &[Tensor], kernels: Kernels) -> Result<Self> {
         let bytes = parts.iter().map(Matrix::bytes).sum::<usize>() as u64;
-        let dense: Vec<&Tensor> = parts
-            .iter()
-            .filter_map(|part| match part {
-                Matrix::Dense(tensor) => Some(tensor),
-                Matrix::Quantised(_) => None,
-            })
-            .collect();
-        let parts = if dense.len() == parts.len() {
-            vec![dense_part(&beside(&dense)?, kernels)?]
-        } else {
-            // Quantised ones may each be quantised otherwise.
-            let part = |part: &Matrix| match part {
-                Matrix::Dense(tensor) => dense_part(tensor, kernels),
-                Matrix::Quantised(tensor) => Ok(Part::Quantised {
-                    lone_row_differs: tensor.device().is_cpu() && tensor.dtype() == GgmlDType::Q6K,
-                    weight: QMatMul::from_arc(tensor.clone())?,
-                }),
-            };
-            parts.iter().map(part).collect::<Result<_>>()?
-        };
         let bias = match biases {
             [] => None,
-            all => Some(beside(&all.iter().collect::<Vec<_>>())?),
+            _ => Some(Tensor::cat(biases, 0)?),
         };
-        Ok(Self { parts, bias, kernels, bytes })
+        Ok(Self { parts: fused(parts, kernels)?, bias, kernels, bytes })
     }
 
     /// `x: [rows, in]` to `[rows, out]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match self.parts.as_slice() {
             [one] => one.forward(x)?,
             parts => {
@@ -66,43 +48,58 @@ impl Linear {
             }
         };
         match &self.bias {
-            Some(bias) => ops::add_bias(self.kernels, y, bias),
+            Some(bias) => add_bias(self.kernels, y, bias),
             None => Ok(y),
         }
     }
 
     /// Bytes of its weights.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
+/// One part if all are dense. Quantised ones stay apart, because each may have another quantisation.
+fn fused(parts: &[Matrix], kernels: Kernels) -> Result<Vec<Part>> {
+    let mut dense = Vec::with_capacity(parts.len());
+    for part in parts {
+        match part {
+            Matrix::Dense(tensor) => dense.push(tensor),
+            Matrix::Quantised(_) => return parts.iter().map(|part| Part::new(part, kernels)).collect(),
+        }
+    }
+    Ok(vec![Part::dense(&Tensor::cat(&dense, 0)?, kernels)?])
+}
+
 impl Part {
+    fn new(matrix: &Matrix, kernels: Kernels) -> Result<Self> {
+        match matrix {
+            Matrix::Dense(tensor) => Self::dense(tensor, kernels),
+            Matrix::Quantised(tensor) => Ok(Self::Quantised {
+                single_row_differs: tensor.device().is_cpu() && tensor.dtype() == GgmlDType::Q6K,
+                weight: QMatMul::from_arc(tensor.clone())?,
+            }),
+        }
+    }
+
+    fn dense(weight: &Tensor, kernels: Kernels) -> Result<Self> {
+        Ok(match kernels {
+            Kernels::Packed => Self::Packed(PackedLinear::new(weight)?),
+            // candle's CPU matmul requires both sides to have one dtype, and is slow in f16.
+            Kernels::Candle if weight.device().is_cpu() => Self::Dense(weight.to_dtype(DType::F32)?),
+            Kernels::Candle => Self::Dense(weight.clone()),
+        })
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Packed(packed) => x.apply_op1_no_bwd(packed),
             Self::Dense(weight) => x.matmul(&weight.t()?),
-            // Twice, then: what a row gives must not depend on its company.
-            Self::Quantised { weight, lone_row_differs: true } if x.dims()[0] == 1 => {
+            // Two copies of the row, because the result of a row must not depend on how many rows there are.
+            Self::Quantised { weight, single_row_differs: true } if x.dims()[0] == 1 => {
                 Tensor::cat(&[x, x], 0)?.apply(weight)?.narrow(0, 0, 1)
             }
             Self::Quantised { weight, .. } => x.apply(weight),
         }
     }
-}
-
-fn beside(parts: &[&Tensor]) -> Result<Tensor> {
-    match parts {
-        [one] => Ok((*one).clone()),
-        all => Tensor::cat(all, 0),
-    }
-}
-
-fn dense_part(weight: &Tensor, kernels: Kernels) -> Result<Part> {
-    Ok(match kernels {
-        Kernels::Packed => Part::Packed(PackedLinear::new(weight)?),
-        // candle's CPU matmul wants both sides of one dtype, and f16 there is slow.
-        Kernels::Candle if weight.device().is_cpu() => Part::Dense(weight.to_dtype(DType::F32)?),
-        Kernels::Candle => Part::Dense(weight.clone()),
-    })
 }

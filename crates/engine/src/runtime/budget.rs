@@ -1,8 +1,8 @@
 //! How many tokens the KV caches of a service may hold together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::EngineError;
+use crate::model::EngineError;
 
 /// A budget of KV-cache tokens. Clones share it.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub struct KvBudget {
     used: Arc<Mutex<usize>>,
 }
 
-/// Tokens taken from a budget; dropping it gives them back.
+/// Tokens taken from a budget. Dropping the reservation returns them.
 #[derive(Debug)]
 pub struct Reservation {
     budget: KvBudget,
@@ -24,9 +24,12 @@ impl KvBudget {
         Self { total, used: Arc::default() }
     }
 
-    /// Takes `tokens`, or says how many are free.
+    /// Reserves `tokens`.
+    ///
+    /// # Errors
+    /// [`EngineError::BudgetFull`] if fewer are free.
     pub fn reserve(&self, tokens: usize) -> Result<Reservation, EngineError> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.lock();
         let free = self.total - *used;
         if tokens > free {
             return Err(EngineError::BudgetFull { needed: tokens, free, total: self.total });
@@ -41,14 +44,18 @@ impl KvBudget {
         self.total
     }
 
-    /// Tokens reserved now.
+    /// Tokens that are reserved now.
     pub fn used(&self) -> usize {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reservation {
-    /// Tokens reserved.
+    /// The number of reserved tokens.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
@@ -56,7 +63,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *self.budget.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.tokens;
+        *self.budget.lock() -= self.tokens;
     }
 }
 
@@ -65,12 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_gives_and_takes_back() {
+    fn dropping_a_reservation_returns_its_tokens() {
         let budget = KvBudget::new(10);
-        let a = budget.reserve(7).unwrap();
+        let reservation = budget.reserve(7).unwrap();
         assert_eq!(budget.reserve(4).unwrap_err(), EngineError::BudgetFull { needed: 4, free: 3, total: 10 });
-        assert_eq!((budget.used(), a.tokens()), (7, 7));
-        drop(a);
+        assert_eq!(budget.used(), 7);
+        assert_eq!(reservation.tokens(), 7);
+        drop(reservation);
         assert_eq!(budget.used(), 0);
         assert!(budget.reserve(10).is_ok());
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-/// Bytes that may still be allocated on `device`; `None` where the system does not say.
+/// Bytes that can still be allocated on `device`; `None` if the system does not report them.
 pub(crate) fn free_bytes(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => free_on_host(Path::new("/")),
@@ -17,25 +17,44 @@ pub(crate) fn free_bytes(device: &Device) -> Option<u64> {
     }
 }
 
-/// What the kernel thinks is available, or what the container may still take, if that is less.
+/// What the kernel reports as available, or what the container may still take, whichever is less.
 fn free_on_host(root: &Path) -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let host = read("proc/meminfo")?.lines().find_map(|line| {
-        let kib = line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?;
-        Some(kib.trim().parse::<u64>().ok()? << 10)
-    })?;
-    // cgroup v2; without a limit the file says "max", which is no number.
-    let limit = number("sys/fs/cgroup/memory.max");
-    let used = number("sys/fs/cgroup/memory.current").unwrap_or(0);
-    // Files that were read, the weights among them, count as used, and make room when it is needed.
-    let stat = read("sys/fs/cgroup/memory.stat").unwrap_or_default();
-    let files = stat.lines().filter_map(|line| {
-        let (name, bytes) = line.split_once(' ')?;
-        matches!(name, "active_file" | "inactive_file").then(|| bytes.parse::<u64>().ok())?
-    });
-    let used = used.saturating_sub(files.sum());
-    Some(limit.map_or(host, |limit| host.min(limit.saturating_sub(used))))
+    let available = available_on_host(root)?;
+    Some(match free_in_container(root) {
+        Some(free) => available.min(free),
+        None => available,
+    })
+}
+
+fn available_on_host(root: &Path) -> Option<u64> {
+    let meminfo = read(root, "proc/meminfo")?;
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = available.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
+
+/// What the memory limit of the cgroup (v2) leaves; `None` without a limit.
+fn free_in_container(root: &Path) -> Option<u64> {
+    // Without a limit the file says "max".
+    let limit = read_number(root, "sys/fs/cgroup/memory.max")?;
+    let used = read_number(root, "sys/fs/cgroup/memory.current").unwrap_or(0);
+    // Cached files, the weights among them, count as used, but the kernel frees their memory on demand.
+    let stat = read(root, "sys/fs/cgroup/memory.stat").unwrap_or_default();
+    let cached_files: u64 = stat
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| matches!(*name, "active_file" | "inactive_file"))
+        .filter_map(|(_, bytes)| bytes.parse::<u64>().ok())
+        .sum();
+    Some(limit.saturating_sub(used.saturating_sub(cached_files)))
+}
+
+fn read(root: &Path, path: &str) -> Option<String> {
+    std::fs::read_to_string(root.join(path)).ok()
+}
+
+fn read_number(root: &Path, path: &str) -> Option<u64> {
+    read(root, path)?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -43,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smaller_of_host_and_container_counts() {
+    fn free_memory_is_the_smaller_of_host_and_container() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);

@@ -1,20 +1,25 @@
-//! The one thread that owns a model's weights and caches, as the others see it.
+//! The handles of the thread that owns a model's weights and caches.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use tandem_decoding::TokenId;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Span, trace_span};
 
-use crate::observer::{PassObserver, Queue, Waiting};
-use crate::scheduler::Scheduler;
-use crate::{Backend, EngineError, Keep, KvBudget, LoadError, Logits, ModelSpec, Pace, Pass, Reservation};
+use super::batch_policy::BatchPolicy;
+use super::budget::{KvBudget, Reservation};
+use super::command::{Command, Shared, Task, Work};
+use super::observer::PassObserver;
+use super::scheduler::Scheduler;
+use crate::load::LoadError;
+use crate::model::{Backend, EngineError, Keep, Logits, ModelSpec, Pass};
 
-/// Commands that may wait to be taken. A session has at most one, so this is also a limit on sessions that compute at once.
-const QUEUE: usize = 256;
+/// Commands that may wait to be received. A session sends one at a time, so this also limits the sessions that compute
+/// concurrently.
+const MAX_COMMANDS: usize = 256;
 
-/// A model on a thread of its own. Clones share it; the thread ends when the last clone and the last cache are gone.
+/// A model on a thread of its own. Clones share it. The thread ends when the last clone and the last cache are
+/// dropped.
 #[derive(Clone)]
 pub struct ModelThread {
     commands: mpsc::Sender<Command>,
@@ -23,51 +28,14 @@ pub struct ModelThread {
 
 /// A model, ready to run.
 pub struct Loaded<B> {
-    /// It.
+    /// The model.
     pub backend: B,
-    /// What it is.
+    /// Its description.
     pub spec: ModelSpec,
-    /// Of its caches.
+    /// The budget of its caches.
     pub budget: KvBudget,
-    /// What its passes cost.
-    pub pace: Pace,
-}
-
-/// What both sides of the queue know.
-pub(crate) struct Shared {
-    pub(crate) spec: ModelSpec,
-    budget: KvBudget,
-    next_cache: AtomicU64,
-    /// Caches whose handles were dropped. A drop cannot wait for room in the queue, and there are never more of them
-    /// than caches.
-    dropped: Mutex<Vec<u64>>,
-    pub(crate) queue: Queue,
-    pub(crate) observer: OnceLock<PassObserver>,
-}
-
-pub(crate) enum Command {
-    Run(Box<Run>),
-    /// Look at `Shared::dropped`.
-    Sweep,
-}
-
-pub(crate) struct Run {
-    pub(crate) cache: u64,
-    /// Rows that this cache may ever have.
-    pub(crate) most_rows: usize,
-    pub(crate) work: Work,
-    pub(crate) reply: oneshot::Sender<Result<Logits, EngineError>>,
-    /// The span of the request, so that what the thread logs belongs to it.
-    pub(crate) span: Span,
-    /// While it waits for a pass.
-    pub(crate) waiting: Option<Waiting>,
-}
-
-pub(crate) enum Work {
-    /// First keeps what `keep` says, then runs `pass`.
-    Step { keep: Option<Keep>, pass: Pass },
-    /// Appends these tokens in causal order, in parts.
-    Prefill { left: Vec<TokenId> },
+    /// How it fills passes.
+    pub policy: BatchPolicy,
 }
 
 /// A session's KV cache on the model thread. Dropping it frees the rows and the reservation.
@@ -79,53 +47,41 @@ pub struct Cache {
 }
 
 impl ModelThread {
-    /// Starts a thread, builds the model on it, and waits until it is ready.
+    /// Starts a thread, builds the model on it, and waits until the model is ready.
+    ///
+    /// # Errors
+    /// The error of `build`, or [`LoadError::ThreadEnded`] if the thread cannot start or panics.
     pub async fn start<B: Backend>(
         build: impl FnOnce() -> Result<Loaded<B>, LoadError> + Send + 'static,
     ) -> Result<Self, LoadError> {
-        let (ready, loaded) = oneshot::channel();
+        let (ready, started) = oneshot::channel();
         std::thread::Builder::new()
             .name("model".into())
-            .spawn(move || {
-                let (thread, scheduler) = match build() {
-                    Ok(loaded) => Self::around(loaded),
-                    Err(error) => return drop(ready.send(Err(error))),
-                };
-                // Only to park this thread while nothing is to do, or for a moment.
-                let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-                    Ok(runtime) => runtime,
-                    Err(_) => return,
-                };
-                if ready.send(Ok(thread)).is_ok() {
-                    runtime.block_on(scheduler.serve());
-                }
-            })
+            .spawn(move || run_thread(build, ready))
             .map_err(|_| LoadError::ThreadEnded)?;
-        loaded.await.map_err(|_| LoadError::ThreadEnded)?
+        started.await.map_err(|_| LoadError::ThreadEnded)?
     }
 
-    /// The same as a task of the present runtime, for models that take no time: everything then happens in the order and on the
-    /// clock of that runtime.
+    /// Starts the model as a task of the current runtime instead, for models that compute in no time: everything then
+    /// happens in the order and on the clock of that runtime.
     pub fn start_as_task<B>(loaded: Loaded<B>) -> Self
     where
         B: Backend + Send,
         B::Cache: Send,
     {
-        let (thread, scheduler) = Self::around(loaded);
+        let (thread, scheduler) = Self::new(loaded);
         tokio::spawn(scheduler.serve());
         thread
     }
 
-    fn around<B: Backend>(loaded: Loaded<B>) -> (Self, Scheduler<B>) {
-        let Loaded { backend, spec, budget, pace } = loaded;
-        let (commands, received) = mpsc::channel(QUEUE);
-        let (dropped, queue, observer) = Default::default();
-        let next_cache = AtomicU64::new(0);
-        let shared = Arc::new(Shared { spec, budget, next_cache, dropped, queue, observer });
-        (Self { commands, shared: shared.clone() }, Scheduler::new(backend, shared, received, pace))
+    fn new<B: Backend>(loaded: Loaded<B>) -> (Self, Scheduler<B>) {
+        let (commands, received) = mpsc::channel(MAX_COMMANDS);
+        let shared = Arc::new(Shared::new(loaded.spec, loaded.budget));
+        let scheduler = Scheduler::new(loaded.backend, shared.clone(), received, loaded.policy);
+        (Self { commands, shared }, scheduler)
     }
 
-    /// The model.
+    /// The description of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.shared.spec
     }
@@ -135,68 +91,92 @@ impl ModelThread {
         &self.shared.budget
     }
 
-    /// Passes and prompts that wait for their turn.
+    /// Steps and prompts that wait for a pass.
     pub fn waiting(&self) -> usize {
         self.shared.queue.len()
     }
 
-    /// Tells `observer` of every pass from now on. There is one at most: the first stays.
+    /// Calls `observer` after every pass from now on. Only the first observer counts.
     pub fn observe(&self, observer: PassObserver) {
         let _ = self.shared.observer.set(observer);
     }
 
-    /// Opens an empty cache that may grow to `tokens` rows. Refused before anything is allocated when the budget is full.
+    /// Opens an empty cache that may grow to `tokens` rows.
+    ///
+    /// # Errors
+    /// [`EngineError::BudgetFull`], before anything is allocated.
     pub fn open(&self, tokens: usize) -> Result<Cache, EngineError> {
         let reservation = self.shared.budget.reserve(tokens)?;
-        let id = self.shared.next_cache.fetch_add(1, Ordering::Relaxed);
-        Ok(Cache { id, thread: self.clone(), reservation, len: 0 })
+        Ok(Cache { id: self.shared.next_cache(), thread: self.clone(), reservation, len: 0 })
     }
 }
 
-impl Shared {
-    /// The caches whose handles were dropped since the last call.
-    pub(crate) fn take_dropped(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner))
+/// The model thread: builds the model, reports that it is ready, and serves it until the last handle is dropped.
+fn run_thread<B: Backend>(
+    build: impl FnOnce() -> Result<Loaded<B>, LoadError>,
+    ready: oneshot::Sender<Result<ModelThread, LoadError>>,
+) {
+    let (thread, scheduler) = match build() {
+        Ok(loaded) => ModelThread::new(loaded),
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    // Only to park this thread while it is idle, or until a deadline.
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+    if ready.send(Ok(thread)).is_ok() {
+        runtime.block_on(scheduler.serve());
     }
 }
 
 impl Cache {
-    /// Rows held.
+    /// Rows that the cache holds.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds no rows.
+    /// Whether the cache holds no rows.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// First keeps what `keep` says, then runs `pass`. A refused pass changes nothing; after [`EngineError::Failed`] the
-    /// cache is of no further use.
+    /// Applies `keep`, then runs `pass`.
+    ///
+    /// # Errors
+    /// A pass that was refused changes nothing. After [`EngineError::Failed`] the cache is of no further use.
     pub async fn run(&mut self, keep: Option<Keep>, pass: Pass) -> Result<Logits, EngineError> {
         let kept = keep.as_ref().map_or(self.len, |k| k.prefix + k.rows.len());
         self.send(kept + pass.tokens.len(), Work::Step { keep, pass }).await
     }
 
-    /// Appends `tokens` in causal order, in parts between the steps of others.
+    /// Appends `tokens` in causal order, in chunks that run beside the steps of other sessions.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
     pub async fn prefill(&mut self, tokens: &[TokenId]) -> Result<(), EngineError> {
         if tokens.is_empty() {
             return Ok(());
         }
-        self.send(self.len + tokens.len(), Work::Prefill { left: tokens.to_vec() }).await.map(drop)
+        let work = Work::Prefill { remaining: tokens.to_vec() };
+        self.send(self.len + tokens.len(), work).await?;
+        Ok(())
     }
 
-    /// Runs `work`, after which the cache has `rows`.
+    /// Runs `work`, after which the cache holds `rows`.
     async fn send(&mut self, rows: usize, work: Work) -> Result<Logits, EngineError> {
-        let most_rows = self.reservation.tokens();
-        if rows > most_rows {
-            return Err(EngineError::BudgetFull { needed: rows, free: most_rows, total: most_rows });
+        let max_rows = self.reservation.tokens();
+        if rows > max_rows {
+            return Err(EngineError::BudgetFull { needed: rows, free: max_rows, total: max_rows });
         }
         let (reply, replied) = oneshot::channel();
-        let waiting = Some(self.thread.shared.queue.enter(trace_span!("queue")));
-        let run = Run { cache: self.id, most_rows, work, reply, span: Span::current(), waiting };
-        let sent = self.thread.commands.send(Command::Run(Box::new(run))).await;
-        sent.map_err(|_| EngineError::Stopped)?;
+        let task = Task {
+            cache: self.id,
+            max_rows,
+            work,
+            reply,
+            span: Span::current(),
+            queued: Some(self.thread.shared.queue.enter(trace_span!("queue"))),
+        };
+        let command = Command::Run(Box::new(task));
+        self.thread.commands.send(command).await.map_err(|_| EngineError::Stopped)?;
         let logits = replied.await.map_err(|_| EngineError::Stopped)??;
         self.len = rows;
         Ok(logits)
@@ -205,9 +185,8 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        let shared = &self.thread.shared;
-        shared.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
-        // A full queue means that the thread is busy and will look by itself.
-        let _ = self.thread.commands.try_send(Command::Sweep);
+        self.thread.shared.add_dropped(self.id);
+        // If the queue is full, the thread is busy and will free the cache with its next pass.
+        let _ = self.thread.commands.try_send(Command::FreeCaches);
     }
 }

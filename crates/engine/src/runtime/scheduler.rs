@@ -1,4 +1,4 @@
-//! What runs next: the steps that wait, and parts of prompts beside them, as one forward.
+//! What runs next: the steps that wait, and chunks of prompts beside them, as one forward pass.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,79 +9,87 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{Span, debug, trace_span};
 
-use crate::model_thread::{Command, Run, Shared, Work};
-use crate::pace::Pace;
-use crate::{Backend, EngineError, Keep, Logits, Pass, PassReport, Segment};
+use super::batch_policy::{BatchPolicy, STEP_GRACE};
+use super::command::{Command, Shared, Task, Work};
+use super::observer::PassReport;
+use crate::model::{Backend, EngineError, Logits, Pass, Segment};
 
 /// Owns a model and all its caches.
-pub(crate) struct Scheduler<B: Backend> {
+pub(super) struct Scheduler<B: Backend> {
     backend: B,
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
-    pace: Pace,
+    policy: BatchPolicy,
     caches: HashMap<u64, B::Cache>,
-    /// First come, first served. A session has at most one.
-    steps: VecDeque<Box<Run>>,
-    /// Taken in turn, a part each.
-    prefills: VecDeque<Box<Run>>,
+    /// Served in the order of arrival. A session has at most one.
+    steps: VecDeque<Box<Task>>,
+    /// Served in turn, a chunk each.
+    prefills: VecDeque<Box<Task>>,
 }
 
-/// One session's part of the next forward.
+/// One session's part of the next pass.
 struct Part<C> {
-    run: Box<Run>,
+    task: Box<Task>,
     pass: Pass,
     cache: C,
 }
 
 impl<B: Backend> Scheduler<B> {
-    pub(crate) fn new(
+    pub(super) fn new(
         backend: B,
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
-        pace: Pace,
+        policy: BatchPolicy,
     ) -> Self {
-        let (caches, steps, prefills) = Default::default();
-        Self { backend, shared, commands, pace, caches, steps, prefills }
+        Self {
+            backend,
+            shared,
+            commands,
+            policy,
+            caches: HashMap::new(),
+            steps: VecDeque::new(),
+            prefills: VecDeque::new(),
+        }
     }
 
-    /// Runs what comes, until nobody can send any more.
-    pub(crate) async fn serve(mut self) {
+    /// Runs tasks until no handle is left that could send one.
+    pub(super) async fn serve(mut self) {
         while self.receive().await {
-            // Before what is new allocates.
-            self.sweep();
+            // Before new tasks allocate.
+            self.free_dropped();
             let batch = self.choose();
             if !batch.is_empty() {
                 self.forward(batch);
             }
-            // And behind, so that a cache whose handle was dropped during its pass goes too.
-            self.sweep();
-            // On a thread of its own nothing else runs here; in a test's runtime the others do.
+            // Once more, for caches whose handles were dropped during their pass.
+            self.free_dropped();
+            // On a thread of its own nothing else runs here; in the runtime of a test, the other tasks do.
             tokio::task::yield_now().await;
         }
     }
 
     /// Frees the caches whose handles were dropped.
-    fn sweep(&mut self) {
+    fn free_dropped(&mut self) {
         for id in self.shared.take_dropped() {
             self.caches.remove(&id);
         }
     }
 
-    /// Takes all that waits; waits if nothing is to do. False at the end.
+    /// Receives all commands that wait; if there is nothing to do, waits for one. Returns false at the end.
     async fn receive(&mut self) -> bool {
-        let next = if !self.steps.is_empty() {
-            None
-        } else if self.prefills.is_empty() {
-            Some(self.commands.recv().await)
-        } else if self.pace.expects_steps() {
-            timeout(Pace::PATIENCE, self.commands.recv()).await.ok()
-        } else {
-            None
-        };
-        match next {
-            Some(Some(command)) => self.enqueue(command),
-            Some(None) => return false,
-            None => {}
+        if self.steps.is_empty() {
+            if self.prefills.is_empty() {
+                match self.commands.recv().await {
+                    Some(command) => self.enqueue(command),
+                    None => return false,
+                }
+            } else if self.policy.expects_steps() {
+                match timeout(STEP_GRACE, self.commands.recv()).await {
+                    Ok(Some(command)) => self.enqueue(command),
+                    Ok(None) => return false,
+                    Err(_) => {}
+                }
+            }
         }
         while let Ok(command) = self.commands.try_recv() {
             self.enqueue(command);
@@ -91,164 +99,180 @@ impl<B: Backend> Scheduler<B> {
 
     fn enqueue(&mut self, command: Command) {
         match command {
-            Command::Run(run) if matches!(run.work, Work::Prefill { .. }) => self.prefills.push_back(run),
-            Command::Run(run) => self.steps.push_back(run),
-            Command::Sweep => {}
+            Command::Run(task) if matches!(task.work, Work::Prefill { .. }) => self.prefills.push_back(task),
+            Command::Run(task) => self.steps.push_back(task),
+            // `serve` frees caches after every command.
+            Command::FreeCaches => {}
         }
     }
 
-    /// The steps that fit, then a part of the prompt whose turn it is, if it fits the pace.
+    /// The steps that fit into a pass, then chunks of prompts in turn, as many rows as the policy allows.
     fn choose(&mut self) -> Vec<Part<B::Cache>> {
         let mut batch = Vec::new();
-        let mut rows = 0;
-        while let Some(run) = self.steps.pop_front() {
-            let Work::Step { pass, .. } = &run.work else { continue };
-            let more = pass.tokens.len();
-            if rows > 0 && rows + more > self.pace.most_rows() {
-                self.steps.push_front(run);
-                break;
-            }
-            if let Some(part) = self.prepare(run, usize::MAX) {
-                rows += more;
-                batch.push(part);
-            }
+        let step_rows = self.choose_steps(&mut batch);
+        if step_rows > 0 {
+            self.policy.record_steps(step_rows);
         }
-        if rows > 0 {
-            self.pace.steps_run(rows);
-        }
-        let mut left = if self.prefills.is_empty() { 0 } else { self.pace.prefill_rows(rows) };
-        while left > 0 {
-            let Some(run) = self.prefills.pop_front() else { break };
-            if let Some(part) = self.prepare(run, left) {
-                left -= part.pass.tokens.len();
-                batch.push(part);
-            }
+        if !self.prefills.is_empty() {
+            self.choose_chunks(&mut batch, self.policy.chunk_rows(step_rows));
         }
         batch
     }
 
-    /// Takes the cache of `run` out of the map and checks what is to run on it, at most `rows` of a prompt. A bad or cancelled run
-    /// ends here, alone.
-    fn prepare(&mut self, mut run: Box<Run>, rows: usize) -> Option<Part<B::Cache>> {
-        if run.reply.is_closed() {
-            run.span.in_scope(|| debug!("dropped a pass that nobody waits for"));
+    /// Returns the number of their rows.
+    fn choose_steps(&mut self, batch: &mut Vec<Part<B::Cache>>) -> usize {
+        let mut rows = 0;
+        while let Some(task) = self.steps.pop_front() {
+            let Work::Step { pass, .. } = &task.work else { continue };
+            let more = pass.tokens.len();
+            if rows > 0 && rows + more > self.policy.max_rows() {
+                self.steps.push_front(task);
+                break;
+            }
+            if let Some(part) = self.prepare(task, usize::MAX) {
+                rows += more;
+                batch.push(part);
+            }
+        }
+        rows
+    }
+
+    fn choose_chunks(&mut self, batch: &mut Vec<Part<B::Cache>>, mut rows: usize) {
+        while rows > 0 {
+            let Some(task) = self.prefills.pop_front() else { break };
+            if let Some(part) = self.prepare(task, rows) {
+                rows -= part.pass.tokens.len();
+                batch.push(part);
+            }
+        }
+    }
+
+    /// Takes the cache of `task` out of the map and checks the pass to run on it, which has at most `max_rows` of a
+    /// prompt. A task that is invalid or cancelled ends here, without the others.
+    fn prepare(&mut self, mut task: Box<Task>, max_rows: usize) -> Option<Part<B::Cache>> {
+        if task.reply.is_closed() {
+            task.span.in_scope(|| debug!("dropped a pass whose request was cancelled"));
             return None;
         }
-        run.waiting = None;
-        let mut cache =
-            self.caches.remove(&run.cache).unwrap_or_else(|| self.backend.new_cache(run.most_rows));
-        let cached = self.backend.cached(&cache);
-        match self.check(&mut run.work, &mut cache, cached, rows) {
-            Ok(pass) => Some(Part { run, pass, cache }),
+        task.queued = None;
+        let cache = self.caches.remove(&task.cache);
+        let mut cache = cache.unwrap_or_else(|| self.backend.new_cache(task.max_rows));
+        match self.next_pass(&mut task.work, &mut cache, max_rows) {
+            Ok(pass) => Some(Part { task, pass, cache }),
             Err(error) => {
-                self.caches.insert(run.cache, cache);
-                let _ = run.reply.send(Err(error));
+                self.caches.insert(task.cache, cache);
+                let _ = task.reply.send(Err(error));
                 None
             }
         }
     }
 
-    fn check(
-        &self,
-        work: &mut Work,
-        cache: &mut B::Cache,
-        cached: usize,
-        rows: usize,
-    ) -> Result<Pass, EngineError> {
+    /// The next pass of `work`, checked. Applies what a step keeps.
+    fn next_pass(&self, work: &mut Work, cache: &mut B::Cache, max_rows: usize) -> Result<Pass, EngineError> {
         let spec = &self.shared.spec;
+        let cached = self.backend.cached(cache);
         match work {
             Work::Step { keep, pass } => {
-                let kept = check_keep(keep.as_ref(), cached)?;
+                let kept = match keep {
+                    Some(keep) => keep.check(cached)?,
+                    None => cached,
+                };
                 pass.check(kept, spec.vocab_size, spec.context_length)?;
                 if let Some(keep) = keep {
                     self.backend.keep(cache, keep)?;
                 }
                 Ok(std::mem::replace(pass, Pass::causal(0, Vec::new())))
             }
-            Work::Prefill { left } => {
-                let part = left.drain(..rows.min(left.len())).collect();
-                let pass = Pass::causal(cached, part);
+            Work::Prefill { remaining } => {
+                let chunk = remaining.drain(..max_rows.min(remaining.len())).collect();
+                let pass = Pass::causal(cached, chunk);
                 pass.check(cached, spec.vocab_size, spec.context_length)?;
                 Ok(pass)
             }
         }
     }
 
-    /// Runs the batch; if it fails, each part alone, so that only the one to blame fails.
+    /// Runs the batch. If it fails, runs each part by itself, so that only those fail whose pass is at fault.
     fn forward(&mut self, mut batch: Vec<Part<B::Cache>>) {
-        let (rows, prompt_rows) = rows(&batch);
-        let spans: Vec<Span> = batch.iter().map(|part| part.span(rows, batch.len())).collect();
-        let begun = Instant::now();
-        let result = self.try_forward(&mut batch);
-        drop(spans);
-        if result.is_ok() {
-            let took = begun.elapsed();
-            self.pace.learn(rows, prompt_rows > 0, took.as_secs_f64());
-            if let Some(tell) = self.shared.observer.get() {
-                tell(&PassReport { rows, prompt_rows, sessions: batch.len(), took });
-            }
-        }
-        if result.is_err() && batch.len() > 1 {
-            for part in batch {
-                self.forward(vec![part]);
-            }
-            return;
-        }
-        let replies: Vec<Result<Logits, EngineError>> = match result {
-            Ok(all) => all.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        for (Part { mut run, cache, .. }, reply) in batch.into_iter().zip(replies) {
-            self.caches.insert(run.cache, cache);
-            match &run.work {
-                Work::Prefill { left } if reply.is_ok() && !left.is_empty() => {
-                    run.waiting = Some(self.shared.queue.enter(trace_span!(parent: &run.span, "queue")));
-                    self.prefills.push_back(run);
+        match self.try_forward(&mut batch) {
+            Ok(logits) => {
+                for (part, logits) in batch.into_iter().zip(logits) {
+                    self.finish(part, Ok(logits));
                 }
-                _ => drop(run.reply.send(reply)),
+            }
+            Err(error) if batch.len() == 1 => {
+                for part in batch {
+                    self.finish(part, Err(error.clone()));
+                }
+            }
+            Err(_) => {
+                for part in batch {
+                    self.forward(vec![part]);
+                }
             }
         }
     }
 
-    /// A panic in the model is a failure of this batch, not the end of the thread and of everybody's sessions.
-    fn try_forward(&self, batch: &mut [Part<B::Cache>]) -> Result<Vec<Logits>, EngineError> {
+    /// Runs the batch as one pass, and reports and learns how long it took.
+    fn try_forward(&mut self, batch: &mut [Part<B::Cache>]) -> Result<Vec<Logits>, EngineError> {
+        let sessions = batch.len();
+        let rows: usize = batch.iter().map(Part::rows).sum();
+        let prompt_rows: usize = batch.iter().filter(|part| part.is_prompt()).map(Part::rows).sum();
+        let spans: Vec<Span> = batch.iter().map(|part| part.span(rows, sessions)).collect();
+        let begun = Instant::now();
+        let result = self.forward_caught(batch);
+        drop(spans);
+        if result.is_ok() {
+            let took = begun.elapsed();
+            self.policy.record_pass(rows, prompt_rows > 0, took.as_secs_f64());
+            if let Some(observe) = self.shared.observer.get() {
+                observe(&PassReport { rows, prompt_rows, sessions, took });
+            }
+        }
+        result
+    }
+
+    /// Turns a panic of the model into a failure of this batch: the thread and the other sessions go on.
+    fn forward_caught(&self, batch: &mut [Part<B::Cache>]) -> Result<Vec<Logits>, EngineError> {
         let mut segments: Vec<Segment<'_, B::Cache>> =
             batch.iter_mut().map(|part| Segment { cache: &mut part.cache, pass: &part.pass }).collect();
-        // A failed pass leaves the rows of a cache as they were, whatever is behind them.
+        // Unwind-safe: a failed pass leaves the valid rows of a cache as they were.
         let result = catch_unwind(AssertUnwindSafe(|| self.backend.forward(&mut segments)));
         result.unwrap_or_else(|_| Err(EngineError::Failed("a panic, see the log".into())))
+    }
+
+    /// Returns the cache, and replies unless more of the prompt remains.
+    fn finish(&mut self, part: Part<B::Cache>, result: Result<Logits, EngineError>) {
+        let Part { mut task, cache, .. } = part;
+        self.caches.insert(task.cache, cache);
+        match &task.work {
+            Work::Prefill { remaining } if result.is_ok() && !remaining.is_empty() => {
+                let span = trace_span!(parent: &task.span, "queue");
+                task.queued = Some(self.shared.queue.enter(span));
+                self.prefills.push_back(task);
+            }
+            _ => drop(task.reply.send(result)),
+        }
     }
 }
 
 impl<C> Part<C> {
-    /// Of its part in a pass of `rows` with `sessions`.
-    fn span(&self, rows: usize, sessions: usize) -> Span {
+    fn rows(&self) -> usize {
+        self.pass.tokens.len()
+    }
+
+    fn is_prompt(&self) -> bool {
+        matches!(self.task.work, Work::Prefill { .. })
+    }
+
+    /// The span of this part in a pass of `batch_rows` rows of `sessions`.
+    fn span(&self, batch_rows: usize, sessions: usize) -> Span {
         trace_span!(
-            parent: &self.run.span,
+            parent: &self.task.span,
             "pass",
-            tandem.rows = self.pass.tokens.len() as i64,
-            tandem.batch.rows = rows as i64,
+            tandem.rows = self.rows() as i64,
+            tandem.batch.rows = batch_rows as i64,
             tandem.batch.sessions = sessions as i64
         )
     }
-}
-
-/// Rows in all, and those of prompts.
-fn rows<C>(batch: &[Part<C>]) -> (usize, usize) {
-    let is_prompt = |part: &&Part<C>| matches!(part.run.work, Work::Prefill { .. });
-    let count = |part: &Part<C>| part.pass.tokens.len();
-    (batch.iter().map(count).sum(), batch.iter().filter(is_prompt).map(count).sum())
-}
-
-/// The rows that are left after `keep`.
-fn check_keep(keep: Option<&Keep>, cached: usize) -> Result<usize, EngineError> {
-    let Some(keep) = keep else { return Ok(cached) };
-    let ascending = keep.rows.windows(2).all(|w| w[0] < w[1]);
-    let within = keep.prefix <= cached
-        && keep.rows.first().is_none_or(|&r| r >= keep.prefix)
-        && keep.rows.last().is_none_or(|&r| r < cached);
-    if !ascending || !within {
-        return Err(EngineError::InvalidPass(format!("cannot keep {keep:?} of {cached} rows")));
-    }
-    Ok(keep.prefix + keep.rows.len())
 }

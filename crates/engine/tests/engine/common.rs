@@ -1,21 +1,33 @@
-//! What the tests of the decoder share.
-
-#![allow(dead_code, reason = "no test file uses all of it")]
+//! What the tests share.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use tandem_decoding::{AncestorMask, TokenId, TokenTree};
+use candle_core::{Device, safetensors};
+use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{Backend, Decoder, Kernels, Pass, Segment};
 
 pub(crate) const TOLERANCE: f32 = 1e-4;
 pub(crate) const KERNELS: [Kernels; 2] = [Kernels::Packed, Kernels::Candle];
 
+/// The root of the repository.
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A tokenizer of `tokens` made-up tokens: the tiny models have none, and a model needs one.
+/// The directory of a tiny model with random weights.
+pub(crate) fn family_fixture(family: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/families").join(family)
+}
+
+/// A sequence of a tiny model, and the logits that transformers computes after each of its tokens.
+pub(crate) fn family_expected(family: &str) -> (Vec<u32>, Vec<Vec<f32>>) {
+    let file = safetensors::load(family_fixture(family).join("expected.safetensors"), &Device::Cpu).unwrap();
+    let ids = file["tokens"].to_vec1::<i64>().unwrap().into_iter().map(|id| id as u32).collect();
+    (ids, file["logits"].to_vec2().unwrap())
+}
+
+/// Writes a tokenizer of `tokens` made-up tokens: the tiny models have none, and loading requires one.
 pub(crate) fn write_tokenizer(dir: &Path, tokens: u32) {
     let vocab: HashMap<String, u32> =
         (0..tokens).map(|i| (char::from_u32(0x100 + i).unwrap().to_string(), i)).collect();
@@ -23,7 +35,7 @@ pub(crate) fn write_tokenizer(dir: &Path, tokens: u32) {
     std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
-/// A model and one cache; every pass returns all its logits.
+/// A model and one cache. Every pass returns the logits of all its rows.
 pub(crate) struct Session<'a> {
     model: &'a Decoder,
     pub(crate) cache: <Decoder as Backend>::Cache,
@@ -45,7 +57,7 @@ impl<'a> Session<'a> {
         self.run(Pass::causal(self.model.cached(&self.cache), tokens(ids)))
     }
 
-    /// `chain` (the last of it is the root) and a tree under it, behind what is cached.
+    /// Appends `chain`, whose last token is the root, and `tree` under it.
     pub(crate) fn tree(&mut self, chain: &[u32], tree: &TokenTree) -> Vec<Vec<f32>> {
         let prefix = self.model.cached(&self.cache);
         let root = prefix + chain.len() - 1;
@@ -63,31 +75,32 @@ pub(crate) fn tokens(ids: &[u32]) -> Vec<TokenId> {
     ids.iter().copied().map(TokenId).collect()
 }
 
+/// The largest difference, or NaN if there is one.
 pub(crate) fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    // A NaN must not pass for a small difference.
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst })
 }
 
 pub(crate) fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
     let worst = worst(ours, theirs);
-    assert!(worst < TOLERANCE, "{what}: off by {worst}");
+    assert!(worst < TOLERANCE, "{what}: the difference is {worst}");
 }
 
-/// Our kernels compute each row in an order that depends on that row alone, so equal means equal to the last bit.
+/// Our kernels compute each row in an order that depends on that row alone, so their results must have the same bits.
 pub(crate) fn assert_same(kernels: Kernels, a: &[f32], b: &[f32], what: &str) {
     match kernels {
-        Kernels::Packed => assert!(a == b, "{what}: not the same bits"),
+        Kernels::Packed => assert!(a == b, "{what}: the bits differ"),
         Kernels::Candle => assert_close(a, b, what),
     }
 }
 
-/// Runs a tree under `ids` as one pass behind a cached prefix, and every node's path as a causal pass of its own: (node, in the tree,
-/// alone) to `compare`.
+/// Runs a tree under `ids` as one pass after a cached prefix, and every path of it token by token. Calls `compare` with
+/// each node, its logits in the tree, and its logits at the end of its path.
 pub(crate) fn tree_and_paths(model: &Decoder, ids: &[u32], mut compare: impl FnMut(usize, &[f32], &[f32])) {
     let nodes = [(5, None), (9, None), (7, Some(0)), (5, Some(0)), (3, Some(1)), (8, Some(3)), (2, Some(5))];
     let (nodes, parents): (Vec<u32>, Vec<Option<usize>>) = nodes.into_iter().unzip();
-    let tree = TokenTree::new(tokens(&nodes), parents, tandem_decoding::TreeLimits::default()).unwrap();
+    let tree = TokenTree::new(tokens(&nodes), parents, TreeLimits::default()).unwrap();
     let (last, prefix) = ids.split_last().unwrap();
     let mut session = Session::new(model);
     session.causal(prefix);
@@ -95,10 +108,10 @@ pub(crate) fn tree_and_paths(model: &Decoder, ids: &[u32], mut compare: impl FnM
     assert_eq!(rows.len(), 1 + tree.len());
     for node in 0..tree.len() {
         let path = tree.path(node).into_iter().map(|n| tree.tokens()[n].0);
-        let text: Vec<u32> = ids.iter().copied().chain(path).collect();
+        let sequence: Vec<u32> = ids.iter().copied().chain(path).collect();
         // Token by token, as plain decoding would.
         let mut alone = Session::new(model);
-        let alone = text.iter().map(|&id| alone.causal(&[id])).last().unwrap();
+        let alone = sequence.iter().map(|&id| alone.causal(&[id])).last().unwrap();
         compare(node, &rows[1 + node], &alone[0]);
     }
 }

@@ -1,25 +1,19 @@
-//! GGUF files: as llama.cpp's converter writes them (`families/make_gguf.py`), and quantised ones that are written here.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
+//! GGUF files: those that llama.cpp's converter wrote (`tests/families/make_gguf.py`), and quantised ones written here.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Tensor, safetensors};
-use common::{
-    KERNELS, Session, TOLERANCE, assert_close, assert_same, tree_and_paths, worst, write_tokenizer,
-};
+use candle_core::{DType, Device, Tensor};
 use tandem_engine::{Decoder, Kernels, LoadError, LoadOptions, ModelSource, WeightDtype};
 
-const IDS: [u32; 12] = [0, 17, 5, 90, 33, 33, 2, 60, 71, 8, 44, 19];
+use crate::common::{
+    KERNELS, Session, TOLERANCE, assert_close, assert_same, family_expected, family_fixture, tokens,
+    tree_and_paths, worst, write_tokenizer,
+};
 
-fn fixture(family: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/families").join(family)
-}
+const IDS: [u32; 12] = [0, 17, 5, 90, 33, 33, 2, 60, 71, 8, 44, 19];
 
 fn load(file: &Path, kernels: Kernels, dtype: WeightDtype) -> Result<Decoder, LoadError> {
     let dir = tempfile::tempdir().unwrap();
@@ -36,24 +30,19 @@ fn logits(file: &Path, kernels: Kernels, dtype: WeightDtype, ids: &[u32]) -> Vec
 
 /// Root mean square of the difference over that of `b`.
 fn relative(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
-    let square = |x: f32| x * x;
-    let (a, b) = (a.concat(), b.concat());
-    let difference: f32 = a.iter().zip(&b).map(|(a, b)| square(a - b)).sum();
-    (difference / b.iter().copied().map(square).sum::<f32>()).sqrt()
+    let a = a.concat();
+    let b = b.concat();
+    let difference: f32 = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum();
+    (difference / b.iter().map(|b| b * b).sum::<f32>()).sqrt()
 }
 
-/// Pairs of rotary values side by side (llama) or half a head apart (qwen), biases, norms of heads, divided frequencies.
+/// Rotary pairs next to each other (llama) or half a head apart (qwen), biases, normalised heads, rotary divisors.
 #[test]
-fn unquantised_files_give_the_logits_of_transformers() {
-    for (family, kernels) in ["llama3", "llama-bias", "mistral", "qwen2", "qwen3"]
-        .iter()
-        .flat_map(|family| KERNELS.map(|kernels| (family, kernels)))
-    {
-        let expected = safetensors::load(fixture(family).join("expected.safetensors"), &Device::Cpu).unwrap();
-        let ids: Vec<u32> =
-            expected["tokens"].to_vec1::<i64>().unwrap().into_iter().map(|id| id as u32).collect();
-        let expected = expected["logits"].to_vec2().unwrap();
-        let ours = logits(&fixture(family).join("model.gguf"), kernels, WeightDtype::Auto, &ids);
+fn logits_of_unquantised_files_equal_those_of_transformers() {
+    let families = ["llama3", "llama-bias", "mistral", "qwen2", "qwen3"];
+    for (family, kernels) in families.iter().flat_map(|family| KERNELS.map(|kernels| (family, kernels))) {
+        let (ids, expected) = family_expected(family);
+        let ours = logits(&family_fixture(family).join("model.gguf"), kernels, WeightDtype::Auto, &ids);
         for (i, (ours, theirs)) in ours.iter().zip(&expected).enumerate() {
             assert_close(ours, theirs, &format!("{family}, {kernels:?}, token {i}"));
         }
@@ -61,27 +50,24 @@ fn unquantised_files_give_the_logits_of_transformers() {
 }
 
 #[test]
-fn the_converters_q8_0_is_the_model_but_for_its_rounding() {
-    let file = fixture("llama2").join("model.gguf");
-    let expected = safetensors::load(fixture("llama2").join("expected.safetensors"), &Device::Cpu).unwrap();
-    let ids: Vec<u32> =
-        expected["tokens"].to_vec1::<i64>().unwrap().into_iter().map(|id| id as u32).collect();
-    let expected: Vec<Vec<f32>> = expected["logits"].to_vec2().unwrap();
+fn a_converted_q8_0_file_differs_from_the_model_only_by_rounding() {
+    let file = family_fixture("llama2").join("model.gguf");
+    let (ids, expected) = family_expected("llama2");
     for kernels in KERNELS {
         let model = load(&file, kernels, WeightDtype::Auto).unwrap();
         assert_eq!(model.spec().dtype, "q8_0");
         let off = relative(&Session::new(&model).causal(&ids), &expected);
-        // Weights and activations both.
-        assert!(off > 0.0 && off < 2.0 * bound(GgmlDType::Q8_0), "{kernels:?}: off by {off}");
+        // Both weights and activations are rounded.
+        assert!(off > 0.0 && off < 2.0 * bound(GgmlDType::Q8_0), "{kernels:?}: the difference is {off}");
     }
 }
 
-/// How far logits may be from those of unquantised numbers, relative to their size.
+/// The allowed difference from the logits of unquantised weights, relative to their size.
 ///
-/// Rounding to steps of `s` adds noise of `s / sqrt(12)`. The largest of a block is about 2.5 standard deviations: 8 bits make steps of
-/// 2.5 / 127 = 0.02 and noise of 0.006; 6, 5 and 4 bits noise of 0.023, 0.047 and 0.1. Nine matrices lie behind one another, so three times
-/// as much arrives at the end, and more where softmax and gate are steep (3.1 to 4.8 times was seen). Weights in a wrong
-/// order would be off by more than 1.
+/// Rounding to steps of `s` adds noise of `s / sqrt(12)`. The largest value of a block is about 2.5 standard deviations:
+/// 8 bits make steps of 2.5 / 127 = 0.02 and noise of 0.006; 6, 5 and 4 bits make noise of 0.023, 0.047 and 0.1. Each of
+/// nine matrices in sequence adds noise, so three times as much arrives at the end, and more where softmax and gate are
+/// steep (3.1 to 4.8 times was observed). Weights in a wrong order would differ by more than 1.
 fn bound(dtype: GgmlDType) -> f32 {
     5.0 * match dtype {
         GgmlDType::Q8_0 => 0.006,
@@ -94,8 +80,8 @@ fn bound(dtype: GgmlDType) -> f32 {
 const HIDDEN: usize = 256;
 const VOCAB: usize = 96;
 
-/// Two layers wide enough for blocks of 256, with random weights, in the layout of `llama`; matrices of `dtype`, and like llama.cpp's mixed
-/// files the values and the head in `other`.
+/// Writes a model with random weights in the layout of `llama`: two layers, wide enough for blocks of 256. Matrices have
+/// `dtype`; as in the mixed files of llama.cpp, some of them and the head have the dtype `other`.
 fn write(dir: &Path, dtype: GgmlDType, other: GgmlDType) -> PathBuf {
     let mut random = Random(7);
     let mut tensors = Vec::new();
@@ -148,7 +134,7 @@ fn save(path: &Path, metadata: &HashMap<&'static str, Value>, tensors: &[(&str, 
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, tensors).unwrap();
 }
 
-/// Numbers of mean 0 and variance 1: sums of twelve uniform ones.
+/// Random numbers of mean 0 and variance 1: sums of twelve uniform ones.
 struct Random(u64);
 
 impl Random {
@@ -162,7 +148,7 @@ impl Random {
 }
 
 #[test]
-fn quantised_weights_lose_what_their_bits_explain() {
+fn quantisation_noise_stays_within_its_bound() {
     let dir = tempfile::tempdir().unwrap();
     let exact = write(dir.path(), GgmlDType::F32, GgmlDType::F32);
     let exact = logits(&exact, Kernels::Packed, WeightDtype::Auto, &IDS);
@@ -173,7 +159,7 @@ fn quantised_weights_lose_what_their_bits_explain() {
         let lost = relative(&widened, &exact);
         assert!(lost > 0.0 && lost < bound(dtype), "{dtype:?} with {other:?}: {lost}");
         for kernels in KERNELS {
-            // Against the same numbers as f32, nothing but the rounding of activations is left.
+            // Compared with the same weights as f32, only the rounding of activations remains.
             let off = relative(&logits(&file, kernels, WeightDtype::Auto, &IDS), &widened);
             assert!(off > 0.0 && off < bound(Q8_0), "{dtype:?} with {other:?}, {kernels:?}: {off}");
             let widened_too = logits(&file, kernels, WeightDtype::F32, &IDS);
@@ -182,8 +168,8 @@ fn quantised_weights_lose_what_their_bits_explain() {
     }
 }
 
-/// candle promises nothing of the kind, and on another processor its kernels are others. There, sums that differ in their last bits may
-/// round an activation to the next of 8 bits.
+/// candle does not promise equal bits, and has other kernels on other processors. There, sums that differ in their last
+/// bits may round an activation to another 8-bit value.
 #[test]
 fn a_tree_pass_over_quantised_weights_equals_its_paths() {
     let dir = tempfile::tempdir().unwrap();
@@ -193,17 +179,17 @@ fn a_tree_pass_over_quantised_weights_equals_its_paths() {
         let quantised = load(&file, Kernels::Packed, WeightDtype::Auto).unwrap();
         tree_and_paths(&quantised, &IDS, |node, tree, alone| {
             if cfg!(target_arch = "x86_64") {
-                assert!(tree == alone, "{dtype:?}, node {node}: not the same bits");
+                assert!(tree == alone, "{dtype:?}, node {node}: the bits differ");
             } else {
                 let size = alone.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
                 let off = worst(tree, alone) / size;
-                assert!(off < 1e-3, "{dtype:?}, node {node}: off by {off}");
+                assert!(off < 1e-3, "{dtype:?}, node {node}: the difference is {off}");
             }
         });
     }
 }
 
-/// Widened, quantised weights are like any others.
+/// Quantised weights that are widened run with our kernels, like any others.
 #[test]
 fn a_tree_pass_over_widened_weights_equals_its_paths() {
     let dir = tempfile::tempdir().unwrap();
@@ -215,15 +201,18 @@ fn a_tree_pass_over_widened_weights_equals_its_paths() {
 }
 
 #[test]
-fn what_is_known_of_a_file() {
+fn the_spec_describes_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = write(dir.path(), GgmlDType::Q4K, GgmlDType::Q6K);
     let model = load(&file, Kernels::Packed, WeightDtype::Auto).unwrap();
     let spec = model.spec();
-    assert_eq!((spec.vocab_size, spec.context_length, spec.dtype.as_str()), (VOCAB, 128, "q4k"));
-    assert_eq!(spec.eos, common::tokens(&[3]));
+    assert_eq!(spec.vocab_size, VOCAB);
+    assert_eq!(spec.context_length, 128);
+    assert_eq!(spec.dtype, "q4k");
+    assert_eq!(spec.eos, tokens(&[3]));
     let widened = load(&file, Kernels::Packed, WeightDtype::F16).unwrap();
-    assert_eq!((widened.spec().dtype.as_str(), widened.spec().parameters), ("f16", spec.parameters));
+    assert_eq!(widened.spec().dtype, "f16");
+    assert_eq!(widened.spec().parameters, spec.parameters);
     // 4.5 and 6.6 bits per weight instead of 16.
     let ratio = widened.spec().weight_bytes as f64 / spec.weight_bytes as f64;
     assert!((2.4..3.6).contains(&ratio), "{ratio}");
@@ -232,7 +221,7 @@ fn what_is_known_of_a_file() {
 }
 
 #[test]
-fn files_that_cannot_be_served_say_why() {
+fn errors_say_why_a_file_cannot_be_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |path: &Path| match load(path, Kernels::Packed, WeightDtype::Auto) {
         Ok(_) => panic!("{} was loaded", path.display()),
@@ -242,7 +231,7 @@ fn files_that_cannot_be_served_say_why() {
     let embedding = Tensor::zeros((VOCAB, HIDDEN), DType::F32, &Device::Cpu).unwrap();
     let embedding = QTensor::quantize(&embedding, GgmlDType::F32).unwrap();
     let cases: [(&str, Option<Value>, &str); 6] = [
-        ("general.architecture", Some(Value::String("gemma".into())), "llama, qwen2, qwen3 are"),
+        ("general.architecture", Some(Value::String("gemma".into())), "must be one of llama, qwen2, qwen3"),
         ("llama.block_count", None, "llama.block_count is missing"),
         ("llama.attention.head_count_kv", Some(Value::Array(vec![Value::U32(2)])), "single whole number"),
         ("llama.expert_count", Some(Value::U32(8)), "mixture of 8 experts"),

@@ -1,15 +1,12 @@
 //! The decoder against numbers from the authors' own implementation (`crates/testkit/golden/README.md`), with our kernels
-//! and with candle's (the path of a GPU).
+//! and with candle's, which a GPU uses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
-
-use common::{KERNELS, Session, assert_close, assert_same, root, tokens, write_tokenizer};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tandem_decoding::{BeamSearch, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, Pass, Segment};
+
+use crate::common::{KERNELS, Session, assert_close, assert_same, root, tokens, write_tokenizer};
 
 fn load(pair: &str, model: &str, kernels: Kernels) -> Decoder {
     let options = LoadOptions { kernels, ..LoadOptions::default() };
@@ -61,12 +58,12 @@ fn forward(pair: &str) {
 }
 
 #[test]
-fn forward_tiny() {
+fn forward_passes_of_the_tiny_pair() {
     forward("tiny");
 }
 
 #[test]
-fn forward_demo() {
+fn forward_passes_of_the_demo_pair() {
     forward("demo");
 }
 
@@ -85,9 +82,11 @@ struct TreeForward {
 }
 
 impl TreeForward {
-    /// The golden trees may hold equal siblings, which are one node here: (tree, our node of each golden node).
+    /// The tree, and our node of each golden node: golden trees may hold equal siblings, which are one node here.
     fn tree(&self) -> (TokenTree, Vec<usize>) {
-        let (mut nodes, mut parents, mut ours) = (Vec::new(), Vec::new(), Vec::<usize>::new());
+        let mut nodes = Vec::new();
+        let mut parents = Vec::new();
+        let mut ours = Vec::<usize>::new();
         for (&token, &parent) in self.node_tokens.iter().zip(&self.parents) {
             let parent = usize::try_from(parent).ok().map(|p| ours[p]);
             let known = (0..nodes.len()).find(|&n| parents[n] == parent && nodes[n] == TokenId(token));
@@ -100,7 +99,7 @@ impl TreeForward {
         (TokenTree::new(nodes, parents, TreeLimits::default()).unwrap(), ours)
     }
 
-    /// `rows[0]` is the root, then our nodes.
+    /// `rows`: the logits of the root, then of our nodes.
     fn check(&self, rows: &[Vec<f32>], ours: &[usize], what: &str) {
         if let Some(root) = &self.root_logits {
             assert_close(&rows[0], root, what);
@@ -134,7 +133,7 @@ fn tree_forward(pair: &str) {
             for (node, &position) in case.positions.iter().enumerate() {
                 assert_eq!(prefix.len() + tree.depth(ours[node]), position);
             }
-            // In one pass, and with the prefix in the cache.
+            // In one pass, and after a cached prefix.
             let uncached = Session::new(&decoder).tree(&case.prefix_ids, &tree).split_off(prefix.len());
             let mut session = Session::new(&decoder);
             if !prefix.is_empty() {
@@ -146,9 +145,9 @@ fn tree_forward(pair: &str) {
             for (a, b) in cached.iter().zip(&uncached) {
                 assert_same(kernels, a, b, &format!("{what}: cached and uncached"));
             }
-            // candle's kernels are slow here, and checked against the golden logits above.
-            let every = if kernels == Kernels::Candle { 6 } else { 1 };
-            for node in (0..tree.len()).step_by(every) {
+            // Fewer nodes with candle's kernels: they are slow here, and were compared with the golden logits above.
+            let step = if kernels == Kernels::Candle { 6 } else { 1 };
+            for node in (0..tree.len()).step_by(step) {
                 let path = tree.path(node).into_iter().map(|n| tree.tokens()[n].0);
                 let ids: Vec<u32> = case.prefix_ids.iter().copied().chain(path).collect();
                 let causal = Session::new(&decoder).causal(&ids).pop().unwrap();
@@ -159,17 +158,17 @@ fn tree_forward(pair: &str) {
 }
 
 #[test]
-fn tree_forward_tiny() {
+fn tree_passes_of_the_tiny_pair() {
     tree_forward("tiny");
 }
 
 #[test]
-fn tree_forward_demo() {
+fn tree_passes_of_the_demo_pair() {
     tree_forward("demo");
 }
 
 #[test]
-fn after_a_commit_the_next_pass_equals_one_on_a_fresh_prefill() {
+fn the_pass_after_a_commit_equals_one_after_a_fresh_prefill() {
     for kernels in KERNELS {
         let model = load("tiny", "target", kernels);
         for case in tree_cases("tiny", "target") {
@@ -199,16 +198,17 @@ fn after_a_commit_the_next_pass_equals_one_on_a_fresh_prefill() {
 }
 
 #[test]
-fn packed_sessions_equal_lone_ones() {
+fn results_do_not_depend_on_the_other_sessions_of_a_pass() {
     for kernels in KERNELS {
         let model = load("tiny", "target", kernels);
-        let texts = [vec![0, 5, 9], vec![0, 33, 2, 60, 17, 4], vec![0]];
-        let passes =
-            texts.each_ref().map(|ids| Pass { logits: vec![ids.len() - 1], ..Pass::causal(0, tokens(ids)) });
-        let mut caches = texts.each_ref().map(|_| model.new_cache(usize::MAX));
+        let sequences = [vec![0, 5, 9], vec![0, 33, 2, 60, 17, 4], vec![0]];
+        let passes = sequences
+            .each_ref()
+            .map(|ids| Pass { logits: vec![ids.len() - 1], ..Pass::causal(0, tokens(ids)) });
+        let mut caches = sequences.each_ref().map(|_| model.new_cache(usize::MAX));
         let mut batch: Vec<_> =
             caches.iter_mut().zip(&passes).map(|(cache, pass)| Segment { cache, pass }).collect();
-        for (ids, logits) in texts.iter().zip(&model.forward(&mut batch).unwrap()) {
+        for (ids, logits) in sequences.iter().zip(&model.forward(&mut batch).unwrap()) {
             let alone = Session::new(&model).causal(ids).pop().unwrap();
             assert_same(kernels, logits.rows().next().unwrap(), &alone, "packed");
         }
@@ -230,8 +230,8 @@ struct Beam {
     joint_logp: f64,
 }
 
-/// Beam search at temperature 0 against textbook beam search by joint log-probability. Every frontier node gets a
-/// causal pass of its own: nothing here relies on tree masks.
+/// Beam search at temperature 0 against textbook beam search by joint log-probability. Every node of the frontier gets a
+/// causal pass of its own, so that the test does not rely on tree masks. Returns the number of beams compared.
 fn beam_temp0(pair: &str) -> usize {
     let draft = load(pair, "draft", Kernels::Packed);
     let mut compared = 0;
@@ -267,7 +267,7 @@ fn beam_temp0(pair: &str) -> usize {
 }
 
 #[test]
-fn beams_at_temperature_0() {
+fn beams_at_temperature_0_equal_textbook_beam_search() {
     assert!(beam_temp0("tiny") > 20);
     assert!(beam_temp0("demo") > 10);
 }

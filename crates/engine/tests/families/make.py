@@ -1,4 +1,4 @@
-"""Writes the fixtures of tests/families.rs: tiny models with random weights, and the logits that transformers gives them.
+"""Writes the fixtures of tests/engine/families.rs: tiny models with random weights, and the logits that transformers gives them.
 
     python -m venv venv && venv/bin/pip install -r requirements.txt && venv/bin/python make.py
 

@@ -1,4 +1,4 @@
-"""Writes the GGUF fixtures of tests/gguf.rs: models of make.py as llama.cpp's own converter puts them.
+"""Writes the GGUF fixtures of tests/engine/gguf.rs: models of make.py as the converter of llama.cpp writes them.
 
     venv/bin/pip install -r requirements.txt gguf
     venv/bin/pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36   # its archive holds llama.cpp; unpack it

@@ -1,116 +1,18 @@
-//! `config.json` and `generation_config.json`, checked.
+//! `config.json` as a [`ModelConfig`].
 
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tandem_decoding::TokenId;
 
-use super::names::{LLAMA, OPT, TensorNames};
-use super::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling, unsupported};
-use crate::LoadError;
+use super::family::{self, Family, Window};
+use super::generation::{Eos, generation_eos};
+use super::model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};
+use crate::load::error::LoadError;
+use crate::load::json_file::read_json;
 
-/// What is fixed for all models of a family, whatever their config.json says.
-struct Family {
-    model_type: &'static str,
-    names: &'static TensorNames,
-    norm: NormKind,
-    mlp: MlpKind,
-    /// The offset of learned positions; rotary ones without.
-    learned: Option<usize>,
-    qkv_bias: Given,
-    output_bias: Given,
-    mlp_bias: Given,
-    qk_norm: bool,
-    window: Window,
-    /// Where `tie_word_embeddings` is absent.
-    tied: bool,
-}
-
-/// Where it is written whether something is there.
-#[derive(Clone, Copy)]
-enum Given {
-    Always,
-    Never,
-    /// In `attention_bias` or `mlp_bias`.
-    InConfig,
-}
-
-impl Given {
-    fn or(self, configured: bool) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::InConfig => configured,
-        }
-    }
-}
-
-/// Where it is written how far a token looks back.
-#[derive(Clone, Copy)]
-enum Window {
-    Unlimited,
-    /// In `sliding_window`.
-    Configured,
-    /// There too, but only if `use_sliding_window` says so.
-    IfUsed,
-}
-
-const LLAMA_FAMILY: Family = Family {
-    model_type: "llama",
-    names: &LLAMA,
-    norm: NormKind::Rms,
-    mlp: MlpKind::GatedSilu,
-    learned: None,
-    qkv_bias: Given::InConfig,
-    output_bias: Given::InConfig,
-    mlp_bias: Given::InConfig,
-    qk_norm: false,
-    window: Window::Unlimited,
-    tied: false,
-};
-
-const FAMILIES: [Family; 5] = [
-    LLAMA_FAMILY,
-    Family {
-        model_type: "mistral",
-        qkv_bias: Given::Never,
-        output_bias: Given::Never,
-        mlp_bias: Given::Never,
-        window: Window::Configured,
-        ..LLAMA_FAMILY
-    },
-    Family {
-        model_type: "qwen2",
-        qkv_bias: Given::Always,
-        output_bias: Given::Never,
-        mlp_bias: Given::Never,
-        window: Window::IfUsed,
-        ..LLAMA_FAMILY
-    },
-    Family {
-        model_type: "qwen3",
-        mlp_bias: Given::Never,
-        qk_norm: true,
-        window: Window::IfUsed,
-        ..LLAMA_FAMILY
-    },
-    Family {
-        model_type: "opt",
-        names: &OPT,
-        norm: NormKind::Layer,
-        mlp: MlpKind::Relu,
-        learned: Some(2),
-        qkv_bias: Given::Always,
-        output_bias: Given::Always,
-        mlp_bias: Given::Always,
-        tied: true,
-        ..LLAMA_FAMILY
-    },
-];
-
-/// The fields of config.json that matter to any family; `alias` is what OPT calls them.
+/// The fields of config.json that matter to any family; an `alias` is the name that OPT uses.
 #[derive(Deserialize)]
 struct Fields {
     model_type: Option<String>,
@@ -136,7 +38,7 @@ struct Fields {
     use_sliding_window: bool,
     rope_theta: Option<f32>,
     rope_scaling: Option<Value>,
-    /// Where newer checkpoints keep `rope_theta` and the scaling.
+    /// Newer checkpoints store `rope_theta` and the scaling here.
     rope_parameters: Option<Value>,
     quantization_config: Option<Value>,
     eos_token_id: Option<Eos>,
@@ -147,29 +49,7 @@ struct Fields {
     partial_rotary_factor: Option<f64>,
 }
 
-#[derive(Deserialize)]
-struct GenerationConfig {
-    eos_token_id: Option<Eos>,
-}
-
-/// One token or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Eos {
-    Single(u32),
-    Multiple(Vec<u32>),
-}
-
-impl Eos {
-    fn tokens(self) -> Vec<TokenId> {
-        match self {
-            Self::Single(id) => vec![TokenId(id)],
-            Self::Multiple(ids) => ids.into_iter().map(TokenId).collect(),
-        }
-    }
-}
-
-/// `rope_type` llama3.
+/// The scaling of `rope_type` llama3.
 #[derive(Deserialize)]
 struct Llama3 {
     factor: f32,
@@ -179,20 +59,30 @@ struct Llama3 {
 }
 
 impl ModelConfig {
-    /// Reads and checks `config.json`, and the end-of-sequence tokens of `generation_config.json`, which win.
+    /// Reads and checks `config.json`. End-of-sequence tokens in `generation_config.json` take precedence.
+    ///
+    /// # Errors
+    /// If a file cannot be read or parsed, if the family is not supported, or if a value is invalid or would require
+    /// arithmetic that the decoder does not implement.
     pub fn read(config: &Path, generation: Option<&Path>) -> Result<Self, LoadError> {
         let fields: Fields = read_json(config)?;
-        let refused = |what: String| unsupported(config, what);
-        let family = family(&fields).map_err(refused)?;
-        refuse_other_arithmetic(&fields, family).map_err(refused)?;
-        let positions = match family.learned {
+        let unsupported = |what: String| LoadError::unsupported(config, what);
+        // The first Llama checkpoints had no model_type.
+        let model_type = fields.model_type.as_deref().unwrap_or("llama");
+        let family = family::find(model_type).map_err(unsupported)?;
+        check_arithmetic(&fields, family).map_err(unsupported)?;
+        let positions = match family.learned_positions {
             Some(offset) => Positions::Learned { offset },
             None => rotary(config, &fields)?,
         };
+        let eos = match generation_eos(generation)? {
+            Some(eos) => eos,
+            None => fields.eos_token_id.map(Eos::tokens).unwrap_or_default(),
+        };
         let window = match family.window {
             Window::Configured => fields.sliding_window,
-            Window::IfUsed if fields.use_sliding_window => fields.sliding_window,
-            _ => None,
+            Window::ConfiguredIfUsed if fields.use_sliding_window => fields.sliding_window,
+            Window::Unlimited | Window::ConfiguredIfUsed => None,
         };
         let heads = fields.num_attention_heads;
         let read = Self {
@@ -210,39 +100,22 @@ impl ModelConfig {
             },
             positions,
             mlp: family.mlp,
-            qkv_bias: family.qkv_bias.or(fields.attention_bias),
-            output_bias: family.output_bias.or(fields.attention_bias),
-            mlp_bias: family.mlp_bias.or(fields.mlp_bias),
+            qkv_bias: family.qkv_bias.is_present(fields.attention_bias),
+            output_bias: family.output_bias.is_present(fields.attention_bias),
+            mlp_bias: family.mlp_bias.is_present(fields.mlp_bias),
             qk_norm: family.qk_norm,
             context: fields.max_position_embeddings,
             tied: fields.tie_word_embeddings.unwrap_or(family.tied),
-            eos: generation_eos(generation)?
-                .or_else(|| fields.eos_token_id.map(Eos::tokens))
-                .unwrap_or_default(),
+            eos,
             names: family.names,
         };
-        read.check().map_err(refused)?;
+        read.check().map_err(unsupported)?;
         Ok(read.within_window(window))
     }
 }
 
-/// The end-of-sequence tokens of `generation_config.json`, if it has any.
-pub(super) fn generation_eos(generation: Option<&Path>) -> Result<Option<Vec<TokenId>>, LoadError> {
-    let Some(path) = generation else { return Ok(None) };
-    Ok(read_json::<GenerationConfig>(path)?.eos_token_id.map(Eos::tokens))
-}
-
-fn family(fields: &Fields) -> Result<&'static Family, String> {
-    // The first Llama checkpoints had no model_type.
-    let name = fields.model_type.as_deref().unwrap_or("llama");
-    FAMILIES.iter().find(|family| family.model_type == name).ok_or_else(|| {
-        let known = FAMILIES.map(|family| family.model_type).join(", ");
-        format!("model_type {name:?} is not supported: {known} are")
-    })
-}
-
-/// Refuses what would change the arithmetic, and that this decoder does not do.
-fn refuse_other_arithmetic(fields: &Fields, family: &Family) -> Result<(), String> {
+/// Refuses settings that require arithmetic which the decoder does not implement.
+fn check_arithmetic(fields: &Fields, family: &Family) -> Result<(), String> {
     let activation = match family.mlp {
         MlpKind::GatedSilu => "silu",
         MlpKind::Relu => "relu",
@@ -273,40 +146,38 @@ fn refuse_other_arithmetic(fields: &Fields, family: &Family) -> Result<(), Strin
     }
 }
 
-/// The rotary settings, wherever the checkpoint keeps them.
+/// The rotary settings: in `rope_parameters` of newer checkpoints, in `rope_theta` and `rope_scaling` of older ones.
 fn rotary(config: &Path, fields: &Fields) -> Result<Positions, LoadError> {
-    let new = fields.rope_parameters.as_ref().filter(|p| p.is_object());
-    let theta = match new.and_then(|p| p.get("rope_theta")) {
+    let parameters = fields.rope_parameters.as_ref().filter(|p| p.is_object());
+    let theta = match parameters.and_then(|p| p.get("rope_theta")) {
         Some(theta) => Some(from_value(config, theta.clone())?),
         None => fields.rope_theta,
     };
-    let scaling = match new.or(fields.rope_scaling.as_ref()).filter(|s| !s.is_null()) {
+    let scaling = match parameters.or(fields.rope_scaling.as_ref()).filter(|s| !s.is_null()) {
+        Some(scaling) => rope_scaling(config, scaling)?,
         None => None,
-        Some(scaling) => {
-            match scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(|t| t.as_str()) {
-                Some("default") => None,
-                Some("llama3") => {
-                    let s: Llama3 = from_value(config, scaling.clone())?;
-                    Some(RopeScaling::Llama3 {
-                        factor: s.factor,
-                        low_freq_factor: s.low_freq_factor,
-                        high_freq_factor: s.high_freq_factor,
-                        original_context: s.original_max_position_embeddings,
-                    })
-                }
-                _ => {
-                    let what = format!("rope_scaling {scaling} is not supported: only llama3 is");
-                    return Err(unsupported(config, what));
-                }
-            }
-        }
     };
     Ok(Positions::Rotary { theta: theta.unwrap_or(10_000.0), scaling })
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
-    let text = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&text).map_err(|source| LoadError::Json { path: path.to_owned(), source })
+fn rope_scaling(config: &Path, scaling: &Value) -> Result<Option<RopeScaling>, LoadError> {
+    let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
+    match kind.and_then(Value::as_str) {
+        Some("default") => Ok(None),
+        Some("llama3") => {
+            let llama3: Llama3 = from_value(config, scaling.clone())?;
+            Ok(Some(RopeScaling::Llama3 {
+                factor: llama3.factor,
+                low_freq_factor: llama3.low_freq_factor,
+                high_freq_factor: llama3.high_freq_factor,
+                original_context: llama3.original_max_position_embeddings,
+            }))
+        }
+        _ => {
+            let what = format!("rope_scaling {scaling} is not supported: only llama3 is");
+            Err(LoadError::unsupported(config, what))
+        }
+    }
 }
 
 fn from_value<T: DeserializeOwned>(path: &Path, value: Value) -> Result<T, LoadError> {
@@ -314,4 +185,114 @@ fn from_value<T: DeserializeOwned>(path: &Path, value: Value) -> Result<T, LoadE
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    /// Reads a small Llama configuration after `change`.
+    fn read(change: impl FnOnce(&mut Value)) -> Result<ModelConfig, String> {
+        let mut json = serde_json::json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "max_position_embeddings": 256, "eos_token_id": 2
+        });
+        change(&mut json);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, json.to_string()).unwrap();
+        ModelConfig::read(&path, None).map_err(|e| e.to_string())
+    }
+
+    const LLAMA3: &str = r#"{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+        "original_max_position_embeddings":8192,"rope_theta":500000.0}"#;
+
+    #[test]
+    fn rotary_settings_are_read_from_old_and_new_fields() {
+        let llama3: Value = serde_json::from_str(LLAMA3).unwrap();
+        let scaling = Some(RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 8192,
+        });
+        let plain = read(|_| ()).unwrap();
+        assert_eq!(plain.head_dim, 16);
+        assert_eq!(plain.positions, Positions::Rotary { theta: 10_000.0, scaling: None });
+        let old = read(|c| c["rope_scaling"] = llama3.clone()).unwrap();
+        assert_eq!(old.positions, Positions::Rotary { theta: 10_000.0, scaling: scaling.clone() });
+        let new = read(|c| c["rope_parameters"] = llama3.clone()).unwrap();
+        assert_eq!(new.positions, Positions::Rotary { theta: 500_000.0, scaling });
+        let default = read(|c| {
+            c["rope_parameters"] = serde_json::json!({ "rope_type": "default", "rope_theta": 1e6 });
+        });
+        assert_eq!(default.unwrap().positions, Positions::Rotary { theta: 1e6, scaling: None });
+    }
+
+    fn of_family(model_type: &str) -> ModelConfig {
+        read(|c| c["model_type"] = model_type.into()).unwrap()
+    }
+
+    /// Whether the queries, the output of the attention, and the MLP have a bias.
+    fn biases(config: &ModelConfig) -> (bool, bool, bool) {
+        (config.qkv_bias, config.output_bias, config.mlp_bias)
+    }
+
+    #[test]
+    fn a_family_sets_what_its_config_does_not_state() {
+        assert_eq!(biases(&of_family("llama")), (false, false, false));
+        assert_eq!(biases(&of_family("mistral")), (false, false, false));
+        assert_eq!(biases(&of_family("qwen2")), (true, false, false));
+        let qwen3 = of_family("qwen3");
+        assert_eq!(biases(&qwen3), (false, false, false));
+        assert!(qwen3.qk_norm);
+        let biased = read(|c| c["attention_bias"] = true.into()).unwrap();
+        assert_eq!(biases(&biased), (true, true, false));
+        let opt = of_family("opt");
+        assert_eq!(biases(&opt), (true, true, true));
+        assert!(opt.tied);
+        assert_eq!(opt.norm, NormKind::Layer);
+        assert_eq!(opt.mlp, MlpKind::Relu);
+        assert_eq!(opt.positions, Positions::Learned { offset: 2 });
+    }
+
+    #[test]
+    fn a_sliding_window_limits_the_context() {
+        let context = |family: &str, used: bool, window: Value| {
+            let config = read(|c| {
+                c["model_type"] = family.into();
+                c["use_sliding_window"] = used.into();
+                c["sliding_window"] = window;
+            });
+            config.unwrap().context
+        };
+        assert_eq!(context("mistral", false, 100.into()), 100);
+        assert_eq!(context("mistral", false, 1000.into()), 256);
+        assert_eq!(context("mistral", false, Value::Null), 256);
+        assert_eq!(context("qwen2", false, 100.into()), 256);
+        assert_eq!(context("qwen3", true, 100.into()), 100);
+        assert_eq!(context("llama", true, 100.into()), 256);
+    }
+
+    #[test]
+    fn settings_that_need_other_arithmetic_are_refused() {
+        let yarn = serde_json::json!({ "rope_type": "yarn", "factor": 2.0 });
+        let unknown_family =
+            "\"gemma\" is not supported: it must be one of llama, mistral, qwen2, qwen3, opt";
+        let cases: [(&str, &str, Value); 11] = [
+            ("rope_scaling", "only llama3 is", yarn.clone()),
+            ("rope_parameters", "only llama3 is", yarn),
+            ("quantization_config", "use a GGUF file", serde_json::json!({ "quant_method": "fp8" })),
+            ("model_type", unknown_family, "gemma".into()),
+            ("hidden_act", "only silu is", "gelu".into()),
+            ("partial_rotary_factor", "only 1 is", 0.5.into()),
+            ("num_key_value_heads", "4 attention heads are not a multiple of 3", 3.into()),
+            ("vocab_size", "the vocabulary is 0", 0.into()),
+            ("num_attention_heads", "attention heads is 0", 0.into()),
+            ("do_layer_norm_before", "only true is", false.into()),
+            ("word_embed_proj_dim", "only the hidden size 64 is", 32.into()),
+        ];
+        for (field, expected, value) in cases {
+            let error = read(|c| c[field] = value).unwrap_err();
+            assert!(error.contains(expected), "{field}: {expected:?} is not in {error:?}");
+        }
+    }
+}

@@ -1,24 +1,20 @@
-//! The shape of a decoder: all in which model families differ, as data.
-
-mod gguf;
-mod json;
-mod names;
+//! The shape of a decoder: everything in which model families differ, as data.
 
 use tandem_decoding::TokenId;
 
-use crate::LoadError;
-use crate::ops::Heads;
+use super::names::TensorNames;
 
-pub(crate) use names::TensorNames;
+/// The largest size that a configuration may state; larger ones are mistakes.
+const LARGEST_SIZE: usize = 1 << 24;
 
 /// The shape of a decoder.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the layer between.
+    /// Width of the inner layer of the MLP.
     pub intermediate: usize,
-    /// Rows of the embedding; may be padded beyond the tokenizer's entries.
+    /// Rows of the embedding. May be padded beyond the entries of the tokenizer.
     pub vocab: usize,
     /// Decoder layers.
     pub layers: usize,
@@ -32,25 +28,25 @@ pub struct ModelConfig {
     pub norm: NormKind,
     /// Epsilon of all normalisations.
     pub norm_eps: f64,
-    /// How a token knows where it stands.
+    /// How positions enter the computation.
     pub positions: Positions,
-    /// The layer between the attentions.
+    /// The kind of the MLP in each layer.
     pub mlp: MlpKind,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Whether the output of the attention has a bias.
+    /// Whether the output projection of the attention has a bias.
     pub output_bias: bool,
     /// Whether the linear layers of the MLP have a bias.
     pub mlp_bias: bool,
     /// Whether every head of the queries and keys is RMS-normalised.
     pub qk_norm: bool,
-    /// Tokens that a text may have.
+    /// Tokens that a sequence may have, prompt included.
     pub context: usize,
-    /// Whether the head shares the embedding's weights.
+    /// Whether the output head shares the weights of the embedding.
     pub tied: bool,
-    /// Tokens that end a text.
+    /// Tokens that end a sequence.
     pub eos: Vec<TokenId>,
-    /// What its tensors are called.
+    /// Names of its tensors in the checkpoint.
     pub(crate) names: &'static TensorNames,
 }
 
@@ -63,34 +59,34 @@ pub enum NormKind {
     Layer,
 }
 
-/// How a token knows where it stands.
+/// How positions enter the computation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
-    /// Queries and keys are rotated.
+    /// Queries and keys are rotated by angles that grow with the position.
     Rotary {
         /// Base of the frequencies.
         theta: f32,
-        /// What is done to the frequencies.
+        /// Scaling of the frequencies, for contexts longer than the original one.
         scaling: Option<RopeScaling>,
     },
-    /// A learned vector is added to the embedding; that of position 0 is row `offset` of the table.
+    /// A learned vector is added to the embedding. Row `offset` of the table belongs to position 0.
     Learned {
-        /// Rows before that of position 0.
+        /// Rows of the table before that of position 0.
         offset: usize,
     },
 }
 
-/// What is done to rotary frequencies.
+/// Scaling of rotary frequencies.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the names are config.json's own")]
+#[allow(missing_docs, reason = "the names are those of config.json")]
 pub enum RopeScaling {
-    /// Long wavelengths are stretched, short ones kept, those between blended.
+    /// Long wavelengths are stretched, short ones kept, and those in between blended.
     Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_context: usize },
-    /// Each frequency is divided by its own number: the form in which GGUF files keep the above.
+    /// Each frequency is divided by a number of its own. GGUF files store the scaling of Llama 3 in this form.
     Divisors(Vec<f32>),
 }
 
-/// The layer between the attentions.
+/// The kind of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MlpKind {
     /// `down(silu(gate(x)) * up(x))`
@@ -99,37 +95,56 @@ pub enum MlpKind {
     Relu,
 }
 
+/// Shape of the heads in the fused projection `[rows, (heads + 2 kv_heads) * head_dim]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
 impl ModelConfig {
-    /// Whether the sizes can be those of a model. `what` is said of the first that cannot.
-    fn check(&self) -> Result<(), String> {
-        let sizes = [
-            ("the hidden size", self.hidden),
-            ("the intermediate size", self.intermediate),
-            ("the vocabulary", self.vocab),
-            ("the number of layers", self.layers),
-            ("the number of attention heads", self.heads),
-            ("the number of key-value heads", self.kv_heads),
-            ("the size of a head", self.head_dim),
-            ("the context", self.context),
-        ];
-        if let Some((name, size)) = sizes.iter().find(|(_, size)| !(1..=1 << 24).contains(size)) {
-            return Err(format!("{name} is {size}: it must be between 1 and 16777216"));
-        }
+    /// Checks that the sizes are possible and agree. The error describes the first that does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.check_sizes()?;
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(format!(
-                "{} attention heads are no multiple of {} key-value heads",
+                "{} attention heads are not a multiple of {} key-value heads",
                 self.heads, self.kv_heads
             ));
         }
         let Positions::Rotary { scaling, .. } = &self.positions else { return Ok(()) };
         if !self.head_dim.is_multiple_of(2) {
-            return Err(format!("heads of {} values: rotary embedding needs pairs", self.head_dim));
+            return Err(format!(
+                "the size of a head is {}: rotary embeddings need an even size",
+                self.head_dim
+            ));
         }
+        let pairs = self.head_dim / 2;
         match scaling {
-            Some(RopeScaling::Divisors(all)) if all.len() != self.head_dim / 2 => {
-                Err(format!("{} rotary divisors for heads of {} values", all.len(), self.head_dim))
-            }
+            Some(RopeScaling::Divisors(divisors)) if divisors.len() != pairs => Err(format!(
+                "there are {} rotary divisors: heads of {} values need {pairs}",
+                divisors.len(),
+                self.head_dim
+            )),
             _ => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), String> {
+        let sizes = [
+            ("the hidden size", self.hidden),
+            ("the intermediate size", self.intermediate),
+            ("the size of the vocabulary", self.vocab),
+            ("the number of layers", self.layers),
+            ("the number of attention heads", self.heads),
+            ("the number of key-value heads", self.kv_heads),
+            ("the size of a head", self.head_dim),
+            ("the context length", self.context),
+        ];
+        match sizes.iter().find(|(_, size)| !(1..=LARGEST_SIZE).contains(size)) {
+            Some((name, size)) => Err(format!("{name} is {size}: it must be between 1 and {LARGEST_SIZE}")),
+            None => Ok(()),
         }
     }
 
@@ -137,22 +152,19 @@ impl ModelConfig {
         Heads { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
 
-    /// Cuts the context to the sliding window of the attention. Within it nothing slides out of sight, so the model is
-    /// exactly itself; beyond it, a mask would have to know the position of every cached row.
-    fn within_window(mut self, window: Option<usize>) -> Self {
+    /// Limits the context to the sliding window of the attention.
+    ///
+    /// Up to there the window hides nothing, so the model computes exactly what it was trained to. Beyond it, the
+    /// attention mask would have to know the position of every cached row.
+    pub(super) fn within_window(mut self, window: Option<usize>) -> Self {
         if let Some(window) = window.filter(|&window| window < self.context) {
             tracing::warn!(
                 window,
                 context = self.context,
-                "the model attends to a sliding window: its context is cut to that"
+                "the model attends to a sliding window: the context is limited to the window"
             );
             self.context = window;
         }
         self
     }
-}
-
-/// `config.json` or a GGUF file that says something which is not supported.
-fn unsupported(path: &std::path::Path, what: String) -> LoadError {
-    LoadError::Unsupported { path: path.to_owned(), what }
 }

@@ -1,10 +1,10 @@
-//! What checkpoints call their tensors.
+//! Names of tensors in checkpoints.
 
-/// Names of one layout. Those of a layer stand behind `layer`, its number and a dot; `.weight` or `.bias` follows.
+/// The names of one layout. Names of a layer follow `layer`, its number and a dot; `.weight` or `.bias` is appended.
 #[derive(Debug)]
 pub(crate) struct TensorNames {
     pub(crate) embedding: &'static str,
-    /// Learned positions.
+    /// The table of learned positions.
     pub(crate) positions: &'static str,
     pub(crate) layer: &'static str,
     pub(crate) attention_norm: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct TensorNames {
     pub(crate) head: &'static str,
 }
 
-/// Llama, and whatever took over its module names: Mistral, Qwen.
+/// Llama, and the families that took over its module names: Mistral and Qwen.
 pub(crate) const LLAMA: TensorNames = TensorNames {
     embedding: "model.embed_tokens",
     positions: "",
@@ -57,7 +57,7 @@ pub(crate) const OPT: TensorNames = TensorNames {
     ..LLAMA
 };
 
-/// Every architecture in a GGUF file.
+/// GGUF files, whatever their architecture.
 pub(crate) const GGUF: TensorNames = TensorNames {
     embedding: "token_embd",
     positions: "position_embd",

@@ -1,0 +1,11 @@
+//! The configuration of a model: `config.json`, or the metadata of a GGUF file.
+
+mod family;
+mod generation;
+mod gguf;
+mod json;
+mod model_config;
+mod names;
+
+pub(crate) use model_config::Heads;
+pub use model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};

@@ -1,0 +1,79 @@
+//! What the handles of a model send to its thread, and what both sides share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use tandem_decoding::TokenId;
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use super::budget::KvBudget;
+use super::observer::PassObserver;
+use super::queue::{Queue, QueueEntry};
+use crate::model::{EngineError, Keep, Logits, ModelSpec, Pass};
+
+pub(super) enum Command {
+    Run(Box<Task>),
+    /// Wakes the thread to free the caches whose handles were dropped.
+    FreeCaches,
+}
+
+/// Work on one cache, and where to send its result.
+pub(super) struct Task {
+    pub(super) cache: u64,
+    /// Rows that the cache may ever hold.
+    pub(super) max_rows: usize,
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Result<Logits, EngineError>>,
+    /// The span of the request, so that what the thread logs belongs to it.
+    pub(super) span: Span,
+    /// Held while the task waits for a pass.
+    pub(super) queued: Option<QueueEntry>,
+}
+
+pub(super) enum Work {
+    /// Applies `keep`, then runs `pass`.
+    Step { keep: Option<Keep>, pass: Pass },
+    /// Appends the `remaining` tokens of a prompt in causal order, in chunks.
+    Prefill { remaining: Vec<TokenId> },
+}
+
+/// State that the handles and the thread share.
+pub(super) struct Shared {
+    pub(super) spec: ModelSpec,
+    pub(super) budget: KvBudget,
+    pub(super) queue: Queue,
+    pub(super) observer: OnceLock<PassObserver>,
+    next_cache: AtomicU64,
+    /// Caches whose handles were dropped. Not a command, because a drop cannot wait for room in the queue. Bounded by
+    /// the number of caches.
+    dropped: Mutex<Vec<u64>>,
+}
+
+impl Shared {
+    pub(super) fn new(spec: ModelSpec, budget: KvBudget) -> Self {
+        Self {
+            spec,
+            budget,
+            queue: Queue::default(),
+            observer: OnceLock::new(),
+            next_cache: AtomicU64::new(0),
+            dropped: Mutex::default(),
+        }
+    }
+
+    /// An id for a new cache.
+    pub(super) fn next_cache(&self) -> u64 {
+        self.next_cache.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes that the handle of `cache` was dropped.
+    pub(super) fn add_dropped(&self, cache: u64) {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+    }
+
+    /// The caches whose handles were dropped since the last call.
+    pub(super) fn take_dropped(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

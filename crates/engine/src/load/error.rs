@@ -38,7 +38,7 @@ pub enum LoadError {
         "there is no tokenizer.json in the directory of {model}: copy it from the model that the file was made from"
     )]
     NoTokenizer { model: PathBuf },
-    #[error("{path} cannot be parsed")]
+    #[error("{path} is not valid")]
     Json {
         path: PathBuf,
         #[source]

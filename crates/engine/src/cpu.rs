@@ -1,25 +1,27 @@
 //! Kernels for f32 activations on the CPU.
 //!
-//! candle is fast for one row times a matrix and for many rows times a matrix. The passes of a token tree are neither:
-//! from two rows on, candle packs the weights again on every call. Here, weights are packed once, at load, and keep the
-//! dtype of the checkpoint (f16 and bf16 widen to f32 exactly), which also halves the memory traffic that limits small
-//! passes.
+//! candle is fast for one row times a matrix and for many rows times a matrix. The passes of a token tree are
+//! neither: from two rows on, candle packs the weights again on every call. Here, weights are packed once, at
+//! load, and keep the dtype of the checkpoint (f16 and bf16 widen to f32 exactly), which also halves the
+//! memory traffic that limits small passes.
 //!
-//! Every result of a row is computed in an order that depends on that row alone: not on how many rows share the pass,
-//! and not on how many threads run it. So a tree pass equals causal passes along its paths *bit for bit*, and the
-//! result of a request does not depend on the requests in its batch.
+//! Every result of a row is computed in an order that depends on that row alone: not on how many rows share
+//! the pass, and not on how many threads run it. So a tree pass equals causal passes along its paths *bit for
+//! bit*, and the result of a request does not depend on the requests in its batch.
 
 mod attention;
 mod isa;
 mod linear;
+mod mask;
 mod norms;
 mod packed_rows;
 mod rows;
 mod thread_pool;
 
-pub(crate) use attention::{AppendKv, SessionKv, SparseMask, TreeAttention};
+pub(crate) use attention::{AppendKv, SessionKv, TreeAttention};
 pub use isa::instruction_set;
 pub use linear::PackedLinear;
+pub(crate) use mask::SparseMask;
 pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
 pub(crate) use rows::{AddAssign, Rope, SiluMul};
 pub(crate) use thread_pool::{start as start_thread_pool, with_awake as with_threads_awake};

@@ -43,7 +43,7 @@ impl KvCacheSize {
             }
             Self::Fraction(fraction) if !(fraction > 0.0 && fraction <= 1.0) => {
                 Err(LoadError::KvCache(format!(
-                    "it cannot take a fraction of {fraction} of the free memory: the fraction must be above 0 and at most 1"
+                    "a fraction of {fraction} of the free memory is not valid: it must be above 0 and at most 1"
                 )))
             }
             Self::Tokens(_) | Self::Fraction(_) => Ok(()),

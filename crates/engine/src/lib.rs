@@ -1,8 +1,9 @@
 //! The engine: loads a model, runs it with tree masks and KV caches, and owns the thread that does so.
 //!
-//! The path of a pass: a service sends a [`Pass`] (tokens, positions, ancestor mask, rows whose logits it needs) through
-//! its [`Cache`] handle to the [`ModelThread`]. That thread packs the passes that wait into one forward pass of its
-//! [`Backend`] and replies with [`Logits`]. The engine knows nothing of protobuf, sampling or acceptance.
+//! The path of a pass: a service sends a [`Pass`] (tokens, positions, ancestor mask, rows whose logits it
+//! needs) through its [`Cache`] handle to the [`ModelThread`]. That thread packs the passes that wait into
+//! one forward pass of its [`Backend`] and replies with [`Logits`]. The engine knows nothing of protobuf,
+//! sampling or acceptance.
 //!
 //! - `load`: a model's files, its configuration, its tokenizer and its tensors
 //! - `model`: the decoder and its KV cache

@@ -3,55 +3,17 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Storage, Tensor};
-use tandem_decoding::AncestorMask;
 
 use super::isa::{Isa, for_each_isa, level};
+use super::mask::{MaskRow, SparseMask};
 use super::rows::{contiguous, contiguous_mut, exp};
 use super::thread_pool::parallel;
 
 /// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
 
-/// An attention mask as the cache rows that each row of a pass attends to, in ascending order.
-pub(crate) struct SparseMask {
-    /// Cache rows that every row attends to.
-    prefix: usize,
-    /// For each row, the further cache rows that it attends to, counted from the end of the prefix.
-    tail: Vec<Vec<usize>>,
-}
-
-impl SparseMask {
-    /// `prefix` rows that all attend to, then the columns of `ancestors`.
-    pub(crate) fn new(prefix: usize, ancestors: &AncestorMask) -> Self {
-        let columns = |row| (0..ancestors.columns()).filter(|&c| ancestors.sees(row, c)).collect();
-        Self { prefix, tail: (0..ancestors.rows()).map(columns).collect() }
-    }
-
-    /// Rows of the pass.
-    fn rows(&self) -> usize {
-        self.tail.len()
-    }
-
-    #[inline]
-    fn row(&self, row: usize, dim: usize) -> MaskRow<'_> {
-        MaskRow { prefix: self.prefix, tail: &self.tail[row], dim }
-    }
-
-    /// The number of (row, cache row) pairs.
-    fn pairs(&self) -> usize {
-        self.tail.iter().map(|tail| self.prefix + tail.len()).sum()
-    }
-
-    /// The number of cache rows that it refers to.
-    fn cache_rows(&self) -> usize {
-        // Each list is in ascending order, so its last entry is the largest.
-        let last = self.tail.iter().filter_map(|tail| tail.last()).max();
-        self.prefix + last.map_or(0, |last| last + 1)
-    }
-}
-
-/// Copies heads out of `[rows, width]`, from column `from` on, into a cache `[kv_heads, capacity, head_dim]` after its
-/// first `at` rows.
+/// Copies heads out of `[rows, width]`, from column `from` on, into a cache `[kv_heads, capacity, head_dim]`
+/// after its first `at` rows.
 pub(crate) struct AppendKv {
     pub(crate) from: usize,
     pub(crate) at: usize,
@@ -79,8 +41,9 @@ impl InplaceOp2 for AppendKv {
     }
 }
 
-/// Scaled dot-product attention of the queries in the first columns of `qkv: [rows, width]`, session by session, each
-/// over its own cache, to `[rows, heads * head_dim]`. Query heads share key heads in groups, without copies of the keys.
+/// Scaled dot-product attention of the queries in the first columns of `qkv: [rows, width]`, session by
+/// session, each over its own cache, to `[rows, heads * head_dim]`. Query heads share key heads in groups,
+/// without copies of the keys.
 pub(crate) struct TreeAttention<'a> {
     pub(crate) heads: usize,
     /// In the order of their rows.
@@ -152,7 +115,8 @@ impl CustomOp1 for TreeAttention<'_> {
 }
 
 impl TreeAttention<'_> {
-    /// Checks a session's mask and cache against the `rows` rows of `width` columns that are left of the input.
+    /// Checks a session's mask and cache against the `rows` rows of `width` columns that are left of the
+    /// input.
     fn check(&self, mask: &SparseMask, kl: &Layout, vl: &Layout, rows: usize, width: usize) -> Result<()> {
         let (kv_heads, capacity, dim) = kl.shape().dims3()?;
         let needed = mask.cache_rows();
@@ -211,8 +175,8 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// The number of (key head, row) pairs. A unit of work is one pair, ordered by heads, so that the keys of a head
-    /// stay in the cache of one core.
+    /// The number of (key head, row) pairs. A unit of work is one pair, ordered by heads, so that the keys of
+    /// a head stay in the cache of one core.
     fn units(&self) -> usize {
         self.rows * (self.heads / self.group)
     }
@@ -247,30 +211,11 @@ unsafe fn attend_units<I: Isa>(task: &Task<'_>, units: Range<usize>) {
     }
 }
 
-/// The cache rows that one row attends to.
-struct MaskRow<'a> {
-    prefix: usize,
-    tail: &'a [usize],
-    dim: usize,
-}
-
-impl MaskRow<'_> {
-    fn len(&self) -> usize {
-        self.prefix + self.tail.len()
-    }
-
-    /// The offset of the `i`-th of them in the cache of a head.
-    #[inline(always)]
-    fn at(&self, i: usize) -> usize {
-        let row = if i < self.prefix { i } else { self.prefix + self.tail[i - self.prefix] };
-        row * self.dim
-    }
-}
-
-/// Scaled products of `q` with the keys. They are stored side by side, whatever rows the keys are in, so that results do
-/// not depend on where in the cache the ancestors of a token are.
+/// Scaled products of `q` with the keys. They are stored side by side, whatever rows the keys are in, so that
+/// results do not depend on where in the cache the ancestors of a token are.
 ///
-/// The loops here and below use no iterators with closures: a closure would be compiled without the instruction set.
+/// The loops here and below use no iterators with closures: a closure would be compiled without the
+/// instruction set.
 ///
 /// # Safety
 /// The machine has `I`; `q` is valid for a head, `k` for the rows of the mask.

@@ -1,5 +1,5 @@
-//! One source for three instruction sets: kernels are generic over [`Isa`], compiled once for each set, and chosen at run
-//! time.
+//! One source for three instruction sets: kernels are generic over [`Isa`], compiled once for each set, and
+//! chosen at run time.
 
 use std::sync::OnceLock;
 
@@ -16,8 +16,8 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// Rows of a tile of two AVX-512 or four AVX2 vectors: its sums take most of the registers (32 or 16), and leave the
-    /// rest to weights and inputs.
+    /// Rows of a tile of two AVX-512 or four AVX2 vectors: its sums take most of the registers (32 or 16),
+    /// and leave the rest to weights and inputs.
     pub(crate) fn tile_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -72,8 +72,8 @@ pub(crate) fn all_levels() -> Vec<Level> {
 /// A vector of f32 lanes.
 ///
 /// # Safety
-/// The methods of an implementation may only run on a machine that has its instruction set; pointers must be valid for
-/// `LANES` values.
+/// The methods of an implementation may only run on a machine that has its instruction set; pointers must be
+/// valid for `LANES` values.
 pub(crate) unsafe trait Isa {
     /// `LANES` f32.
     type V: Copy;
@@ -142,7 +142,8 @@ mod x86 {
 
     pub(crate) struct Avx2;
 
-    // SAFETY: used after a check for avx2, fma and f16c; pointers are valid for 8 values by the contract of the trait.
+    // SAFETY: used after a check for avx2, fma and f16c; pointers are valid for 8 values by the contract of
+    // the trait.
     unsafe impl Isa for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
@@ -242,8 +243,8 @@ mod x86 {
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
 
-/// Defines `fn $name(level, args…)`, which runs `$generic::<I>(args…)` compiled for the instruction set of `level`.
-/// `$generic` must be `#[inline(always)]`; otherwise it would be compiled without that set.
+/// Defines `fn $name(level, args…)`, which runs `$generic::<I>(args…)` compiled for the instruction set of
+/// `level`. `$generic` must be `#[inline(always)]`; otherwise it would be compiled without that set.
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $generic:ident) => {
         $(#[$doc])*
@@ -254,7 +255,8 @@ macro_rules! for_each_isa {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx2,fma,f16c")]
             unsafe fn avx512($($arg: $ty),*) {
-                // SAFETY: the caller checked for the instruction set and keeps the contract of the generic function.
+                // SAFETY: the caller checked for the instruction set and keeps the contract of the generic
+                // function.
                 unsafe { $generic::<Avx512>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]

@@ -15,10 +15,11 @@ const PANEL: usize = 32;
 /// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
 
-/// The weight of a linear layer, `[out, in]`, packed for [`CustomOp1`]: `x: [.., rows, in]` f32 to `[.., rows, out]` f32.
+/// The weight of a linear layer, `[out, in]`, packed for [`CustomOp1`]: `x: [.., rows, in]` f32 to `[..,
+/// rows, out]` f32.
 ///
-/// Packed into panels of 32 outputs, and within a panel by inputs: a pass streams each panel once, whatever the number
-/// of rows. The weights keep their dtype and are widened in registers.
+/// Packed into panels of 32 outputs, and within a panel by inputs: a pass streams each panel once, whatever
+/// the number of rows. The weights keep their dtype and are widened in registers.
 pub struct PackedLinear {
     inputs: usize,
     outputs: usize,
@@ -182,7 +183,8 @@ for_weight!(run_bf16, panels_bf16, bf16);
 #[inline(always)]
 unsafe fn panels<I: Isa>(task: &Task<'_, impl Weight>, range: Range<usize>) {
     if task.x.rows == 1 {
-        // Several panels at once: the two or four sums of a single row cannot hide the latency of a multiply-add.
+        // Several panels at once: the two or four sums of a single row cannot hide the latency of a
+        // multiply-add.
         let fours = range.start + range.len() / 4 * 4;
         for first in (range.start..fours).step_by(4) {
             // SAFETY: the contract of the caller.
@@ -217,8 +219,8 @@ unsafe fn panels<I: Isa>(task: &Task<'_, impl Weight>, range: Range<usize>) {
     }
 }
 
-/// `R` rows by `P` panels. Each sum runs over the inputs in order, in one accumulator, whatever `R` and `P`: so results do
-/// not depend on the number of rows.
+/// `R` rows by `P` panels. Each sum runs over the inputs in order, in one accumulator, whatever `R` and `P`:
+/// so results do not depend on the number of rows.
 ///
 /// # Safety
 /// The machine has `I`; the block and the panels exist; no other thread writes these columns of `y`.
@@ -230,8 +232,8 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
 ) {
     let inputs = task.inputs;
     let vectors = PANEL / I::LANES;
-    // SAFETY: a block starts at its first row times the width and holds R rows; a panel holds `inputs` times PANEL
-    // weights; columns beyond `outputs` are not written.
+    // SAFETY: a block starts at its first row times the width and holds R rows; a panel holds `inputs` times
+    // PANEL weights; columns beyond `outputs` are not written.
     unsafe {
         let mut x = task.x.values.as_ptr().add(row * task.x.width);
         let w = task.weights.as_ptr().add(panel * PANEL * inputs);
@@ -281,8 +283,8 @@ unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
         // SAFETY: the contract of the caller.
         let load = |v: usize| unsafe { W::load::<I>(w.add(p * inputs * PANEL + v * I::LANES)) };
         if vectors == 2 {
-            // All weights first: then each input needs a register only briefly. The other way round, the compiler keeps
-            // all inputs for the second vector and has no registers left for the sums.
+            // All weights first: then each input needs a register only briefly. The other way round, the
+            // compiler keeps all inputs for the second vector and has no registers left for the sums.
             let weights = [load(0), load(1)];
             for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: the contract of the caller.

@@ -110,8 +110,8 @@ unsafe fn layer_norm_rows<I: Isa>(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: 
     }
 }
 
-/// RMS normalisation, in place, of each head in the first columns of `x: [rows, width]`. `weight: [heads * head_dim]` has
-/// a part for every such head.
+/// RMS normalisation, in place, of each head in the first columns of `x: [rows, width]`. `weight: [heads *
+/// head_dim]` has a part for every such head.
 pub(crate) struct HeadRmsNorm {
     pub(crate) eps: f32,
     pub(crate) head_dim: usize,
@@ -134,7 +134,9 @@ impl InplaceOp2 for HeadRmsNorm {
     }
 }
 
-for_each_isa! { fn head_rms_norm(x: &mut [f32], w: &[f32], width: usize, op: &HeadRmsNorm) = head_rms_norm_rows }
+for_each_isa! {
+    fn head_rms_norm(x: &mut [f32], w: &[f32], width: usize, op: &HeadRmsNorm) = head_rms_norm_rows
+}
 
 /// # Safety
 /// The machine has `I`.

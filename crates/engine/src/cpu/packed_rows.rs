@@ -12,9 +12,9 @@ const PARALLEL_COPY: usize = 16_000;
 /// Inputs of a row that [`PackedRows`] stores side by side.
 pub(super) const STEP: usize = 4;
 
-/// The rows of `x` in blocks as high as a tile, and within a block by groups of [`STEP`] inputs, so that a tile reads one
-/// stream. Row by row it would read a dozen streams. Their distance is often a power of two, so they would evict each
-/// other from the L1 cache.
+/// The rows of `x` in blocks as high as a tile, and within a block by groups of [`STEP`] inputs, so that a
+/// tile reads one stream. Row by row it would read a dozen streams. Their distance is often a power of two,
+/// so they would evict each other from the L1 cache.
 pub(super) struct PackedRows<'a> {
     pub(super) values: Cow<'a, [f32]>,
     /// The first row and the number of rows of each block.

@@ -25,10 +25,11 @@ pub(crate) fn contiguous_mut<'a>(
     Ok(&mut values[from..to])
 }
 
-/// `e^x`, with an error of at most 2 units in the last place between -87 and 88; `x` is clamped to that range.
+/// `e^x`, with an error of at most 2 units in the last place between -87 and 88; `x` is clamped to that
+/// range.
 ///
-/// It has no branches or calls, so that loops over it vectorise. Range reduction and polynomial are those of Cephes
-/// `expf`.
+/// It has no branches or calls, so that loops over it vectorise. Range reduction and polynomial are those of
+/// Cephes `expf`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     /// Adding this rounds to an integer and leaves the integer in the low bits.
@@ -121,8 +122,8 @@ unsafe fn silu_mul_rows<I: Isa>(x: &[f32], n: usize, y: &mut [f32]) {
     }
 }
 
-/// Rotary embedding, in place, of the first `heads` heads of `[rows, width]`. A pair is a value of the first half of a head
-/// and the same value of the second half (the HF layout of Llama).
+/// Rotary embedding, in place, of the first `heads` heads of `[rows, width]`. A pair is a value of the first
+/// half of a head and the same value of the second half (the HF layout of Llama).
 pub(crate) struct Rope<'a> {
     /// `[rows, head_dim / 2]`, for the position of each row.
     pub(crate) cos: &'a [f32],

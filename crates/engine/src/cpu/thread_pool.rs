@@ -1,9 +1,9 @@
 //! A spinning thread pool for the loops of a forward pass.
 //!
-//! A pass has dozens of short parallel loops with short serial gaps between them. A general thread pool puts its
-//! threads to sleep in such gaps, and waking one takes as long as a small loop. The workers of this pool spin while a
-//! pass runs and sleep between passes. A worker that is late or descheduled delays nothing: the next piece of a loop
-//! goes to any thread that is free.
+//! A pass has dozens of short parallel loops with short serial gaps between them. A general thread pool puts
+//! its threads to sleep in such gaps, and waking one takes as long as a small loop. The workers of this pool
+//! spin while a pass runs and sleep between passes. A worker that is late or descheduled delays nothing: the
+//! next piece of a loop goes to any thread that is free.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -91,8 +91,8 @@ pub(crate) fn with_awake<R>(pass: impl FnOnce() -> R) -> R {
     pass()
 }
 
-/// Runs `body` over parts of `0..items` that together cover it: on the pool of this thread if `worthwhile`, otherwise
-/// at once.
+/// Runs `body` over parts of `0..items` that together cover it: on the pool of this thread if `worthwhile`,
+/// otherwise at once.
 pub(crate) fn parallel(items: usize, worthwhile: bool, body: impl Fn(Range<usize>) + Sync) {
     POOL.with_borrow(|pool| match pool {
         Some(pool) if worthwhile && !pool.workers.is_empty() => pool.run(items, &body),
@@ -181,8 +181,9 @@ fn work(shared: &Shared) {
             polls = 0;
             let holder = Holder::new(shared);
             let current = shared.current.load(Ordering::SeqCst);
-            // SAFETY: a loop is retracted before its frame ends: first the pointer is cleared, then all holders are
-            // awaited. This worker was counted before it read the pointer, so the pointer is null or awaited.
+            // SAFETY: a loop is retracted before its frame ends: first the pointer is cleared, then all
+            // holders are awaited. This worker was counted before it read the pointer, so the pointer is null
+            // or awaited.
             let Some(running) = (unsafe { current.as_ref() }) else { continue };
             running.run_pieces();
             drop(holder);

@@ -76,8 +76,8 @@ impl FromStr for DeviceChoice {
 
 /// The dtype that weights are kept in.
 ///
-/// On a GPU it is also the dtype of the arithmetic. On the CPU the arithmetic is f32 and weights are widened as they
-/// are read, so `auto` (the dtype of the checkpoint) loses nothing and reads the least memory.
+/// On a GPU it is also the dtype of the arithmetic. On the CPU the arithmetic is f32 and weights are widened
+/// as they are read, so `auto` (the dtype of the checkpoint) loses nothing and reads the least memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WeightDtype {
     /// As in the checkpoint.

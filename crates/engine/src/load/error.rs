@@ -35,7 +35,8 @@ pub enum LoadError {
     )]
     NotCached { id: String, revision: String, file: String, cache: PathBuf },
     #[error(
-        "there is no tokenizer.json in the directory of {model}: copy it from the model that the file was made from"
+        "there is no tokenizer.json in the directory of {model}: copy it from the model that this file was \
+         converted from"
     )]
     NoTokenizer { model: PathBuf },
     #[error("{path} is not valid")]
@@ -55,7 +56,8 @@ pub enum LoadError {
     #[error("{path} is not a valid tokenizer: {reason}")]
     Tokenizer { path: PathBuf, reason: String },
     #[error(
-        "the tokenizer has token id {token}, but the model has only {vocab} embeddings: use the tokenizer of this model"
+        "the tokenizer has token id {token}, but the model has only {vocab} embeddings: use the tokenizer that \
+         belongs to the model"
     )]
     TokenizerTooLarge { token: u32, vocab: usize },
     #[error("device {device} is not available: {reason}")]

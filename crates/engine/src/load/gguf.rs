@@ -74,8 +74,8 @@ impl Gguf {
 
 /// Reorders the rows within each head of `tensor: [heads * head_dim, ..]`.
 ///
-/// Files of the `llama` architecture store the two values of a rotary pair next to each other; the decoder expects
-/// them half a head apart. Rows are whole numbers of quantisation blocks, so they move as they are.
+/// Files of the `llama` architecture store the two values of a rotary pair next to each other; the decoder
+/// expects them half a head apart. Rows are whole numbers of quantisation blocks, so they move as they are.
 pub(super) fn rotary_halves(tensor: QTensor, heads: usize) -> candle_core::Result<QTensor> {
     let device = tensor.device();
     let dims = tensor.shape().dims().to_vec();

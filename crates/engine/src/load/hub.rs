@@ -21,8 +21,8 @@ pub(super) struct HubModel {
 }
 
 impl HubModel {
-    /// The model `id`, with the settings that all programs take from the environment: `HF_HOME`, `HF_HUB_CACHE`,
-    /// `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`.
+    /// The model `id`, with the settings that all programs take from the environment: `HF_HOME`,
+    /// `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`.
     pub(super) fn from_env(id: &str, revision: &str) -> Result<Self, LoadError> {
         let cache = match setting("HF_HUB_CACHE") {
             Some(path) => Cache::new(PathBuf::from(path)),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::device::{DeviceChoice, Kernels, WeightDtype};
 
-/// Called while a file is fetched, and while weights are read, with the bytes done so far and the bytes in total.
+/// Called while a file is fetched, and while weights are read, with the bytes done so far and the bytes in
+/// total.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 /// How to load a model.

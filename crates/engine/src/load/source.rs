@@ -16,8 +16,8 @@ pub enum ModelSource {
     Directory(PathBuf),
     /// A GGUF file with a `tokenizer.json` in the same directory.
     Gguf(PathBuf),
-    /// A `config.json` without weights, with or without a tokenizer in the same directory. The model gets random
-    /// weights of that shape: large models can be timed without their weights.
+    /// A `config.json` without weights, with or without a tokenizer in the same directory. The model gets
+    /// random weights of that shape: large models can be timed without their weights.
     RandomWeights(PathBuf),
     /// A model on the HF hub. The local cache is tried first.
     Hub {
@@ -53,8 +53,8 @@ const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
 impl ModelSource {
-    /// An existing directory, an existing `.json` or `.gguf` file, or a hub id. `revision` applies to a hub id and
-    /// defaults to `main`.
+    /// An existing directory, an existing `.json` or `.gguf` file, or a hub id. `revision` applies to a hub
+    /// id and defaults to `main`.
     ///
     /// # Errors
     /// If `name` is none of these.
@@ -88,8 +88,8 @@ impl ModelSource {
         }
     }
 
-    /// Finds the files, and fetches those of a hub model that are not in the cache. `progress` counts each file
-    /// separately.
+    /// Finds the files, and fetches those of a hub model that are not in the cache. `progress` counts each
+    /// file separately.
     ///
     /// # Errors
     /// If a file that the model needs is missing or cannot be fetched.
@@ -141,13 +141,13 @@ fn sibling(path: &Path, name: &str) -> Option<PathBuf> {
 fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFiles, LoadError> {
     let config = get("config.json")?;
     let tokenizer = Some(get("tokenizer.json")?);
-    // Fetched for `Vocabulary`, which reads them from the directory of the tokenizer. The hub's cache stores the
-    // files of a model in one directory.
+    // Fetched for `Vocabulary`, which reads them from the directory of the tokenizer. The hub's cache stores
+    // the files of a model in one directory.
     for optional in ["tokenizer_config.json", "chat_template.jinja"] {
         let _ = get(optional);
     }
-    // A missing file and a missing network give the same error here. Without a network, the required files above
-    // have failed already.
+    // A missing file and a missing network give the same error here. Without a network, the required files
+    // above have failed already.
     let generation = get("generation_config.json").ok();
     let weights = match get(SINGLE) {
         Ok(single) => vec![single],

@@ -13,19 +13,20 @@ use super::error::LoadError;
 pub struct Vocabulary {
     /// The content of `tokenizer.json`.
     pub json: Arc<[u8]>,
-    /// SHA-256 in hex over all (id, token) pairs in ascending order of ids. Draft and target must have the same
-    /// hash; the padded sizes of their embeddings may differ.
+    /// SHA-256 in hex over all (id, token) pairs in ascending order of ids. Draft and target must have the
+    /// same hash; the padded sizes of their embeddings may differ.
     pub hash: String,
-    /// The content of `tokenizer_config.json`, which names the special tokens and may hold the chat template; empty
-    /// if there is none.
+    /// The content of `tokenizer_config.json`, which names the special tokens and may hold the chat template;
+    /// empty if there is none.
     pub config: Arc<[u8]>,
-    /// The content of `chat_template.jinja`, where newer checkpoints store the template; empty if there is none.
+    /// The content of `chat_template.jinja`, where newer checkpoints store the template; empty if there is
+    /// none.
     pub chat_template: Arc<str>,
 }
 
 impl Vocabulary {
-    /// Reads the `tokenizer.json` at `path` for a model with `rows` embeddings, and the other files of the tokenizer
-    /// from the same directory.
+    /// Reads the `tokenizer.json` at `path` for a model with `rows` embeddings, and the other files of the
+    /// tokenizer from the same directory.
     ///
     /// # Errors
     /// If a file cannot be read, if the tokenizer is not valid, or if it has more tokens than the model.

@@ -50,8 +50,8 @@ enum TensorSource {
 impl TensorSource {
     fn safetensors(paths: &[PathBuf]) -> Result<Self, LoadError> {
         let Some(first) = paths.first() else { return Ok(Self::Random) };
-        // SAFETY: the files are memory-mapped; a process that changes them during the load breaks the load, as with
-        // every other program that maps safetensors. They are not read afterwards.
+        // SAFETY: the files are memory-mapped; a process that changes them during the load breaks the load,
+        // as with every other program that maps safetensors. They are not read afterwards.
         let tensors = unsafe { MmapedSafetensors::multi(paths) };
         let tensors = tensors.map_err(|error| {
             // The message does not name the file.
@@ -64,8 +64,8 @@ impl TensorSource {
 }
 
 impl Weights {
-    /// The tensors of safetensors files; random ones if there are no files. With [`WeightDtype::Auto`], all matrices
-    /// get the dtype of the tensor `embedding`.
+    /// The tensors of safetensors files; random ones if there are no files. With [`WeightDtype::Auto`], all
+    /// matrices get the dtype of the tensor `embedding`.
     pub(crate) fn safetensors(
         paths: &[PathBuf],
         embedding: &str,
@@ -86,8 +86,8 @@ impl Weights {
         Ok(Self::new(source, matrices, total, device, options))
     }
 
-    /// The tensors of a GGUF file. Quantised matrices stay quantised with [`WeightDtype::Auto`], and are widened
-    /// with any other dtype.
+    /// The tensors of a GGUF file. Quantised matrices stay quantised with [`WeightDtype::Auto`], and are
+    /// widened with any other dtype.
     pub(crate) fn gguf(file: Gguf, device: &Device, options: &LoadOptions) -> Result<Self, LoadError> {
         let total = total_bytes(&[file.path().to_owned()])?;
         let stored = if file.matrix_dtypes().all(|dtype| dtype == GgmlDType::F16) {
@@ -131,7 +131,8 @@ impl Weights {
         self.activations
     }
 
-    /// The vector `name` of `len` values, in the dtype of the activations. `rotary_heads`: see [`Self::matrix`].
+    /// The vector `name` of `len` values, in the dtype of the activations. `rotary_heads`: see
+    /// [`Self::matrix`].
     pub(crate) fn vector(
         &self,
         name: &str,
@@ -144,8 +145,8 @@ impl Weights {
         }
     }
 
-    /// The matrix `name` of exactly `shape`. `rotary_heads`: the number of heads that its outputs are, if they will
-    /// be rotated.
+    /// The matrix `name` of exactly `shape`. `rotary_heads`: the number of heads that its outputs are, if
+    /// they will be rotated.
     pub(crate) fn matrix(
         &self,
         name: &str,
@@ -247,8 +248,8 @@ impl Weights {
     }
 }
 
-/// Whether a tensor repeats what is known: some checkpoints store a tied head twice, and rotary frequencies follow
-/// from the configuration.
+/// Whether a tensor repeats what is known: some checkpoints store a tied head twice, and rotary frequencies
+/// follow from the configuration.
 fn is_redundant(name: &str) -> bool {
     name == "lm_head.weight" || name.ends_with("inv_freq") || name == "rope_freqs.weight"
 }

@@ -26,7 +26,8 @@ pub(super) struct Assembly<'a> {
 struct Projection {
     name: String,
     outputs: usize,
-    /// The number of heads that the outputs are, if they will be rotated: some layouts store those differently.
+    /// The number of heads that the outputs are, if they will be rotated: some layouts store those
+    /// differently.
     rotary_heads: Option<usize>,
 }
 
@@ -134,7 +135,8 @@ impl Assembly<'_> {
                 let table = table.narrow(0, offset, c.context)?.to_dtype(self.weights.activations())?;
                 Ok(PositionTable::Learned(table))
             }
-            // Only GGUF files have quantised matrices, and no architecture supported there has learned positions.
+            // Only GGUF files have quantised matrices, and no architecture supported there has learned
+            // positions.
             Matrix::Quantised(_) => Err(LoadError::MissingTensor { name }),
         }
     }

@@ -44,8 +44,8 @@ pub(super) struct SessionRows<'a> {
     pub(super) rows: usize,
 }
 
-/// Appends the keys and values of `qkv: [rows, (heads + 2 kv_heads) * head_dim]` to the caches of `layer`, each
-/// session's to its own, then computes the attention of its queries: `[rows, heads * head_dim]`.
+/// Appends the keys and values of `qkv: [rows, (heads + 2 kv_heads) * head_dim]` to the caches of `layer`,
+/// each session's to its own, then computes the attention of its queries: `[rows, heads * head_dim]`.
 pub(super) fn attend(qkv: &Tensor, sessions: &[SessionRows<'_>], layer: usize, h: Heads) -> Result<Tensor> {
     let keys_at = h.heads * h.head_dim;
     let values_at = (h.heads + h.kv_heads) * h.head_dim;
@@ -73,7 +73,8 @@ pub(super) fn attend(qkv: &Tensor, sessions: &[SessionRows<'_>], layer: usize, h
     }
 }
 
-/// The same for one session, with candle's operations and an additive mask. `cached`: rows of the cache before.
+/// The same for one session, with candle's operations and an additive mask. `cached`: rows of the cache
+/// before.
 fn attend_additive(
     qkv: &Tensor,
     cache: &LayerCache,
@@ -91,7 +92,8 @@ fn attend_additive(
     let columns = cached + rows;
     let k = cache.keys.narrow(1, 0, columns)?;
     let v = cache.values.narrow(1, 0, columns)?;
-    // The query heads that share a key head are consecutive, so one matrix per key head serves the whole group.
+    // The query heads that share a key head are consecutive, so one matrix per key head serves the whole
+    // group.
     let group = h.heads / h.kv_heads;
     let q = by_head(0, h.heads)?.reshape((h.kv_heads, group * rows, h.head_dim))?;
     let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (h.head_dim as f64).sqrt()))?;

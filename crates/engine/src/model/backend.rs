@@ -6,9 +6,9 @@ use super::error::EngineError;
 
 /// One session's part of a forward pass.
 ///
-/// The KV cache of the session holds `prefix` rows that every row of the pass attends to. It may hold more rows after
-/// them that only some rows attend to: those of a tree that grows depth by depth. The pass appends one cache row per
-/// token.
+/// The KV cache of the session holds `prefix` rows that every row of the pass attends to. It may hold more
+/// rows after them that only some rows attend to: those of a tree that grows depth by depth. The pass appends
+/// one cache row per token.
 #[derive(Clone, Debug)]
 pub struct Pass {
     /// Cache rows that every row of the pass attends to.
@@ -69,8 +69,8 @@ impl Pass {
     }
 }
 
-/// The rows of a cache that survive a commit: the first `prefix` rows, then `rows` in this order. All others are
-/// dropped.
+/// The rows of a cache that survive a commit: the first `prefix` rows, then `rows` in this order. All others
+/// are dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
     /// Rows that stay where they are.
@@ -133,7 +133,8 @@ pub trait Backend: 'static {
     /// Drops all rows but those of `keep`, which was checked against the cache.
     fn keep(&self, cache: &mut Self::Cache, keep: &Keep) -> Result<(), EngineError>;
 
-    /// Runs the passes of several sessions as one forward pass and appends their rows to their caches. Every pass was
-    /// checked. Returns one `Logits` per segment, in order. On an error, no cache holds more rows than before.
+    /// Runs the passes of several sessions as one forward pass and appends their rows to their caches. Every
+    /// pass was checked. Returns one `Logits` per segment, in order. On an error, no cache holds more rows
+    /// than before.
     fn forward(&self, batch: &mut [Segment<'_, Self::Cache>]) -> Result<Vec<Logits>, EngineError>;
 }

@@ -1,5 +1,5 @@
-//! A decoder for token trees: explicit positions, ancestor masks, several sessions in one pass. What model families
-//! differ in is data: [`ModelConfig`].
+//! A decoder for token trees: explicit positions, ancestor masks, several sessions in one pass. What model
+//! families differ in is data: [`ModelConfig`].
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -39,7 +39,8 @@ impl Decoder {
     /// Loads a model.
     ///
     /// # Errors
-    /// If a file is missing or cannot be read, if the model is not supported, or if the device is not available.
+    /// If a file is missing or cannot be read, if the model is not supported, or if the device is not
+    /// available.
     pub fn load(source: &ModelSource, options: &LoadOptions) -> std::result::Result<Self, LoadError> {
         let Checkpoint { config, vocabulary, weights, device } = Checkpoint::open(source, options)?;
         // Our kernels are for the CPU.
@@ -81,8 +82,8 @@ impl Decoder {
         })
     }
 
-    /// Lets the passes of this thread use `threads` processors with our kernels. candle's own kernels use the thread
-    /// pool of rayon.
+    /// Lets the passes of this thread use `threads` processors with our kernels. candle's own kernels use the
+    /// thread pool of rayon.
     pub fn use_threads(threads: usize) {
         cpu::start_thread_pool(threads.max(1));
     }
@@ -177,7 +178,8 @@ impl Backend for Decoder {
     }
 
     fn forward(&self, batch: &mut [Segment<'_, KvCache>]) -> std::result::Result<Vec<Logits>, EngineError> {
-        // candle's threads wait by spinning too: two spinning pools would take the processors from each other.
+        // candle's threads wait by spinning too: two spinning pools would take the processors from each
+        // other.
         let values =
             if self.quantised { self.run(batch)? } else { cpu::with_threads_awake(|| self.run(batch))? };
         let mut rest = values.as_slice();

@@ -12,7 +12,8 @@ pub enum EngineError {
     #[error("token {token} is outside the vocabulary of {vocab} tokens")]
     TokenOutOfRange { token: TokenId, vocab: usize },
     #[error(
-        "the KV cache holds {total} tokens and {free} are free, but {needed} are needed: retry later or request fewer"
+        "the KV cache holds {total} tokens and {free} are free, but {needed} are needed: retry later or request \
+         fewer"
     )]
     BudgetFull { needed: usize, free: usize, total: usize },
     #[error("the pass is inconsistent: {0}")]

@@ -35,8 +35,8 @@ pub(super) struct LayerInput<'a> {
 }
 
 impl Layer {
-    /// Runs `x: [rows, hidden]` through the layer, which is the `index`-th, and appends its keys and values to the
-    /// caches of the sessions.
+    /// Runs `x: [rows, hidden]` through the layer, which is the `index`-th, and appends its keys and values
+    /// to the caches of the sessions.
     pub(super) fn forward(&self, x: Tensor, index: usize, input: &LayerInput<'_>) -> Result<Tensor> {
         let attention = self.attention(&x, index, input)?;
         let x = ops::add(input.kernels, x, &attention)?;

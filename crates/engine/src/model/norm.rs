@@ -29,8 +29,8 @@ impl Norm {
 
 /// The RMS normalisation of every head of the queries and keys.
 pub(super) struct HeadNorm {
-    /// `[(heads + kv_heads) * head_dim]`: the weight of the queries for each query head, then that of the keys for
-    /// each key head.
+    /// `[(heads + kv_heads) * head_dim]`: the weight of the queries for each query head, then that of the
+    /// keys for each key head.
     weight: Tensor,
     /// `[head_dim]`
     ones: Tensor,
@@ -43,7 +43,8 @@ impl HeadNorm {
         Ok(Self { weight, ones: q.ones_like()? })
     }
 
-    /// `qkv: [rows, (heads + 2 kv_heads) * head_dim]` with normalised queries and keys, in place where possible.
+    /// `qkv: [rows, (heads + 2 kv_heads) * head_dim]` with normalised queries and keys, in place where
+    /// possible.
     pub(super) fn forward(&self, kernels: Kernels, qkv: Tensor, h: Heads, eps: f32) -> Result<Tensor> {
         if kernels == Kernels::Packed {
             qkv.inplace_op2(&self.weight, &HeadRmsNorm { eps, head_dim: h.head_dim })?;

@@ -102,7 +102,8 @@ pub(super) fn rope(qkv: Tensor, angles: &Angles, h: Heads) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    /// Frequencies of Llama 3.2 1B, computed in f64 from the published formula: kept, blended and stretched ones.
+    /// Frequencies of Llama 3.2 1B, computed in f64 from the published formula: kept, blended and stretched
+    /// ones.
     #[test]
     fn llama_3_scaling_stretches_long_wavelengths() {
         let scaling = RopeScaling::Llama3 {

@@ -7,9 +7,9 @@ use super::backend::{Keep, Pass};
 
 /// The rows of a session's KV cache, in terms of committed tokens and of the tree under the last of them.
 ///
-/// The cache holds `base` rows that every row attends to, followed by rows of the tree. Committed tokens without a
-/// cache row are *pending*: always the last one, the root; for a draft sometimes also the one before. The next pass
-/// takes them along, so that a commit needs no pass of its own.
+/// The cache holds `base` rows that every row attends to, followed by rows of the tree. Committed tokens
+/// without a cache row are *pending*: always the last one, the root; for a draft sometimes also the one
+/// before. The next pass takes them along, so that a commit needs no pass of its own.
 pub(crate) struct TreeRows {
     base: usize,
     pending: Vec<TokenId>,
@@ -76,11 +76,11 @@ impl TreeRows {
         self.rows.clear();
     }
 
-    /// The pass that computes `nodes` of `tree` and what is pending, and the rows to keep before it. It requests the
-    /// logits of the root, if that is pending, then those of `nodes`.
+    /// The pass that computes `nodes` of `tree` and what is pending, and the rows to keep before it. It
+    /// requests the logits of the root, if that is pending, then those of `nodes`.
     ///
-    /// `tree` is the current tree, with or without additional nodes. The parent of each of `nodes` was computed
-    /// before, or comes before it in `nodes`.
+    /// `tree` is the current tree, with or without additional nodes. The parent of each of `nodes` was
+    /// computed before, or comes before it in `nodes`.
     pub(crate) fn grow(&mut self, tree: &TokenTree, nodes: &[usize]) -> (Option<Keep>, Pass) {
         let chain = self.pending.len();
         let after_chain = self.base + chain;
@@ -112,7 +112,8 @@ impl TreeRows {
         self.pending.clear();
     }
 
-    /// Makes `tree` the current tree: the tree before, with or without additional nodes that are not computed.
+    /// Makes `tree` the current tree: the tree before, with or without additional nodes that are not
+    /// computed.
     pub(crate) fn plant(&mut self, tree: &TokenTree) {
         self.tree = tree.clone();
         self.rows.resize(tree.len(), None);

@@ -17,32 +17,34 @@ const MIN_CHUNK_ROWS: usize = 4;
 const MAX_DEVIATION: f64 = 1.5;
 /// How far (0 to 1, on a logarithmic scale) one pass moves the estimate.
 const LEARNING_RATE: f64 = 0.25;
-/// Seconds that a pass of prompts may take while no step is expected. The first step of another session may wait this
-/// long.
+/// Seconds that a pass of prompts may take while no step is expected. The first step of another session may
+/// wait this long.
 const IDLE_PASS_SECONDS: f64 = 0.05;
-/// After the last step, steps are expected for this long, or for four times the duration of that step if longer.
+/// After the last step, steps are expected for this long, or for four times the duration of that step if
+/// longer.
 const EXPECT_STEPS_FOR: Duration = Duration::from_millis(50);
-/// The warm-up stops at a pass that takes longer than this many seconds, and also longer than `SLOW_PASS_RATIO` passes
-/// of one row. The costs of larger passes are extrapolated.
+/// The warm-up stops at a pass that takes longer than this many seconds, and also longer than
+/// `SLOW_PASS_RATIO` passes of one row. The costs of larger passes are extrapolated.
 const SLOW_PASS_SECONDS: f64 = 0.02;
 const SLOW_PASS_RATIO: f64 = 4.0;
 /// The warm-up starts no larger pass after this time.
 const MAX_WARM_UP: Duration = Duration::from_secs(3);
 
-/// How long a prompt waits for a step that is expected. Where the model and the services share processors, a chunk that
-/// runs at once takes them from the requests that bring the step.
+/// How long a prompt waits for a step that is expected. Where the model and the services share processors, a
+/// chunk that runs at once takes them from the requests that bring the step.
 pub(super) const STEP_GRACE: Duration = Duration::from_millis(2);
 
 /// Decides how many rows of prompts go into a pass, from what passes cost and when steps last ran.
 #[derive(Clone, Debug)]
 pub struct BatchPolicy {
-    /// Measured costs, (rows, seconds), ascending by rows. Empty: nothing was measured, and chunks fill the pass.
+    /// Measured costs, (rows, seconds), ascending by rows. Empty: nothing was measured, and chunks fill the
+    /// pass.
     costs: Vec<(usize, f64)>,
     max_rows: usize,
     /// When steps last ran, and how many rows they had.
     last_steps: Option<(Instant, usize)>,
-    /// Duration of passes without prompts, as a multiple of `costs`. Those were measured once, on empty caches and an
-    /// idle machine; the multiples follow longer caches and other load.
+    /// Duration of passes without prompts, as a multiple of `costs`. Those were measured once, on empty
+    /// caches and an idle machine; the multiples follow longer caches and other load.
     step_factor: f64,
     /// The same for passes with chunks of prompts.
     chunk_factor: f64,
@@ -68,7 +70,8 @@ impl BatchPolicy {
         }
     }
 
-    /// Measures passes of growing size. This also warms the backend up: what it allocates once is allocated now.
+    /// Measures passes of growing size. This also warms the backend up: what it allocates once is allocated
+    /// now.
     ///
     /// # Errors
     /// The error of a pass.
@@ -154,7 +157,8 @@ impl BatchPolicy {
         if when.elapsed() < window { rows } else { 0 }
     }
 
-    /// Measured seconds of a pass: interpolated between measured sizes, in proportion to the rows beyond the last.
+    /// Measured seconds of a pass: interpolated between measured sizes, in proportion to the rows beyond the
+    /// last.
     fn cost(&self, rows: usize) -> f64 {
         let index = self.costs.partition_point(|&(r, _)| r < rows);
         let below = index.checked_sub(1).map(|i| self.costs[i]);
@@ -184,8 +188,8 @@ impl BatchPolicy {
     }
 }
 
-/// Seconds of a pass of `rows` on an empty cache: the faster of two, because the first pass of a size pays for what
-/// later ones reuse.
+/// Seconds of a pass of `rows` on an empty cache: the faster of two, because the first pass of a size pays
+/// for what later ones reuse.
 fn fastest_pass<B: Backend>(backend: &B, rows: usize) -> Result<f64, EngineError> {
     let mut cache = backend.new_cache(rows);
     let pass = Pass { logits: vec![0], ..Pass::causal(0, vec![TokenId(0); rows]) };

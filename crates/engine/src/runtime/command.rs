@@ -45,8 +45,8 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) observer: OnceLock<PassObserver>,
     next_cache: AtomicU64,
-    /// Caches whose handles were dropped. Not a command, because a drop cannot wait for room in the queue. Bounded by
-    /// the number of caches.
+    /// Caches whose handles were dropped. Not a command, because a drop cannot wait for room in the queue.
+    /// Bounded by the number of caches.
     dropped: Mutex<Vec<u64>>,
 }
 

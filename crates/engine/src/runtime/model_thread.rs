@@ -14,12 +14,12 @@ use super::scheduler::Scheduler;
 use crate::load::LoadError;
 use crate::model::{Backend, EngineError, Keep, Logits, ModelSpec, Pass};
 
-/// Commands that may wait to be received. A session sends one at a time, so this also limits the sessions that compute
-/// concurrently.
+/// Commands that may wait to be received. A session sends one at a time, so this also limits the sessions
+/// that compute concurrently.
 const MAX_COMMANDS: usize = 256;
 
-/// A model on a thread of its own. Clones share it. The thread ends when the last clone and the last cache are
-/// dropped.
+/// A model on a thread of its own. Clones share it. The thread ends when the last clone and the last cache
+/// are dropped.
 #[derive(Clone)]
 pub struct ModelThread {
     commands: mpsc::Sender<Command>,
@@ -62,8 +62,8 @@ impl ModelThread {
         started.await.map_err(|_| LoadError::ThreadEnded)?
     }
 
-    /// Starts the model as a task of the current runtime instead, for models that compute in no time: everything then
-    /// happens in the order and on the clock of that runtime.
+    /// Starts the model as a task of the current runtime instead, for models that compute in no time:
+    /// everything then happens in the order and on the clock of that runtime.
     pub fn start_as_task<B>(loaded: Loaded<B>) -> Self
     where
         B: Backend + Send,
@@ -111,7 +111,8 @@ impl ModelThread {
     }
 }
 
-/// The model thread: builds the model, reports that it is ready, and serves it until the last handle is dropped.
+/// The model thread: builds the model, reports that it is ready, and serves it until the last handle is
+/// dropped.
 fn run_thread<B: Backend>(
     build: impl FnOnce() -> Result<Loaded<B>, LoadError>,
     ready: oneshot::Sender<Result<ModelThread, LoadError>>,

@@ -147,8 +147,8 @@ impl<B: Backend> Scheduler<B> {
         }
     }
 
-    /// Takes the cache of `task` out of the map and checks the pass to run on it, which has at most `max_rows` of a
-    /// prompt. A task that is invalid or cancelled ends here, without the others.
+    /// Takes the cache of `task` out of the map and checks the pass to run on it, which has at most
+    /// `max_rows` of a prompt. A task that is invalid or cancelled ends here, without the others.
     fn prepare(&mut self, mut task: Box<Task>, max_rows: usize) -> Option<Part<B::Cache>> {
         if task.reply.is_closed() {
             task.span.in_scope(|| debug!("dropped a pass whose request was cancelled"));

@@ -7,8 +7,8 @@ use crate::model::{EngineError, InvalidCommit, Logits, TreeRows};
 
 /// The KV cache of a session, in terms of committed tokens and of the tree under the last of them.
 ///
-/// A commit is applied with the next pass, and committed tokens that are not cached yet go along in it, so that a
-/// commit needs no pass of its own.
+/// A commit is applied with the next pass, and committed tokens that are not cached yet go along in it, so
+/// that a commit needs no pass of its own.
 pub struct TreeCache {
     cache: Cache,
     rows: TreeRows,
@@ -58,11 +58,11 @@ impl TreeCache {
         self.rows.commit(accepted);
     }
 
-    /// Computes `nodes` of `tree`, together with committed tokens that are not cached yet. Returns the logits of the
-    /// root, if it was not cached, then those of `nodes`.
+    /// Computes `nodes` of `tree`, together with committed tokens that are not cached yet. Returns the logits
+    /// of the root, if it was not cached, then those of `nodes`.
     ///
-    /// `tree` is the current tree, with or without additional nodes. The parent of each of `nodes` was computed
-    /// before, or comes before it in `nodes`.
+    /// `tree` is the current tree, with or without additional nodes. The parent of each of `nodes` was
+    /// computed before, or comes before it in `nodes`.
     ///
     /// # Errors
     /// As [`Cache::run`].
@@ -73,8 +73,8 @@ impl TreeCache {
         Ok(logits)
     }
 
-    /// Makes `tree` the tree that the next commit refers to: the tree before, with or without additional nodes that
-    /// are proposed but not computed.
+    /// Makes `tree` the tree that the next commit refers to: the tree before, with or without additional
+    /// nodes that are proposed but not computed.
     pub fn plant(&mut self, tree: &TokenTree) {
         self.rows.plant(tree);
     }

@@ -87,7 +87,8 @@ pub(crate) fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
     assert!(worst < TOLERANCE, "{what}: the difference is {worst}");
 }
 
-/// Our kernels compute each row in an order that depends on that row alone, so their results must have the same bits.
+/// Our kernels compute each row in an order that depends on that row alone, so their results must have the
+/// same bits.
 pub(crate) fn assert_same(kernels: Kernels, a: &[f32], b: &[f32], what: &str) {
     match kernels {
         Kernels::Packed => assert!(a == b, "{what}: the bits differ"),
@@ -95,8 +96,8 @@ pub(crate) fn assert_same(kernels: Kernels, a: &[f32], b: &[f32], what: &str) {
     }
 }
 
-/// Runs a tree under `ids` as one pass after a cached prefix, and every path of it token by token. Calls `compare` with
-/// each node, its logits in the tree, and its logits at the end of its path.
+/// Runs a tree under `ids` as one pass after a cached prefix, and every path of it token by token. Calls
+/// `compare` with each node, its logits in the tree, and its logits at the end of its path.
 pub(crate) fn tree_and_paths(model: &Decoder, ids: &[u32], mut compare: impl FnMut(usize, &[f32], &[f32])) {
     let nodes = [(5, None), (9, None), (7, Some(0)), (5, Some(0)), (3, Some(1)), (8, Some(3)), (2, Some(5))];
     let (nodes, parents): (Vec<u32>, Vec<Option<usize>>) = nodes.into_iter().unzip();

@@ -17,8 +17,8 @@ pub(crate) const MAX_ROWS: usize = 16;
 /// The rows of each session in a pass.
 type Batch = Vec<usize>;
 
-/// A model whose cache is its tokens. The logits of a row count, for each token, the rows with it that the row attends
-/// to.
+/// A model whose cache is its tokens. The logits of a row count, for each token, the rows with it that the
+/// row attends to.
 struct Counter {
     batches: Arc<Mutex<Vec<Batch>>>,
     /// If there is a gate, a pass waits for a message from it.

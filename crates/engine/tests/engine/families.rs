@@ -1,5 +1,5 @@
-//! Every model family against transformers: tiny models with random weights (`tests/families/make.py`), with our kernels
-//! and with candle's, which a GPU uses.
+//! Every model family against transformers: tiny models with random weights (`tests/families/make.py`), with
+//! our kernels and with candle's, which a GPU uses.
 
 use candle_core::{Device, safetensors};
 use tandem_engine::{Decoder, Kernels, LoadOptions, ModelSource};

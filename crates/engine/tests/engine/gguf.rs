@@ -1,4 +1,5 @@
-//! GGUF files: those that llama.cpp's converter wrote (`tests/families/make_gguf.py`), and quantised ones written here.
+//! GGUF files: those that llama.cpp's converter wrote (`tests/families/make_gguf.py`), and quantised ones
+//! written here.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,8 @@ fn relative(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     (difference / b.iter().map(|b| b * b).sum::<f32>()).sqrt()
 }
 
-/// Rotary pairs next to each other (llama) or half a head apart (qwen), biases, normalised heads, rotary divisors.
+/// Rotary pairs next to each other (llama) or half a head apart (qwen), biases, normalised heads, rotary
+/// divisors.
 #[test]
 fn logits_of_unquantised_files_equal_those_of_transformers() {
     let families = ["llama3", "llama-bias", "mistral", "qwen2", "qwen3"];
@@ -64,10 +66,11 @@ fn a_converted_q8_0_file_differs_from_the_model_only_by_rounding() {
 
 /// The allowed difference from the logits of unquantised weights, relative to their size.
 ///
-/// Rounding to steps of `s` adds noise of `s / sqrt(12)`. The largest value of a block is about 2.5 standard deviations:
-/// 8 bits make steps of 2.5 / 127 = 0.02 and noise of 0.006; 6, 5 and 4 bits make noise of 0.023, 0.047 and 0.1. Each of
-/// nine matrices in sequence adds noise, so three times as much arrives at the end, and more where softmax and gate are
-/// steep (3.1 to 4.8 times was observed). Weights in a wrong order would differ by more than 1.
+/// Rounding to steps of `s` adds noise of `s / sqrt(12)`. The largest value of a block is about 2.5 standard
+/// deviations: 8 bits make steps of 2.5 / 127 = 0.02 and noise of 0.006; 6, 5 and 4 bits make noise of 0.023,
+/// 0.047 and 0.1. Each of nine matrices in sequence adds noise, so three times as much arrives at the end,
+/// and more where softmax and gate are steep (3.1 to 4.8 times was observed). Weights in a wrong order would
+/// differ by more than 1.
 fn bound(dtype: GgmlDType) -> f32 {
     5.0 * match dtype {
         GgmlDType::Q8_0 => 0.006,
@@ -80,8 +83,9 @@ fn bound(dtype: GgmlDType) -> f32 {
 const HIDDEN: usize = 256;
 const VOCAB: usize = 96;
 
-/// Writes a model with random weights in the layout of `llama`: two layers, wide enough for blocks of 256. Matrices have
-/// `dtype`; as in the mixed files of llama.cpp, some of them and the head have the dtype `other`.
+/// Writes a model with random weights in the layout of `llama`: two layers, wide enough for blocks of 256.
+/// Matrices have `dtype`; as in the mixed files of llama.cpp, some of them and the head have the dtype
+/// `other`.
 fn write(dir: &Path, dtype: GgmlDType, other: GgmlDType) -> PathBuf {
     let mut random = Random(7);
     let mut tensors = Vec::new();
@@ -168,8 +172,8 @@ fn quantisation_noise_stays_within_its_bound() {
     }
 }
 
-/// candle does not promise equal bits, and has other kernels on other processors. There, sums that differ in their last
-/// bits may round an activation to another 8-bit value.
+/// candle does not promise equal bits, and has other kernels on other processors. There, sums that differ in
+/// their last bits may round an activation to another 8-bit value.
 #[test]
 fn a_tree_pass_over_quantised_weights_equals_its_paths() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The decoder against numbers from the authors' own implementation (`crates/testkit/golden/README.md`), with our kernels
-//! and with candle's, which a GPU uses.
+//! The decoder against numbers from the authors' own implementation (`crates/testkit/golden/README.md`), with
+//! our kernels and with candle's, which a GPU uses.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -82,7 +82,8 @@ struct TreeForward {
 }
 
 impl TreeForward {
-    /// The tree, and our node of each golden node: golden trees may hold equal siblings, which are one node here.
+    /// The tree, and our node of each golden node: golden trees may hold equal siblings, which are one node
+    /// here.
     fn tree(&self) -> (TokenTree, Vec<usize>) {
         let mut nodes = Vec::new();
         let mut parents = Vec::new();
@@ -145,7 +146,8 @@ fn tree_forward(pair: &str) {
             for (a, b) in cached.iter().zip(&uncached) {
                 assert_same(kernels, a, b, &format!("{what}: cached and uncached"));
             }
-            // Fewer nodes with candle's kernels: they are slow here, and were compared with the golden logits above.
+            // Fewer nodes with candle's kernels: they are slow here, and were compared with the golden logits
+            // above.
             let step = if kernels == Kernels::Candle { 6 } else { 1 };
             for node in (0..tree.len()).step_by(step) {
                 let path = tree.path(node).into_iter().map(|n| tree.tokens()[n].0);
@@ -230,8 +232,9 @@ struct Beam {
     joint_logp: f64,
 }
 
-/// Beam search at temperature 0 against textbook beam search by joint log-probability. Every node of the frontier gets a
-/// causal pass of its own, so that the test does not rely on tree masks. Returns the number of beams compared.
+/// Beam search at temperature 0 against textbook beam search by joint log-probability. Every node of the
+/// frontier gets a causal pass of its own, so that the test does not rely on tree masks. Returns the number
+/// of beams compared.
 fn beam_temp0(pair: &str) -> usize {
     let draft = load(pair, "draft", Kernels::Packed);
     let mut compared = 0;

@@ -79,8 +79,8 @@ async fn prompts_take_turns_and_steps_run_first() {
         done.await.unwrap().unwrap();
     }
     step.await.unwrap().unwrap();
-    // With 16 rows per pass: the first prompt alone; then the step with 6 rows of a prompt, whose turn ends; then the
-    // other prompt; then the rest of both.
+    // With 16 rows per pass: the first prompt alone; then the step with 6 rows of a prompt, whose turn ends;
+    // then the other prompt; then the rest of both.
     let batches = b.batches.lock().unwrap().clone();
     assert_eq!(batches[0], [16]);
     assert_eq!(batches[1][0], 10, "{batches:?}");

@@ -22,7 +22,8 @@ pub struct ModelArgs {
     #[arg(long, env = "TANDEM_DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
 
-    /// Tokens that the KV caches of all sessions may hold together [default: as many as --kv-cache-fraction allows]
+    /// Tokens that the KV caches of all sessions may hold together [default: as many as --kv-cache-fraction
+    /// allows]
     #[arg(long, env = "TANDEM_KV_CACHE_TOKENS", value_name = "TOKENS")]
     pub kv_cache_tokens: Option<usize>,
 

@@ -62,8 +62,8 @@ impl ModelConfig {
     /// Reads and checks `config.json`. End-of-sequence tokens in `generation_config.json` take precedence.
     ///
     /// # Errors
-    /// If a file cannot be read or parsed, if the family is not supported, or if a value is invalid or would require
-    /// arithmetic that the decoder does not implement.
+    /// If a file cannot be read or parsed, if the family is not supported, or if a value is invalid or would
+    /// require arithmetic that the decoder does not implement.
     pub fn read(config: &Path, generation: Option<&Path>) -> Result<Self, LoadError> {
         let fields: Fields = read_json(config)?;
         let unsupported = |what: String| LoadError::unsupported(config, what);
@@ -146,7 +146,8 @@ fn check_arithmetic(fields: &Fields, family: &Family) -> Result<(), String> {
     }
 }
 
-/// The rotary settings: in `rope_parameters` of newer checkpoints, in `rope_theta` and `rope_scaling` of older ones.
+/// The rotary settings: in `rope_parameters` of newer checkpoints, in `rope_theta` and `rope_scaling` of
+/// older ones.
 fn rotary(config: &Path, fields: &Fields) -> Result<Positions, LoadError> {
     let parameters = fields.rope_parameters.as_ref().filter(|p| p.is_object());
     let theta = match parameters.and_then(|p| p.get("rope_theta")) {

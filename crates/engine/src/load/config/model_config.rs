@@ -82,7 +82,8 @@ pub enum Positions {
 pub enum RopeScaling {
     /// Long wavelengths are stretched, short ones kept, and those in between blended.
     Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_context: usize },
-    /// Each frequency is divided by a number of its own. GGUF files store the scaling of Llama 3 in this form.
+    /// Each frequency is divided by a number of its own. GGUF files store the scaling of Llama 3 in this
+    /// form.
     Divisors(Vec<f32>),
 }
 
@@ -154,8 +155,8 @@ impl ModelConfig {
 
     /// Limits the context to the sliding window of the attention.
     ///
-    /// Up to there the window hides nothing, so the model computes exactly what it was trained to. Beyond it, the
-    /// attention mask would have to know the position of every cached row.
+    /// Up to there the window hides nothing, so the model computes exactly what it was trained to. Beyond it,
+    /// the attention mask would have to know the position of every cached row.
     pub(super) fn within_window(mut self, window: Option<usize>) -> Self {
         if let Some(window) = window.filter(|&window| window < self.context) {
             tracing::warn!(

@@ -1,6 +1,7 @@
 //! Names of tensors in checkpoints.
 
-/// The names of one layout. Names of a layer follow `layer`, its number and a dot; `.weight` or `.bias` is appended.
+/// The names of one layout. Names of a layer follow `layer`, its number and a dot; `.weight` or `.bias` is
+/// appended.
 #[derive(Debug)]
 pub(crate) struct TensorNames {
     pub(crate) embedding: &'static str,

@@ -1,124 +1,89 @@
-//! Who may use the public API, and how much of it.
+//! API keys: which clients may use the public API, and how much of it.
 //!
-//! An operator who gives a file of keys lets in nobody without one. Over gRPC and over HTTP a key comes in the `authorization` header.
-//! Each key has limits of its own: generations at once, and tokens per minute.
+//! With a file of keys, only clients that send one of them are admitted, over gRPC and over HTTP in the `authorization` header. Each key
+//! has limits of its own: generations at once, and tokens per minute.
 
-mod account;
+mod error;
 mod file;
+mod usage;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tandem_proto::{Fault, Input};
+use tandem_generation::Input;
 use tandem_serving::{FileError, Reloaded};
-use thiserror::Error;
-use tonic::Status;
 
-use account::Account;
-pub use account::Ticket;
+use crate::config::AccessConfig;
+pub use error::KeyError;
 use file::Table;
+use usage::KeyUsage;
+pub use usage::QuotaReservation;
 
-/// Of the log lines with prompts: telling them apart keeps them out of traces.
+/// The target of log lines with prompts, by which they are kept out of traces.
 const PROMPTS: &str = "prompts";
 
 /// Who may use the public API, and what is logged of it.
-#[derive(clap::Args, Clone, Debug, Default)]
-pub struct AccessArgs {
-    /// File of API keys, a line each: NAME KEY [concurrent=N] [tokens_per_minute=N]; read again when it changes [default: no keys, open
-    /// to all]
-    #[arg(long, env = "API_KEYS_FILE", value_name = "FILE", value_parser = Keys::parse)]
-    pub api_keys_file: Option<Keys>,
-
-    /// Log the prompts of all requests, with the names of their keys
-    #[arg(long, env = "LOG_PROMPTS")]
-    pub log_prompts: bool,
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    keys: Option<Keys>,
+    log_prompts: bool,
 }
 
-/// The keys, always those that are in the file now. Clones share them.
+/// The keys that are in the file now. Clones share them.
 #[derive(Clone)]
-pub struct Keys {
+struct Keys {
     path: PathBuf,
     table: Arc<Reloaded<Table>>,
 }
 
-/// Who asks.
+/// The client that sent a request.
 #[derive(Clone)]
-pub struct Caller {
-    /// Nobody's, where no keys are asked for.
-    account: Option<Account>,
-    client: Option<IpAddr>,
+pub struct ClientIdentity {
+    /// The usage of its key; `None` where no keys are required.
+    usage: Option<KeyUsage>,
+    address: Option<IpAddr>,
 }
 
-/// Why a request is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum KeyError {
-    #[error("this API wants a key: send it in the header \"authorization: Bearer KEY\"")]
-    Missing,
-    #[error("the authorization header is not \"Bearer KEY\"")]
-    Malformed,
-    #[error("this API does not know the key")]
-    Unknown,
-    #[error(
-        "key {name} has {limit} generations running or waiting, the most that it may have: end some first"
-    )]
-    Busy { name: Arc<str>, limit: usize },
-    #[error(
-        "key {name} may have {limit} generations at once, and {asked} were asked for: ask for fewer texts"
-    )]
-    TooMany { name: Arc<str>, limit: usize, asked: usize },
-    #[error(
-        "key {name} has used up its {limit} tokens per minute, and this request may need {needed}: try again in {} s, or ask for \
-         fewer tokens",
-        retry_after.as_secs_f64().ceil()
-    )]
-    Spent { name: Arc<str>, limit: u32, needed: u32, retry_after: Duration },
-}
-
-impl AccessArgs {
-    /// Who asks, by the value of the `authorization` header and the address.
-    pub fn caller(&self, header: Option<&[u8]>, client: Option<IpAddr>) -> Result<Caller, KeyError> {
-        let account = self.api_keys_file.as_ref().map(|keys| keys.account(header)).transpose()?;
-        Ok(Caller { account, client })
+impl Access {
+    /// Reads the file of keys, if there is one.
+    pub fn load(config: &AccessConfig) -> Result<Self, FileError> {
+        let keys = config.api_keys_file.clone().map(Keys::load).transpose()?;
+        Ok(Self { keys, log_prompts: config.log_prompts })
     }
 
-    /// Logs the prompt, if that was asked for.
-    pub fn log_prompt(&self, caller: &Caller, prompt: &Input) {
+    /// The client of a request, by the value of its `authorization` header and its address.
+    pub fn identify(
+        &self,
+        header: Option<&[u8]>,
+        address: Option<IpAddr>,
+    ) -> Result<ClientIdentity, KeyError> {
+        let usage = self.keys.as_ref().map(|keys| keys.usage(header)).transpose()?;
+        Ok(ClientIdentity { usage, address })
+    }
+
+    /// Logs the prompt, if that is configured.
+    pub fn log_prompt(&self, client: &ClientIdentity, prompt: &Input) {
         if !self.log_prompts {
             return;
         }
+        let key = client.name();
         match prompt {
-            Input::Text(text) => tracing::info!(target: PROMPTS, key = caller.name(), prompt = text, "asked"),
-            Input::Tokens(tokens) => {
-                tracing::info!(target: PROMPTS, key = caller.name(), prompt = ?tokens, "asked")
-            }
-            Input::Chat(messages) => {
-                tracing::info!(target: PROMPTS, key = caller.name(), prompt = ?messages, "asked")
-            }
+            Input::Text(text) => tracing::info!(target: PROMPTS, key, prompt = text, "requested"),
+            Input::Tokens(tokens) => tracing::info!(target: PROMPTS, key, prompt = ?tokens, "requested"),
+            Input::Chat(messages) => tracing::info!(target: PROMPTS, key, prompt = ?messages, "requested"),
         }
     }
 }
 
 impl Keys {
-    /// Reads the file.
-    pub fn load(path: PathBuf) -> Result<Self, FileError> {
+    fn load(path: PathBuf) -> Result<Self, FileError> {
         let table = Reloaded::start(vec![path.clone()], |files, before| Table::read(&files[0], before))?;
         Ok(Self { path, table })
     }
 
-    /// Looks at the file now, not at the next of its own looks: whether it changed.
-    pub fn refresh(&self) -> Result<bool, FileError> {
-        self.table.refresh()
-    }
-
-    fn parse(path: &str) -> Result<Self, String> {
-        Self::load(path.into()).map_err(|e| e.to_string())
-    }
-
-    fn account(&self, header: Option<&[u8]>) -> Result<Account, KeyError> {
+    fn usage(&self, header: Option<&[u8]>) -> Result<KeyUsage, KeyError> {
         let key = bearer(header.ok_or(KeyError::Missing)?).ok_or(KeyError::Malformed)?;
         self.table.current().find(key).ok_or(KeyError::Unknown)
     }
@@ -130,48 +95,20 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer ") && file::may_be_key(key)).then_some(key)
 }
 
-impl Caller {
-    /// Of the key.
+impl ClientIdentity {
+    /// The name of its key.
     pub fn name(&self) -> &str {
-        self.account.as_ref().map_or("anonymous", Account::name)
+        self.usage.as_ref().map_or("anonymous", KeyUsage::name)
     }
 
-    /// Where it calls from.
-    pub fn client(&self) -> Option<IpAddr> {
-        self.client
+    /// The address that it sends from.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
-    /// Takes so many of the generations that it may have at once.
-    pub fn admit(&self, texts: usize) -> Result<Ticket, KeyError> {
-        Ticket::take(self.account.clone(), texts)
-    }
-}
-
-impl KeyError {
-    /// Whether it is the key that is wrong (401 over HTTP), not its use (429).
-    pub fn is_unauthenticated(&self) -> bool {
-        matches!(self, Self::Missing | Self::Malformed | Self::Unknown)
-    }
-
-    /// When to come back, if that helps.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Missing | Self::Malformed | Self::Unknown | Self::TooMany { .. } => None,
-            // About the length of a short request.
-            Self::Busy { .. } => Some(Duration::from_millis(500)),
-            Self::Spent { retry_after, .. } => Some(*retry_after),
-        }
-    }
-}
-
-impl From<KeyError> for Status {
-    fn from(error: KeyError) -> Self {
-        let message = error.to_string();
-        match error.retry_after() {
-            Some(retry_after) => Fault::Exhausted { message, retry_after }.into(),
-            None if error.is_unauthenticated() => Self::unauthenticated(message),
-            None => Fault::invalid("n", message).into(),
-        }
+    /// Reserves this many of the generations that its key may have at once.
+    pub fn reserve(&self, sequences: usize) -> Result<QuotaReservation, KeyError> {
+        QuotaReservation::take(self.usage.clone(), sequences)
     }
 }
 
@@ -181,9 +118,9 @@ impl fmt::Debug for Keys {
     }
 }
 
-impl fmt::Debug for Caller {
+impl fmt::Debug for ClientIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("name", &self.name()).field("client", &self.client).finish()
+        f.debug_struct("ClientIdentity").field("name", &self.name()).field("address", &self.address).finish()
     }
 }
 

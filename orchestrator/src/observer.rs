@@ -1,50 +1,49 @@
-//! Requests as those see them who watch: their spans, and what they add to the metrics.
+//! The observer of a generation: its span, and what it adds to the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tandem_decoding::Method;
-use tandem_proto::{GenerateParams, Input, OpenSession};
+use tandem_generation::{Finish, GenerateRequest, Input, Observer, OpenSession, Statistics};
 use tandem_serving::{adopt_parent, record_list};
-use tonic::Code;
 use tonic::codegen::http::HeaderMap;
 use tracing::field::Empty;
 use tracing::{Span, trace_span};
 
+use crate::error::ErrorKind;
 use crate::metrics::GenerationMetrics;
-use crate::{Finish, Statistics};
 
-/// Watches the texts that `requests` for `model` ask for, whose `headers` may name a trace; and the span of all that is done for them.
-pub(crate) fn watch(
+/// The span of all that is done for `requests`, whose `headers` may name a parent trace, and an observer of each sequence.
+pub(crate) fn observe(
     metrics: &Arc<GenerationMetrics>,
     model: &str,
-    requests: &[GenerateParams],
+    requests: &[GenerateRequest],
     headers: &HeaderMap,
-) -> (Span, Vec<Watch>) {
-    let span = requests.first().map_or_else(Span::none, |params| request_span(model, params));
+) -> (Span, Vec<RequestObserver>) {
+    let span = requests.first().map_or_else(Span::none, |request| request_span(model, request));
     adopt_parent(&span, headers);
-    let texts: Vec<&GenerateParams> =
-        requests.iter().flat_map(|r| std::iter::repeat_n(r, r.candidates)).collect();
-    let alone = texts.len() == 1;
-    let watch = |(index, params): (usize, &GenerateParams)| {
-        let method = params.decoding.method();
-        metrics.begun(method);
-        // One alone is what its request is; of several each has a span of its own below it.
-        let span = if alone { span.clone() } else { text_span(&span, index) };
-        let (metrics, method, span) = (Some(metrics.clone()), Some(method), Some(span));
-        Watch { metrics, method, span, ended: AtomicBool::new(false) }
-    };
-    let watches = texts.into_iter().enumerate().map(watch).collect();
-    (span, watches)
+    let sequences: Vec<&GenerateRequest> =
+        requests.iter().flat_map(|request| std::iter::repeat_n(request, request.n)).collect();
+    let is_single = sequences.len() == 1;
+    let mut observers = Vec::with_capacity(sequences.len());
+    for (index, request) in sequences.into_iter().enumerate() {
+        let method = request.decoding.method();
+        metrics.requested(method);
+        // A single sequence is its request; of several, each has a span of its own below that of the request.
+        let span = if is_single { span.clone() } else { sequence_span(&span, index) };
+        let metrics = metrics.clone();
+        observers.push(RequestObserver { metrics, method, span, has_ended: AtomicBool::new(false) });
+    }
+    (span, observers)
 }
 
-/// In the semantic conventions of OpenTelemetry for generative models, where they have a name for it. Prompts and stop strings are
-/// texts, and texts are not traced.
-fn request_span(model: &str, params: &GenerateParams) -> Span {
-    let operation = if matches!(params.input, Input::Chat(_)) { "chat" } else { "text_completion" };
+/// The span of a request, named by the semantic conventions of OpenTelemetry for generative models where they have a name. Prompts and
+/// stop strings are not traced.
+fn request_span(model: &str, request: &GenerateRequest) -> Span {
+    let operation = if matches!(request.input, Input::Chat(_)) { "chat" } else { "text_completion" };
     trace_span!(
         "generate",
-        // Put together only if somebody wants it.
+        // Formatted only if the span is exported.
         otel.name = %format_args!("{operation} {model}"),
         otel.kind = "server",
         otel.status_code = Empty,
@@ -52,17 +51,17 @@ fn request_span(model: &str, params: &GenerateParams) -> Span {
         gen_ai.operation.name = operation,
         gen_ai.provider.name = "tandem",
         gen_ai.request.model = model,
-        gen_ai.request.temperature = params.sampling.temperature(),
-        gen_ai.request.top_k = params.sampling.top_k() as i64,
-        gen_ai.request.top_p = params.sampling.top_p(),
-        gen_ai.request.max_tokens = params.max_new_tokens as i64,
-        gen_ai.request.choice.count = params.candidates as i64,
+        gen_ai.request.temperature = request.sampling.temperature(),
+        gen_ai.request.top_k = request.sampling.top_k() as i64,
+        gen_ai.request.top_p = request.sampling.top_p(),
+        gen_ai.request.max_tokens = request.max_new_tokens as i64,
+        gen_ai.request.choice.count = request.n as i64,
         gen_ai.request.seed = Empty,
         gen_ai.response.model = model,
         gen_ai.usage.input_tokens = Empty,
         gen_ai.usage.output_tokens = Empty,
-        tandem.method = params.decoding.method().name(),
-        tandem.draft_tokens = params.decoding.draft_tokens() as i64,
+        tandem.method = request.decoding.method().name(),
+        tandem.draft_tokens = request.decoding.draft_tokens() as i64,
         tandem.iterations = Empty,
         tandem.accepted_tokens = Empty,
         tandem.undrafted_iterations = Empty,
@@ -70,11 +69,11 @@ fn request_span(model: &str, params: &GenerateParams) -> Span {
     )
 }
 
-/// One of several texts of a request.
-fn text_span(request: &Span, index: usize) -> Span {
+/// The span of one of several sequences of a request.
+fn sequence_span(request: &Span, index: usize) -> Span {
     trace_span!(
         parent: request,
-        "text",
+        "sequence",
         otel.status_code = Empty,
         "error.type" = Empty,
         gen_ai.request.seed = Empty,
@@ -88,80 +87,64 @@ fn text_span(request: &Span, index: usize) -> Span {
     )
 }
 
-/// One text, watched from the arrival of its request to its end. Dropped before it ended, it counts as left by its client.
-#[derive(Default)]
-pub struct Watch {
-    metrics: Option<Arc<GenerationMetrics>>,
-    method: Option<Method>,
-    span: Option<Span>,
-    ended: AtomicBool,
+/// Observes one sequence, from the arrival of its request to its end. Dropped before that, it counts as cancelled.
+pub(crate) struct RequestObserver {
+    metrics: Arc<GenerationMetrics>,
+    method: Method,
+    span: Span,
+    has_ended: AtomicBool,
 }
 
-impl Watch {
-    /// A request that nobody watches.
-    pub fn nobody() -> Self {
-        Self::default()
-    }
-
-    /// The span of the request, for what is done for it.
+impl RequestObserver {
+    /// The span of what is done for the sequence.
     pub(crate) fn span(&self) -> Span {
-        self.span.clone().unwrap_or_else(Span::none)
+        self.span.clone()
     }
 
-    /// It is in order, and begins.
+    /// The request was admitted, and the sequence begins.
     pub(crate) fn admitted(&self, open: &OpenSession) {
-        let span = self.span();
-        span.record("gen_ai.usage.input_tokens", open.prompt.len() as i64);
+        self.span.record("gen_ai.usage.input_tokens", open.prompt.len() as i64);
         match i64::try_from(open.seed) {
-            Ok(seed) => span.record("gen_ai.request.seed", seed),
-            // Beyond the integers of a trace.
-            Err(_) => span.record("gen_ai.request.seed", open.seed.to_string()),
+            Ok(seed) => self.span.record("gen_ai.request.seed", seed),
+            // Larger than the integers of a trace.
+            Err(_) => self.span.record("gen_ai.request.seed", open.seed.to_string()),
         };
-        if let (Some(metrics), Some(method)) = (&self.metrics, self.method) {
-            metrics.admitted(method, open.prompt.len());
-        }
+        self.metrics.admitted(self.method, open.prompt.len());
     }
 
-    /// It came from `before` to `after`.
-    pub(crate) fn progress(&self, before: &Statistics, after: &Statistics) {
-        if let Some(metrics) = &self.metrics {
-            metrics.progress(before, after);
-        }
-    }
-
-    /// It ended well.
-    pub(crate) fn finished(&self, finish: &Finish) {
-        if self.ended.swap(true, Ordering::Relaxed) {
+    /// The sequence failed.
+    pub(crate) fn failed(&self, kind: ErrorKind) {
+        if self.has_ended.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (span, s) = (self.span(), &finish.statistics);
-        record_list(&span, "gen_ai.response.finish_reasons", vec![finish.reason.name()]);
-        span.record("gen_ai.usage.output_tokens", s.new_tokens as i64);
-        span.record("tandem.iterations", s.iterations as i64);
-        span.record("tandem.accepted_tokens", s.accepted as i64);
-        span.record("tandem.undrafted_iterations", s.undrafted as i64);
-        span.record("tandem.failovers", s.failovers as i64);
-        if let Some(metrics) = &self.metrics {
-            metrics.finished(finish);
-        }
-    }
-
-    /// It failed.
-    pub(crate) fn failed(&self, code: Code) {
-        if self.ended.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let span = self.span();
-        span.record("otel.status_code", "error");
-        span.record("error.type", tandem_proto::code_name(code));
-        if let Some(metrics) = &self.metrics {
-            metrics.failed(self.method, code);
-        }
+        self.span.record("otel.status_code", "error");
+        self.span.record("error.type", kind.name());
+        self.metrics.failed(Some(self.method), kind);
     }
 }
 
-impl Drop for Watch {
+impl Observer for RequestObserver {
+    fn progress(&self, before: &Statistics, after: &Statistics) {
+        self.metrics.progress(before, after);
+    }
+
+    fn finished(&self, finish: &Finish) {
+        if self.has_ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let s = &finish.statistics;
+        record_list(&self.span, "gen_ai.response.finish_reasons", vec![finish.reason.name()]);
+        self.span.record("gen_ai.usage.output_tokens", s.new_tokens as i64);
+        self.span.record("tandem.iterations", s.iterations as i64);
+        self.span.record("tandem.accepted_tokens", s.accepted as i64);
+        self.span.record("tandem.undrafted_iterations", s.undrafted as i64);
+        self.span.record("tandem.failovers", s.failovers as i64);
+        self.metrics.finished(finish);
+    }
+}
+
+impl Drop for RequestObserver {
     fn drop(&mut self) {
-        self.failed(Code::Cancelled);
+        self.failed(ErrorKind::Cancelled);
     }
 }

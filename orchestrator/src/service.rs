@@ -1,197 +1,229 @@
-//! What both public APIs share: a request is checked, gets its admission, and becomes a stream of events.
+//! What both public APIs share: a request is admitted, tokenized, and becomes a stream of events.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tandem_decoding::{Drafting, TokenId};
-use tandem_proto::{Fault, GenerateParams, Input, MAX_MESSAGE_BYTES, OpenSession, method_to_wire, v1};
+use tandem_generation::{
+    Chunk, Event, Field, GenerateError, GenerateRequest, Generation, Input, InvalidRequest, OpenSession,
+    Problem, SequenceStart, generate,
+};
 use tandem_serving::{AdmissionControl, Permit, trace_id};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::{Instrument, trace_span};
 
-use crate::events::{Chunks, count};
+use crate::admission::{Access, ClientIdentity, KeyError, QuotaReservation};
+use crate::error::ServiceError;
 use crate::metrics::GenerationMetrics;
-use crate::observe::{Watch, watch};
-use crate::{AccessArgs, Caller, GenerateError, Job, KeyError, Pair, Ticket, Update, generate};
+use crate::observer::{RequestObserver, observe};
+use crate::pair::Pair;
+use crate::workers::WorkerStatus;
 
-/// Events that may wait for a slow client; then its generation waits too.
-const WAITING_EVENTS: usize = 16;
-/// Text that is tokenized at once; a longer one would hold up other requests, and gets a thread of its own.
-const INLINE_TEXT_BYTES: usize = 16 << 10;
+/// Events that may be buffered for a slow client; then its generation waits too.
+const BUFFERED_EVENTS: usize = 16;
+/// Prompts up to this size are tokenized at once; a longer one would delay other requests, and gets a thread of its own.
+const INLINE_PROMPT_BYTES: usize = 16 << 10;
 /// How long a client may leave its events unread.
-const SLOW_CLIENT: Duration = Duration::from_secs(60);
+const SLOW_CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest set of distributions that a target may send in one reply: what a message can hold.
+const MAX_DISTRIBUTION_BYTES: usize = tandem_proto::MAX_MESSAGE_BYTES;
 
-/// Generates by a pair of models, for the clients of every API.
-pub(crate) struct Front {
+/// Generates with a pair of models, for the clients of every API.
+pub(crate) struct GenerationService {
     pub(crate) pair: Pair,
     pub(crate) admission: AdmissionControl,
     /// The longest that a request may take.
-    pub(crate) longest: Duration,
+    pub(crate) request_timeout: Duration,
     /// What clients call the model.
     pub(crate) model: String,
-    /// Who may ask.
-    pub(crate) access: AccessArgs,
+    pub(crate) access: Access,
     pub(crate) metrics: Arc<GenerationMetrics>,
 }
 
-/// When a request came, and when it must have ended.
+/// When a request arrived, and when it must have ended.
 #[derive(Clone, Copy)]
 pub(crate) struct Arrival {
-    pub(crate) at: Instant,
-    pub(crate) by: Instant,
+    at: Instant,
+    deadline: Instant,
 }
 
-/// What a client gets; an error is the last.
-pub(crate) type Events = ReceiverStream<Result<v1::GenerateResponse, Status>>;
-type EventSender = mpsc::Sender<Result<v1::GenerateResponse, Status>>;
+/// An event of one of the sequences of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct SequenceEvent {
+    /// Which of the sequences: those of the first prompt come first.
+    pub(crate) index: usize,
+    pub(crate) event: Event,
+}
 
-impl Front {
-    /// A request that arrives now, and may take `asked` at most.
-    pub(crate) fn arrival(&self, asked: Option<Duration>) -> Arrival {
+/// The events of a request. An error is the last item.
+pub(crate) type EventStream = ReceiverStream<Result<SequenceEvent, ServiceError>>;
+type EventSender = mpsc::Sender<Result<SequenceEvent, ServiceError>>;
+
+/// What runs here and on the workers.
+pub(crate) struct Status {
+    pub(crate) running: usize,
+    pub(crate) queued: usize,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) target_model: String,
+    /// Empty while no draft has answered.
+    pub(crate) draft_model: String,
+    pub(crate) vocab_size: u32,
+    pub(crate) context_length: usize,
+    /// Whether the model has a chat template.
+    pub(crate) chat: bool,
+}
+
+impl GenerationService {
+    /// A request that arrives now, and may take no longer than `timeout`.
+    pub(crate) fn arrival(&self, timeout: Option<Duration>) -> Arrival {
         let at = Instant::now();
-        Arrival { at, by: at + asked.map_or(self.longest, |asked| asked.min(self.longest)) }
+        let timeout = timeout.map_or(self.request_timeout, |timeout| timeout.min(self.request_timeout));
+        Arrival { at, deadline: at + timeout }
     }
 
-    /// Who asks from `client`, by the key in the `headers`.
-    pub(crate) fn caller(&self, headers: &HeaderMap, client: Option<IpAddr>) -> Result<Caller, KeyError> {
-        self.access.caller(headers.get("authorization").map(HeaderValue::as_bytes), client)
+    /// The client of a request, by the key in its `headers`.
+    pub(crate) fn identify(
+        &self,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Result<ClientIdentity, KeyError> {
+        self.access.identify(headers.get("authorization").map(HeaderValue::as_bytes), address)
     }
 
-    /// Writes the texts that `requests` ask for, side by side: those of the first, then those of the next. Dropping the stream ends
-    /// them. The `headers` may name a trace to go on with.
+    /// Whether a request could be served now; the error says why not.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.pair.ready()
+    }
+
+    /// Counts a request that was refused before it was understood.
+    pub(crate) fn refused(&self, error: &ServiceError) {
+        self.metrics.failed(None, error.kind());
+    }
+
+    /// Generates the sequences that `requests` ask for, side by side. Dropping the stream cancels them. The `headers` may name a trace
+    /// to continue.
     pub(crate) async fn generate(
         self: &Arc<Self>,
-        requests: Vec<v1::GenerateRequest>,
-        (arrival, caller): (Arrival, &Caller),
+        requests: Vec<GenerateRequest>,
+        arrival: Arrival,
+        client: &ClientIdentity,
         headers: &HeaderMap,
-    ) -> Result<Events, Status> {
-        let requests = self.check(requests).inspect_err(|status| self.metrics.failed(None, status.code()))?;
-        let (span, watches) = watch(&self.metrics, &self.model, &requests, headers);
-        let admitted = self.admit(requests, arrival, caller).instrument(span.clone()).await;
-        let (admitted, texts) = admitted.map_err(|error| {
-            span.in_scope(|| log(&error));
-            let status = Status::from(error);
-            watches.iter().for_each(|watch| watch.failed(status.code()));
-            status
+    ) -> Result<EventStream, ServiceError> {
+        self.check_model(&requests).inspect_err(|error| self.refused(error))?;
+        let (span, observers) = observe(&self.metrics, &self.model, &requests, headers);
+        let admitted = self.admit(requests, arrival, client).instrument(span.clone()).await;
+        let admitted = admitted.inspect_err(|error| {
+            span.in_scope(|| log(error));
+            observers.iter().for_each(|observer| observer.failed(error.kind()));
         })?;
-        let (events, stream) = mpsc::channel(WAITING_EVENTS);
-        for (index, (planned, watch)) in texts.into_iter().zip(watches).enumerate() {
-            let Planned { params, open, mut ticket, place } = planned;
-            watch.admitted(&open);
-            let span = watch.span();
-            let text = Text { index: count(index), params, arrival, admitted, events: events.clone(), watch };
-            let front = self.clone();
-            let run = async move {
-                let ended = text.run(&front.pair, open, &mut ticket).await;
-                drop((place, ticket));
-                if let Err(error) = ended {
-                    log(&error);
-                    let status = Status::from(error);
-                    text.watch.failed(status.code());
-                    // A client that reads nothing any more learns nothing any more.
-                    let _ = tokio::time::timeout(SLOW_CLIENT, text.events.send(Err(status))).await;
-                }
-            };
-            tokio::spawn(run.instrument(span));
+        let (sender, stream) = mpsc::channel(BUFFERED_EVENTS);
+        for (index, (planned, observer)) in admitted.sequences.into_iter().zip(observers).enumerate() {
+            observer.admitted(&planned.open);
+            let span = observer.span();
+            let events = Events { index, sender: sender.clone() };
+            let sequence =
+                Sequence { service: self.clone(), arrival, admitted: admitted.at, events, observer };
+            tokio::spawn(sequence.run(planned).instrument(span));
         }
         Ok(ReceiverStream::new(stream))
     }
 
-    /// Refuses what is wrong whatever the models are.
-    fn check(&self, requests: Vec<v1::GenerateRequest>) -> Result<Vec<GenerateParams>, Status> {
-        let requests: Vec<GenerateParams> =
-            requests.into_iter().map(GenerateParams::try_from).collect::<Result<_, _>>()?;
-        let unknown = |r: &&GenerateParams| !r.model.is_empty() && r.model != self.model;
-        if let Some(GenerateParams { model, .. }) = requests.iter().find(unknown) {
-            let message = format!("there is no model {model:?} here: use {:?}", self.model);
-            return Err(Status::not_found(message));
+    fn check_model(&self, requests: &[GenerateRequest]) -> Result<(), ServiceError> {
+        let requested = requests.iter().filter_map(|request| request.model.as_ref());
+        match requested.into_iter().find(|&model| *model != self.model) {
+            Some(requested) => Err(self.model_not_found(requested)),
+            None => Ok(()),
         }
-        Ok(requests)
     }
 
-    /// Waits for admission, and makes of requests what workers are asked: a text each, which got its place when it says.
+    /// The error about a model that is not served here.
+    pub(crate) fn model_not_found(&self, requested: &str) -> ServiceError {
+        GenerateError::ModelNotFound { requested: requested.to_owned(), served: self.model.clone() }.into()
+    }
+
+    /// Acquires permits and quota for the sequences of `requests`, and tokenizes their prompts.
     async fn admit(
         self: &Arc<Self>,
-        requests: Vec<GenerateParams>,
+        requests: Vec<GenerateRequest>,
         arrival: Arrival,
-        caller: &Caller,
-    ) -> Result<(Instant, Vec<Planned>), GenerateError> {
-        let texts: usize = requests.iter().map(|r| r.candidates).sum();
-        // Those who wait count as well: a key's limit is on what it asks for at once.
-        let mut ticket = caller.admit(texts)?;
-        let admission = self.admission.acquire(caller.client(), count(texts)).instrument(trace_span!("wait"));
-        let place = tokio::time::timeout_at(arrival.by, admission).await;
-        let place = place.map_err(|_| GenerateError::Deadline)?.map_err(GenerateError::from)?;
-        let admitted = Instant::now();
-        let reading = self.read(requests, caller, place);
-        let (place, opens) =
-            tokio::time::timeout_at(arrival.by, reading).await.map_err(|_| GenerateError::Deadline)??;
+        client: &ClientIdentity,
+    ) -> Result<Admitted, ServiceError> {
+        let sequences: usize = requests.iter().map(|request| request.n).sum();
+        // Queued generations count too: a key's limit is on what it requests at once.
+        let mut quota = client.reserve(sequences)?;
+        let permits = u32::try_from(sequences).unwrap_or(u32::MAX);
+        let acquire =
+            self.admission.acquire(client.address(), permits).instrument(trace_span!("wait"));
+        let permit = until(arrival.deadline, acquire).await??;
+        let at = Instant::now();
+        let (permit, opens) = until(arrival.deadline, self.read(requests, client, permit)).await??;
+
         let tokens: Vec<(usize, usize)> =
-            opens.iter().map(|(_, o)| (o.prompt.len(), o.max_new_tokens)).collect();
-        let sum = |of: fn(&(usize, usize)) -> usize| tokens.iter().map(of).fold(0, usize::saturating_add);
-        ticket.reserve(sum(|t| t.0), sum(|t| t.1))?;
-        let rights = ticket.split(&tokens).into_iter().zip(place.split());
-        let planned = opens.into_iter().zip(rights);
-        let planned =
-            planned.map(|((params, open), (ticket, place))| Planned { params, open, ticket, place });
-        Ok((admitted, planned.collect()))
+            opens.iter().map(|(_, open)| (open.prompt.len(), open.max_new_tokens)).collect();
+        let prompt_tokens = tokens.iter().fold(0usize, |sum, t| sum.saturating_add(t.0));
+        let new_tokens = tokens.iter().fold(0usize, |sum, t| sum.saturating_add(t.1));
+        quota.reserve(prompt_tokens, new_tokens)?;
+        let rights = quota.split(&tokens).into_iter().zip(permit.split());
+        let sequences = opens.into_iter().zip(rights);
+        let sequences = sequences.map(|((request, open), (quota, permit))| Planned { request, open, quota, permit });
+        Ok(Admitted { at, sequences: sequences.collect() })
     }
 
-    /// What workers are asked for each text. The admission go along with the work: a client that leaves meanwhile does not free them
-    /// before it is done.
+    /// What workers are sent for each sequence. The permit goes along with the work: a client that leaves meanwhile does not release it
+    /// before the work is done.
     async fn read(
         self: &Arc<Self>,
-        requests: Vec<GenerateParams>,
-        caller: &Caller,
-        mut place: Permit,
-    ) -> Result<(Permit, Vec<(Arc<GenerateParams>, OpenSession)>), GenerateError> {
-        let mut texts = Vec::new();
-        for params in requests {
-            self.access.log_prompt(caller, &params.input);
+        requests: Vec<GenerateRequest>,
+        client: &ClientIdentity,
+        mut permit: Permit,
+    ) -> Result<(Permit, Vec<(Arc<GenerateRequest>, OpenSession)>), ServiceError> {
+        let mut sequences = Vec::new();
+        for request in requests {
+            self.access.log_prompt(client, &request.input);
             let prompt;
-            (prompt, place) = self.tokenize(&params.input, place).await?;
-            let open = prepare(&self.pair, &params, prompt)?;
-            let params = Arc::new(params);
-            // Each as it would be alone, with a seed of its own.
-            texts.extend((0..params.candidates as u64).map(|i| {
+            (prompt, permit) = self.tokenize(&request.input, permit).await?;
+            let open = open_session(&self.pair, &request, prompt)?;
+            let request = Arc::new(request);
+            // Each sequence is what it would be alone, with a seed of its own.
+            for i in 0..request.n as u64 {
                 let open = OpenSession { seed: open.seed.wrapping_add(i), ..open.clone() };
-                (params.clone(), open)
-            }));
+                sequences.push((request.clone(), open));
+            }
         }
-        Ok((place, texts))
+        Ok((permit, sequences))
     }
 
-    /// The prompt's tokens.
+    /// The tokens of a prompt.
     async fn tokenize(
         self: &Arc<Self>,
         input: &Input,
-        place: Permit,
+        permit: Permit,
     ) -> Result<(Vec<TokenId>, Permit), GenerateError> {
         let bytes = match input {
-            Input::Tokens(tokens) => return Ok((tokens.clone(), place)),
+            Input::Tokens(tokens) => return Ok((tokens.clone(), permit)),
             Input::Text(text) => text.len(),
             Input::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
         };
-        if bytes <= INLINE_TEXT_BYTES {
-            return Ok((self.encode(input)?, place));
+        if bytes <= INLINE_PROMPT_BYTES {
+            return Ok((self.encode(input)?, permit));
         }
-        let (front, input) = (self.clone(), input.clone());
-        let encoding = tokio::task::spawn_blocking(move || Ok((front.encode(&input)?, place)));
+        let service = self.clone();
+        let input = input.clone();
+        let encoding = tokio::task::spawn_blocking(move || Ok((service.encode(&input)?, permit)));
         encoding.await.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
     }
 
     fn encode(&self, input: &Input) -> Result<Vec<TokenId>, GenerateError> {
-        // A template sets the special tokens itself.
         let encoding = match input {
             Input::Tokens(tokens) => return Ok(tokens.clone()),
             Input::Text(text) => self.pair.tokenizer.encode(text.as_str(), true),
             Input::Chat(messages) => {
-                let chat = self.pair.chat.as_ref().ok_or_else(|| self.no_chat())?;
+                let chat = self.pair.chat.as_ref().ok_or_else(|| self.no_chat_template())?;
+                // The template sets the special tokens itself.
                 self.pair.tokenizer.encode(chat.render(messages)?, false)
             }
         };
@@ -199,159 +231,210 @@ impl Front {
         Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
     }
 
-    fn no_chat(&self) -> Fault {
-        let message = format!(
-            "{} has no chat template, neither in tokenizer_config.json nor as chat_template.jinja: send a prompt instead",
+    fn no_chat_template(&self) -> InvalidRequest {
+        let predicate = format!(
+            "are not supported by {}, which has no chat template, neither in tokenizer_config.json nor in chat_template.jinja: \
+             send a prompt instead",
             self.model
         );
-        Fault::invalid("messages", message)
+        InvalidRequest::new(Field::Messages, predicate)
     }
 
-    /// What runs here and behind.
-    pub(crate) async fn status(&self) -> v1::GetStatusResponse {
-        v1::GetStatusResponse {
-            running: count(self.admission.in_use()),
-            waiting: count(self.admission.queued()),
+    /// What runs here and on the workers.
+    pub(crate) async fn status(&self) -> Status {
+        Status {
+            running: self.admission.in_use(),
+            queued: self.admission.queued(),
             workers: self.pair.workers().await,
             target_model: self.pair.target.model_id.clone(),
             draft_model: self.pair.draft().model_id,
             vocab_size: self.pair.vocab(),
-            context_length: count(self.pair.context()),
+            context_length: self.pair.context(),
             chat: self.pair.chat.is_some(),
         }
     }
 }
 
-/// One text of a request, before it begins.
-struct Planned {
-    params: Arc<GenerateParams>,
-    open: OpenSession,
-    ticket: Ticket,
-    place: Permit,
+/// Awaits `work`, but not beyond the deadline of the request.
+async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, GenerateError> {
+    tokio::time::timeout_at(deadline, work).await.map_err(|_| GenerateError::DeadlineExceeded)
 }
 
-/// A line for each request that fails, with its trace; louder if it is not the client's doing.
-fn log(error: &GenerateError) {
-    if error.is_clients() {
+/// A request that may run.
+struct Admitted {
+    /// When it was admitted.
+    at: Instant,
+    sequences: Vec<Planned>,
+}
+
+/// A sequence before it begins, with what it holds until it ends.
+struct Planned {
+    request: Arc<GenerateRequest>,
+    open: OpenSession,
+    quota: QuotaReservation,
+    permit: Permit,
+}
+
+/// Logs each request that fails, with its trace; as a warning unless the client caused it.
+fn log(error: &ServiceError) {
+    if error.is_client_error() {
         tracing::info!(%error, trace_id = trace_id(), "generation refused");
     } else {
         tracing::warn!(%error, trace_id = trace_id(), "generation failed");
     }
 }
 
-/// One text of a request.
-struct Text {
-    index: u32,
-    params: Arc<GenerateParams>,
-    arrival: Arrival,
-    admitted: Instant,
-    events: EventSender,
-    watch: Watch,
+/// Where the events of one sequence go.
+struct Events {
+    index: usize,
+    sender: EventSender,
 }
 
-impl Text {
-    async fn run(&self, pair: &Pair, open: OpenSession, ticket: &mut Ticket) -> Result<(), GenerateError> {
-        tokio::select! {
-            // In this order, so that a request whose end and deadline coincide always ends in the same way.
-            biased;
-            result = self.stream(pair, open, ticket) => result,
-            () = self.events.closed() => Err(GenerateError::Cancelled),
-            () = tokio::time::sleep_until(self.arrival.by) => Err(GenerateError::Deadline),
+impl Events {
+    async fn send(&self, event: Event) -> Result<(), GenerateError> {
+        let event = Ok(SequenceEvent { index: self.index, event });
+        // A client that does not read must not hold its permit for ever.
+        match tokio::time::timeout(SLOW_CLIENT_TIMEOUT, self.sender.send(event)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(GenerateError::Cancelled),
+        }
+    }
+}
+
+/// One sequence of a request, while it is generated.
+struct Sequence {
+    service: Arc<GenerationService>,
+    arrival: Arrival,
+    admitted: Instant,
+    events: Events,
+    observer: RequestObserver,
+}
+
+impl Sequence {
+    async fn run(self, planned: Planned) {
+        let Planned { request, open, mut quota, permit } = planned;
+        let ended = self.run_until_deadline(&request, open, &mut quota).await;
+        drop(permit);
+        drop(quota);
+        if let Err(error) = ended {
+            let error = ServiceError::from(error);
+            log(&error);
+            self.observer.failed(error.kind());
+            // A client that has stopped reading does not learn of the error.
+            let _ = tokio::time::timeout(SLOW_CLIENT_TIMEOUT, self.events.sender.send(Err(error))).await;
         }
     }
 
-    async fn stream(&self, pair: &Pair, open: OpenSession, ticket: &mut Ticket) -> Result<(), GenerateError> {
-        use v1::generate_response::Event;
-        let params = &self.params;
-        self.send(Event::Started(v1::Started {
-            prompt_tokens: count(open.prompt.len()),
-            seed: open.seed,
-            method: method_to_wire(params.decoding.method()).into(),
-            target_model: pair.target.model_id.clone(),
-            draft_model: pair.draft().model_id,
-        }))
-        .await?;
-        let job = Job {
+    async fn run_until_deadline(
+        &self,
+        request: &GenerateRequest,
+        open: OpenSession,
+        quota: &mut QuotaReservation,
+    ) -> Result<(), GenerateError> {
+        tokio::select! {
+            // In this order, so that a sequence whose end and deadline coincide always ends in the same way.
+            biased;
+            result = self.stream(request, open, quota) => result,
+            () = self.events.sender.closed() => Err(GenerateError::Cancelled),
+            () = tokio::time::sleep_until(self.arrival.deadline) => Err(GenerateError::DeadlineExceeded),
+        }
+    }
+
+    async fn stream(
+        &self,
+        request: &GenerateRequest,
+        open: OpenSession,
+        quota: &mut QuotaReservation,
+    ) -> Result<(), GenerateError> {
+        let pair = &self.service.pair;
+        self.events
+            .send(Event::Started(SequenceStart {
+                prompt_tokens: open.prompt.len(),
+                seed: open.seed,
+                method: request.decoding.method(),
+                target_model: pair.target.model_id.clone(),
+                draft_model: pair.draft().model_id,
+            }))
+            .await?;
+        let generation = Generation {
             open,
-            decoding: params.decoding.clone(),
-            log_probs: params.log_probs,
-            top_log_probs: params.top_log_probs,
-            trace: params.trace,
-            eos: if params.ignore_eos { &[] } else { &pair.eos },
-            stops: &params.stop,
+            decoding: request.decoding.clone(),
+            log_probs: request.log_probs,
+            top_log_probs: request.top_log_probs,
+            trace: request.trace,
+            eos: if request.ignore_eos { &[] } else { &pair.eos },
+            stop: &request.stop,
             tokenizer: &pair.tokenizer,
             arrived: self.arrival.at,
             admitted: self.admitted,
-            by: self.arrival.by,
-            watch: &self.watch,
+            deadline: self.arrival.deadline,
+            observer: &self.observer,
         };
-        let (pieces, mut received) = mpsc::channel::<Update>(1);
+        let (sender, mut chunks) = mpsc::channel::<Chunk>(1);
         let generating = async {
-            // Moved in, so that the channel closes with the generation.
-            let pieces = pieces;
-            generate(&pair.drafter, &pair.scorer, &job, &pieces).await
+            // Moved in, so that the channel closes when the generation ends.
+            let sender = sender;
+            generate(&pair.drafter, &pair.scorer, &generation, &sender).await
         };
         let forwarding = async {
-            let mut chunks = Chunks::new(&job);
-            while let Some(update) = received.recv().await {
-                ticket.spend(update.piece.tokens.len());
-                self.send(Event::Chunk(chunks.chunk(update)?)).await?;
+            while let Some(chunk) = chunks.recv().await {
+                quota.spend(chunk.tokens.len());
+                self.events.send(Event::Chunk(chunk)).await?;
             }
             Ok::<(), GenerateError>(())
         };
         let (finish, ()) = tokio::try_join!(generating, forwarding)?;
-        self.send(Event::Finished(finish.into())).await
-    }
-
-    async fn send(&self, event: v1::generate_response::Event) -> Result<(), GenerateError> {
-        let event = Ok(v1::GenerateResponse { event: Some(event), index: self.index });
-        // A client that does not read must not hold its place for ever.
-        let sent = tokio::time::timeout(SLOW_CLIENT, self.events.send(event)).await;
-        sent.map_err(|_| GenerateError::Cancelled)?.map_err(|_| GenerateError::Cancelled)
+        self.events.send(Event::Finished(Box::new(finish))).await
     }
 }
 
-/// Fits the request to the models.
-fn prepare(pair: &Pair, params: &GenerateParams, prompt: Vec<TokenId>) -> Result<OpenSession, GenerateError> {
+/// Fits a request to the models.
+fn open_session(
+    pair: &Pair,
+    request: &GenerateRequest,
+    prompt: Vec<TokenId>,
+) -> Result<OpenSession, InvalidRequest> {
     let context = pair.context();
     if prompt.len() >= context {
-        return Err(Fault::too_long("prompt", prompt.len(), context, &pair.target.model_id).into());
+        let model = pair.target.model_id.clone();
+        let problem = Problem::ContextLength { tokens: prompt.len(), context, model };
+        return Err(InvalidRequest { field: Field::Prompt, problem });
     }
     let vocab = pair.vocab();
-    if let Some(token) = prompt.iter().find(|t| t.0 >= vocab) {
-        let message = format!("token {token} is outside the vocabulary of {vocab}");
-        return Err(Fault::invalid("tokens", message).into());
+    if let Some(token) = prompt.iter().find(|token| token.0 >= vocab) {
+        let predicate = format!("has token {token}, which is outside the vocabulary of {vocab}");
+        return Err(InvalidRequest::new(Field::PromptTokens, predicate));
     }
-    check_distributions(params, vocab)?;
+    check_distributions(request, vocab)?;
     Ok(OpenSession {
-        max_new_tokens: params.max_new_tokens.min(context - prompt.len()),
+        max_new_tokens: request.max_new_tokens.min(context - prompt.len()),
         prompt,
-        max_tree_nodes: params.decoding.max_tree_nodes(),
-        sampling: params.sampling,
-        seed: params.seed.unwrap_or_else(rand::random),
+        max_tree_nodes: request.decoding.max_tree_nodes(),
+        sampling: request.sampling,
+        seed: request.seed.unwrap_or_else(rand::random),
         vocab_limit: Some(vocab as usize),
     })
 }
 
-/// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to
-/// be read. (Top-p alone may keep many tokens too; what then is too large fails as a reply.)
-fn check_distributions(params: &GenerateParams, vocab: u32) -> Result<(), Fault> {
+/// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to be
+/// read. (Top-p alone may keep many tokens too; a reply that is too large then fails.)
+fn check_distributions(request: &GenerateRequest, vocab: u32) -> Result<(), InvalidRequest> {
     /// An f32; without filters tokens are not named.
-    const BYTES: usize = 4;
-    let candidates = matches!(params.decoding.drafting(), Some(Drafting::Candidates { .. }));
-    if !candidates || params.sampling.is_greedy() || params.sampling.filters(vocab as usize) {
+    const BYTES_PER_TOKEN: usize = 4;
+    let uses_candidates = matches!(request.decoding.drafting(), Some(Drafting::Candidates { .. }));
+    if !uses_candidates || request.sampling.is_greedy() || request.sampling.filters(vocab as usize) {
         return Ok(());
     }
-    let rows = params.decoding.max_tree_nodes() + 1;
-    let bytes = rows * vocab as usize * BYTES;
-    if bytes <= MAX_MESSAGE_BYTES {
+    let rows = request.decoding.max_tree_nodes() + 1;
+    let bytes = rows * vocab as usize * BYTES_PER_TOKEN;
+    if bytes <= MAX_DISTRIBUTION_BYTES {
         return Ok(());
     }
-    let message = format!(
-        "{} without top_k and top_p needs {rows} distributions over {vocab} tokens per iteration, {} MiB: set top_k, \
-         draft fewer tokens, or use exact-match, which is lossless too",
-        params.decoding.method(),
+    let predicate = format!(
+        "is off, as is top-p, so {} needs {rows} distributions over {vocab} tokens per iteration, {} MiB: set top-k, draft fewer \
+         tokens, or use exact-match, which is lossless too",
+        request.decoding.method(),
         bytes >> 20
     );
-    Err(Fault::invalid("top_k", message))
+    Err(InvalidRequest::new(Field::TopK, predicate))
 }

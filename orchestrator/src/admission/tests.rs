@@ -1,10 +1,9 @@
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tandem_decoding::TokenId;
 use tandem_serving::SourceFile;
-use tonic::Code;
-use tonic_types::StatusExt;
 
 use super::*;
 
@@ -15,43 +14,43 @@ fn hex(key: &str) -> String {
     Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn access(dir: &Path, text: &str) -> AccessArgs {
+fn access(dir: &Path, text: &str) -> Access {
     let path = dir.join("keys");
     std::fs::write(&path, text).unwrap();
-    AccessArgs { api_keys_file: Some(Keys::load(path).unwrap()), log_prompts: false }
+    Access { keys: Some(Keys::load(path).unwrap()), log_prompts: false }
 }
 
-fn call(access: &AccessArgs, key: &str) -> Result<Caller, KeyError> {
-    access.caller(Some(format!("Bearer {key}").as_bytes()), None)
+fn call(access: &Access, key: &str) -> Result<ClientIdentity, KeyError> {
+    access.identify(Some(format!("Bearer {key}").as_bytes()), None)
 }
 
 fn refusal<T>(result: Result<T, KeyError>) -> KeyError {
-    result.err().expect("was let in")
+    result.err().expect("was admitted")
 }
 
 #[test]
-fn keys_are_known_plain_or_hashed_and_nothing_else_is() {
+fn only_the_keys_of_the_file_are_known_plain_or_hashed() {
     let dir = tempfile::tempdir().unwrap();
     let text = format!("# who\n\nalice {ALICE} concurrent=2\n  bob\tsha256:{}\n", hex(BOB).to_uppercase());
     let access = access(dir.path(), &text);
     assert_eq!(call(&access, ALICE).unwrap().name(), "alice");
     assert_eq!(call(&access, BOB).unwrap().name(), "bob");
-    assert_eq!(access.caller(Some(format!("bEARER {BOB}").as_bytes()), None).unwrap().name(), "bob");
+    assert_eq!(access.identify(Some(format!("bEARER {BOB}").as_bytes()), None).unwrap().name(), "bob");
 
-    assert_eq!(refusal(access.caller(None, None)), KeyError::Missing);
+    assert_eq!(refusal(access.identify(None, None)), KeyError::Missing);
     let long = "x".repeat(100_000);
     for header in
         ["", "Bearer", "Bearer ", "Bearer  two spaces is two", "Basic YWxpY2U6YWxpY2U=", "é", ALICE, &long]
     {
         assert_eq!(
-            refusal(access.caller(Some(header.as_bytes()), None)),
+            refusal(access.identify(Some(header.as_bytes()), None)),
             KeyError::Malformed,
             "{header:.40}"
         );
     }
     assert_eq!(refusal(call(&access, &long)), KeyError::Malformed);
     assert_eq!(
-        refusal(access.caller(Some(b"Bearer \xff\xfe\xfd but long enough"), None)),
+        refusal(access.identify(Some(b"Bearer \xff\xfe\xfd but long enough"), None)),
         KeyError::Malformed
     );
     let almost =
@@ -59,23 +58,23 @@ fn keys_are_known_plain_or_hashed_and_nothing_else_is() {
     for key in almost {
         assert_eq!(refusal(call(&access, key)), KeyError::Unknown, "{key}");
     }
-    let status = Status::from(refusal(call(&access, almost[0])));
-    assert_eq!(status.code(), Code::Unauthenticated);
-    assert!(!status.message().contains(almost[0]));
+    let refused = refusal(call(&access, almost[0]));
+    assert!(refused.is_unauthenticated());
+    assert!(!refused.to_string().contains(almost[0]));
 }
 
 #[test]
-fn without_a_file_anybody_is_let_in_and_nothing_is_limited() {
-    let caller = AccessArgs::default().caller(None, Some([10, 0, 0, 1].into())).unwrap();
-    assert_eq!((caller.name(), caller.client()), ("anonymous", Some([10, 0, 0, 1].into())));
-    let mut tickets: Vec<_> = (0..100).map(|_| caller.admit(1).unwrap()).collect();
-    tickets[0].reserve(usize::MAX, usize::MAX).unwrap();
-    tickets[0].spend(usize::MAX);
+fn without_a_file_every_client_is_admitted_without_limits() {
+    let client = Access::default().identify(None, Some([10, 0, 0, 1].into())).unwrap();
+    assert_eq!((client.name(), client.address()), ("anonymous", Some([10, 0, 0, 1].into())));
+    let mut reservations: Vec<_> = (0..100).map(|_| client.reserve(1).unwrap()).collect();
+    reservations[0].reserve(usize::MAX, usize::MAX).unwrap();
+    reservations[0].spend(usize::MAX);
 }
 
 /// The comparison itself takes the same time for all bytes (subtle); here: that each key is compared, wherever the right one is.
 #[test]
-fn a_wrong_key_costs_what_a_right_one_costs() {
+fn a_wrong_key_takes_as_long_as_a_right_one() {
     let keys: Vec<[u8; 32]> = (0..100u8).map(|i| [i; 32]).collect();
     for wanted in [0, 57, 99, 200] {
         let mut compared = 0;
@@ -117,8 +116,8 @@ fn a_broken_file_is_refused_by_line_and_its_keys_are_not_shown() {
 fn no_debug_output_has_a_key() {
     let dir = tempfile::tempdir().unwrap();
     let access = access(dir.path(), &format!("alice {ALICE}"));
-    let caller = call(&access, ALICE).unwrap();
-    let shown = format!("{access:?} {caller:?}");
+    let client = call(&access, ALICE).unwrap();
+    let shown = format!("{access:?} {client:?}");
     assert!(shown.contains("alice") && shown.contains("path"), "{shown}");
     assert!(!shown.contains(ALICE) && !shown.contains(&hex(ALICE)), "{shown}");
 }
@@ -146,13 +145,13 @@ fn logged(work: impl FnOnce()) -> String {
 }
 
 #[test]
-fn prompts_are_logged_if_that_was_asked_for_and_keys_never_are() {
+fn prompts_are_logged_only_on_request_and_keys_never() {
     let dir = tempfile::tempdir().unwrap();
     let mut access = access(dir.path(), &format!("alice {ALICE}"));
-    let ask = |access: &AccessArgs| {
-        let caller = call(access, ALICE).unwrap();
-        access.log_prompt(&caller, &Input::Text("my secret plan".into()));
-        access.log_prompt(&caller, &Input::Tokens(vec![TokenId(4711)]));
+    let ask = |access: &Access| {
+        let client = call(access, ALICE).unwrap();
+        access.log_prompt(&client, &Input::Text("my secret plan".into()));
+        access.log_prompt(&client, &Input::Tokens(vec![TokenId(4711)]));
         refusal(call(access, "alices-key-of-24-letterz"));
     };
     assert_eq!(logged(|| ask(&access)), "");
@@ -163,33 +162,32 @@ fn prompts_are_logged_if_that_was_asked_for_and_keys_never_are() {
 }
 
 #[test]
-fn a_key_has_so_many_generations_at_once_and_others_have_theirs() {
+fn each_key_has_its_own_limit_of_generations_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let access = access(dir.path(), &format!("alice {ALICE} concurrent=2\nbob {BOB} concurrent=1"));
     let alice = call(&access, ALICE).unwrap();
-    let too_many = refusal(alice.admit(3));
-    assert_eq!(Status::from(too_many).code(), tonic::Code::InvalidArgument);
-    drop(alice.admit(2).unwrap());
-    let held = [alice.admit(1).unwrap(), call(&access, ALICE).unwrap().admit(1).unwrap()];
-    let refused = refusal(alice.admit(1));
+    let too_many = refusal(alice.reserve(3));
+    assert_eq!(too_many, KeyError::TooMany { name: "alice".into(), limit: 2, requested: 3 });
+    assert_eq!(too_many.retry_after(), None);
+    drop(alice.reserve(2).unwrap());
+    let held = [alice.reserve(1).unwrap(), call(&access, ALICE).unwrap().reserve(1).unwrap()];
+    let refused = refusal(alice.reserve(1));
     assert_eq!(refused, KeyError::Busy { name: "alice".into(), limit: 2 });
-    let status = Status::from(refused);
-    assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
-    let bob = call(&access, BOB).unwrap().admit(1).unwrap();
+    assert!(refused.retry_after().is_some());
+    let bob = call(&access, BOB).unwrap().reserve(1).unwrap();
     drop(held);
-    drop((alice.admit(1).unwrap(), bob));
+    drop((alice.reserve(1).unwrap(), bob));
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_per_minute_are_reserved_given_back_and_grow_again() {
+async fn tokens_per_minute_are_reserved_given_back_and_refilled() {
     let dir = tempfile::tempdir().unwrap();
     let access = access(dir.path(), &format!("alice {ALICE} tokens_per_minute=600"));
     let alice = call(&access, ALICE).unwrap();
-    let mut first = alice.admit(1).unwrap();
+    let mut first = alice.reserve(1).unwrap();
     first.reserve(100, 300).unwrap();
     // 200 are left, although nothing was written yet.
-    let mut second = alice.admit(1).unwrap();
+    let mut second = alice.reserve(1).unwrap();
     let KeyError::Spent { limit: 600, needed: 201, retry_after, .. } = refusal(second.reserve(1, 200)) else {
         panic!("another refusal");
     };
@@ -201,65 +199,65 @@ async fn tokens_per_minute_are_reserved_given_back_and_grow_again() {
     drop(second); // It used the prompt's token: 199 come back.
     first.spend(50);
     drop(first); // 250 come back: 449.
-    let mut third = alice.admit(1).unwrap();
+    let mut third = alice.reserve(1).unwrap();
     assert!(third.reserve(450, 0).is_err());
     tokio::time::advance(Duration::from_millis(150)).await;
     third.reserve(450, 0).unwrap();
     drop(third);
     // However long nobody asks, it is never more than a minute's.
     tokio::time::advance(Duration::from_secs(3600)).await;
-    let mut long = alice.admit(1).unwrap();
+    let mut long = alice.reserve(1).unwrap();
     // More than a minute's can begin, if nothing else runs; what is beyond is taken as it comes.
     long.reserve(500, 10_000).unwrap();
     long.spend(700);
     drop(long);
-    let KeyError::Spent { retry_after, .. } = refusal(alice.admit(1).unwrap().reserve(1, 0)) else {
+    let KeyError::Spent { retry_after, .. } = refusal(alice.reserve(1).unwrap().reserve(1, 0)) else {
         panic!("another refusal");
     };
     // 600 owed, and one.
     assert!((60.0..60.2).contains(&retry_after.as_secs_f64()), "{retry_after:?}");
     tokio::time::advance(retry_after).await;
-    alice.admit(1).unwrap().reserve(1, 0).unwrap();
+    alice.reserve(1).unwrap().reserve(1, 0).unwrap();
 }
 
 #[test]
-fn a_changed_file_counts_from_then_on_and_accounts_stay() {
+fn a_changed_file_takes_effect_and_usage_stays() {
     let dir = tempfile::tempdir().unwrap();
     let access = access(dir.path(), &format!("alice {ALICE} concurrent=1"));
-    let keys = access.api_keys_file.clone().unwrap();
+    let keys = access.keys.clone().unwrap();
     let alice = call(&access, ALICE).unwrap();
-    let held = alice.admit(1).unwrap();
+    let held = alice.reserve(1).unwrap();
 
     // Another key and another limit of hers: what runs still counts.
     let other = "alices-next-key-is-this";
     std::fs::write(dir.path().join("keys"), format!("alice {other} concurrent=2\nbob {BOB}")).unwrap();
-    assert!(keys.refresh().unwrap());
+    assert!(keys.table.refresh().unwrap());
     assert_eq!(refusal(call(&access, ALICE)), KeyError::Unknown);
     let alice = call(&access, other).unwrap();
-    let second = alice.admit(1).unwrap();
-    assert!(alice.admit(1).is_err());
+    let second = alice.reserve(1).unwrap();
+    assert!(alice.reserve(1).is_err());
     drop((held, second));
 
     std::fs::write(dir.path().join("keys"), "alice").unwrap();
-    assert!(keys.refresh().is_err());
-    assert_eq!(call(&access, other).unwrap().name(), "alice", "a broken file locks out nobody");
+    assert!(keys.table.refresh().is_err());
+    assert_eq!(call(&access, other).unwrap().name(), "alice", "a broken file changes nothing");
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_texts_share_what_their_request_reserved() {
+async fn several_sequences_share_what_their_request_reserved() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys");
     std::fs::write(&path, format!("alice {ALICE} tokens_per_minute=600\n")).unwrap();
-    let access = AccessArgs { api_keys_file: Some(Keys::load(path).unwrap()), log_prompts: false };
+    let access = Access { keys: Some(Keys::load(path).unwrap()), log_prompts: false };
     let alice = call(&access, ALICE).unwrap();
     // Together they need more than a minute's tokens, and begin all the same.
-    let mut ticket = alice.admit(2).unwrap();
-    ticket.reserve(200, 1000).unwrap();
-    let mut texts = ticket.split(&[(100, 500), (100, 500)]);
-    assert!(alice.admit(1).unwrap().reserve(1, 0).is_err());
-    texts[0].spend(50);
-    drop(texts);
+    let mut reservation = alice.reserve(2).unwrap();
+    reservation.reserve(200, 1000).unwrap();
+    let mut sequences = reservation.split(&[(100, 500), (100, 500)]);
+    assert!(alice.reserve(1).unwrap().reserve(1, 0).is_err());
+    sequences[0].spend(50);
+    drop(sequences);
     // 250 of 600 were used; a refusal costs nothing.
-    assert!(alice.admit(1).unwrap().reserve(351, 0).is_err());
-    alice.admit(1).unwrap().reserve(350, 0).unwrap();
+    assert!(alice.reserve(1).unwrap().reserve(351, 0).is_err());
+    alice.reserve(1).unwrap().reserve(350, 0).unwrap();
 }

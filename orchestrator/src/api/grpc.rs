@@ -1,40 +1,44 @@
-//! The gRPC face.
+//! The gRPC API: `tandem.v1.Generation`.
+
+mod error;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_proto::v1::generation_server::{Generation, GenerationServer};
-use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{AdmissionControl, Http, ServerTls, Serving};
-use tokio::net::TcpListener;
+use futures_util::StreamExt;
+use tandem_generation::GenerateRequest;
+use tandem_proto::v1;
+use tandem_proto::v1::generation_server::Generation;
 use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
-use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
-use crate::front::Front;
-use crate::metrics::{GenerationMetrics, orchestrator_metrics};
-use crate::{Caller, KeyError, OrchestratorArgs, Pair, http};
+use crate::admission::ClientIdentity;
+use crate::error::ServiceError;
+use crate::service::{GenerationService, SequenceEvent};
+use crate::workers::{WorkerState, WorkerStatus};
 
 /// Implements `tandem.v1.Generation`.
-struct GenerationService {
-    front: Arc<Front>,
+pub(crate) struct GrpcApi {
+    pub(crate) service: Arc<GenerationService>,
 }
 
-impl GenerationService {
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, KeyError> {
-        self.front.caller(request.metadata().as_ref(), request.remote_addr().map(|address| address.ip()))
+impl GrpcApi {
+    fn identify<T>(&self, request: &Request<T>) -> Result<ClientIdentity, Status> {
+        let address = request.remote_addr().map(|address| address.ip());
+        let identified = self.service.identify(request.metadata().as_ref(), address);
+        identified.map_err(|error| error::status(&error.into()))
     }
 }
 
-/// The deadline that a client gave.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    timeout(metadata.get("grpc-timeout")?.to_str().ok()?)
+/// The timeout that a client gave.
+fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    parse_timeout(metadata.get("grpc-timeout")?.to_str().ok()?)
 }
 
 /// `grpc-timeout`: at most eight digits and a unit (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
-fn timeout(value: &str) -> Option<Duration> {
+fn parse_timeout(value: &str) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let n: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
     Some(match unit {
@@ -48,61 +52,87 @@ fn timeout(value: &str) -> Option<Duration> {
     })
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateResponse, Status>> + Send>>;
+type ResponseStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Generation for GenerationService {
-    type GenerateStream = Events;
+impl Generation for GrpcApi {
+    type GenerateStream = ResponseStream;
 
-    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
-        let arrival = self.front.arrival(deadline(request.metadata()));
-        let caller = self.caller(&request)?;
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let arrival = self.service.arrival(timeout(request.metadata()));
+        let client = self.identify(&request)?;
         let (metadata, _, request) = request.into_parts();
-        let events = self.front.generate(vec![request], (arrival, &caller), metadata.as_ref()).await?;
-        Ok(Response::new(Box::pin(events)))
+        let request = GenerateRequest::try_from(request).map_err(|invalid| {
+            let status = error::invalid_argument(&invalid);
+            self.service.refused(&invalid.into());
+            status
+        })?;
+        let log_probs = request.log_probs;
+        let trace = request.trace;
+        let events = self.service.generate(vec![request], arrival, &client, metadata.as_ref()).await;
+        let events = events.map_err(|error| error::status(&error))?;
+        Ok(Response::new(Box::pin(events.map(move |event| response(event, log_probs, trace)))))
     }
 
     async fn get_status(
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        self.caller(&request)?;
-        Ok(Response::new(self.front.status().await))
+        self.identify(&request)?;
+        let status = self.service.status().await;
+        Ok(Response::new(v1::GetStatusResponse {
+            running: count(status.running),
+            waiting: count(status.queued),
+            workers: status.workers.into_iter().map(worker_status).collect(),
+            target_model: status.target_model,
+            draft_model: status.draft_model,
+            vocab_size: status.vocab_size,
+            context_length: count(status.context_length),
+            chat: status.chat,
+        }))
     }
 }
 
-/// Serves generations by `pair`, over HTTP too if there is a listener for it.
-pub fn serving(
-    pair: Pair,
-    args: &OrchestratorArgs,
-    http: Option<(TcpListener, Option<ServerTls>)>,
-) -> Serving {
-    tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
-    let admission = AdmissionControl::new(args.admission());
-    let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
-    let longest = args.limits.max_request_seconds;
-    let generations = Arc::new(GenerationMetrics::new());
-    let access = args.access.clone();
-    let front =
-        Arc::new(Front { pair, admission: admission.clone(), longest, model, access, metrics: generations });
-    let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
-    let service = GenerationServer::new(GenerationService { front: front.clone() });
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(service.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    Serving {
-        name: "tandem.v1.Generation",
-        routes,
-        descriptors: FILE_DESCRIPTOR_SET,
-        admission: vec![admission],
-        metrics,
-        http: http.map(|(listener, tls)| Http {
-            listener,
-            tls,
-            ready: http::readiness(front.clone()),
-            routes: http::routes(front),
-        }),
-        grace: args.serve.shutdown_grace(),
+fn response(
+    event: Result<SequenceEvent, ServiceError>,
+    log_probs: bool,
+    trace: bool,
+) -> Result<v1::GenerateResponse, Status> {
+    let SequenceEvent { index, event } = event.map_err(|error| error::status(&error))?;
+    let event = v1::generate_response::Event::new(event, log_probs, trace);
+    Ok(v1::GenerateResponse { event: Some(event), index: count(index) })
+}
+
+fn worker_status(worker: WorkerStatus) -> v1::WorkerStatus {
+    let role = match worker.role {
+        tandem_generation::Role::Draft => v1::WorkerRole::Draft,
+        tandem_generation::Role::Target => v1::WorkerRole::Target,
+    };
+    let state = match worker.state {
+        WorkerState::Serving => v1::WorkerState::Serving,
+        WorkerState::Draining => v1::WorkerState::Draining,
+        WorkerState::Unreachable => v1::WorkerState::Unreachable,
+        WorkerState::Unfit => v1::WorkerState::Unfit,
+    };
+    let load = worker.load.map(|load| v1::Load {
+        sessions: load.sessions,
+        kv_cache_tokens_used: load.kv_cache_tokens_used,
+    });
+    v1::WorkerStatus {
+        role: role.into(),
+        address: worker.address.to_string(),
+        state: state.into(),
+        sessions: count(worker.sessions),
+        load,
+        kv_cache_tokens: worker.kv_cache_tokens,
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -120,10 +150,10 @@ mod tests {
             ("7000000n", Some(7)),
         ];
         for (text, milliseconds) in cases {
-            assert_eq!(timeout(text), milliseconds.map(Duration::from_millis), "{text}");
+            assert_eq!(parse_timeout(text), milliseconds.map(Duration::from_millis), "{text}");
         }
-        for nonsense in ["", "S", "5", "-1S", "1.5S", "123456789S", "5é", "é"] {
-            assert_eq!(timeout(nonsense), None, "{nonsense}");
+        for invalid in ["", "S", "5", "-1S", "1.5S", "123456789S", "5é", "é"] {
+            assert_eq!(parse_timeout(invalid), None, "{invalid}");
         }
     }
 }

@@ -104,6 +104,19 @@ impl Sampling {
         if self.is_greedy() { 1.0 } else { self.temperature }
     }
 
+    /// What [`Self::unwarp`] needs for the tokens of one row, from the two log-probabilities of any token that the filters kept.
+    ///
+    /// Warping divides logits by the temperature and renormalises over the kept tokens, so within a row
+    /// `unwarped = temperature × warped + offset` with one offset for all of them.
+    pub fn unwarping_offset(&self, unwarped: f64, warped: f64) -> f64 {
+        unwarped - self.likelihood_temperature() * warped
+    }
+
+    /// The log-probability under the unwarped softmax of a token whose warped one is `warped`, in a row of this `offset`.
+    pub fn unwarp(&self, warped: f64, offset: f64) -> f64 {
+        self.likelihood_temperature() * warped + offset
+    }
+
     /// As given; 0 is off.
     pub fn top_k(&self) -> usize {
         self.top_k

@@ -1,31 +1,31 @@
-//! From tokens to text as they come: no character is cut, no stop string slips out.
+//! Turns tokens into text as they are committed: no character is cut, and no part of a stop string is emitted.
 
 use tandem_decoding::TokenId;
 use tokenizers::Tokenizer;
 
 use crate::GenerateError;
 
-/// What a byte-level decoder writes for bytes that are no whole character yet.
+/// What a byte-level decoder writes for bytes that are not a complete character yet.
 const INCOMPLETE: char = '\u{FFFD}';
-/// Tokens that one character can be spread over: one per byte. What is incomplete for longer never becomes one.
+/// Tokens that one character can be spread over, one per byte. Bytes that are incomplete for longer never become a character.
 const TOKENS_PER_CHAR: usize = 4;
 
-/// The text of one generation, grown token by token.
+/// The text of one sequence, grown token by token.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     stops: &'a [String],
-    /// The tokens still needed: `[..read]` give context for the decoder, the rest is not settled yet.
+    /// The tokens still needed: `[..read]` give the decoder context, the text of the rest is not final yet.
     window: Vec<u32>,
     read: usize,
-    /// Text of `window` that is in `held`, or sent, already.
+    /// The text of `window` that is already in `held`, or already sent.
     context: String,
     /// Tokens since the text last grew.
     waited: usize,
-    /// Decoded, but perhaps the beginning of a stop string.
+    /// Decoded text that is not sent yet, because it may be the beginning of a stop string.
     held: String,
-    /// Tokens whose text is not, or not wholly, sent.
+    /// Tokens whose text is not completely sent.
     held_tokens: Vec<HeldToken>,
-    /// Text that is sent although its token waits: the token also begins the next character.
+    /// Text that was sent although its token is held back, because the token also begins the next character.
     ahead: String,
 }
 
@@ -51,12 +51,21 @@ pub struct Piece {
 pub struct StopMatch {
     /// The stop string.
     pub stop: String,
-    /// What is left to send. A token that the stop string begins in is not part of it.
+    /// What is left to send. A token in which the stop string begins is not part of it.
     pub last: Piece,
 }
 
+impl Piece {
+    /// Adds what comes next.
+    pub(crate) fn append(&mut self, next: Self) {
+        self.text += &next.text;
+        self.tokens.extend(next.tokens);
+        self.texts.extend(next.texts);
+    }
+}
+
 impl<'a> TextStream<'a> {
-    /// The text behind `prompt`, which is not repeated. The stop strings are not empty.
+    /// The text that follows `prompt`, which is not repeated. The stop strings must not be empty.
     pub fn new(
         tokenizer: &'a Tokenizer,
         prompt: &[TokenId],
@@ -80,7 +89,7 @@ impl<'a> TextStream<'a> {
         })
     }
 
-    /// Adds a token: the text that is safe now, or the stop that it completed.
+    /// Adds a token. Returns the text that is safe to send now, or the stop string that the token completed.
     pub fn push(&mut self, token: TokenId) -> Result<Result<Piece, StopMatch>, GenerateError> {
         self.window.push(token.0);
         self.held_tokens.push(HeldToken { token, end: None });
@@ -88,10 +97,10 @@ impl<'a> TextStream<'a> {
         let mut stable = whole.trim_end_matches(INCOMPLETE);
         self.waited = if stable.len() > self.context.len() { 0 } else { self.waited + 1 };
         if self.waited >= TOKENS_PER_CHAR {
-            // These bytes are no beginning of a character.
+            // These bytes are not the beginning of a character.
             stable = &whole;
         }
-        // A decoder that rewrote what it had said changes nothing: what is sent is sent.
+        // A decoder may rewrite earlier text, but what was sent cannot be taken back.
         self.held.push_str(stable.strip_prefix(&self.context).unwrap_or_default());
         if stable.len() == whole.len() {
             self.settle()?;
@@ -106,11 +115,11 @@ impl<'a> TextStream<'a> {
         Ok(Ok(self.take(safe)))
     }
 
-    /// What was held back, at the end of the text.
+    /// What was held back, at the end of the sequence.
     pub fn finish(&mut self) -> Result<Piece, GenerateError> {
         let whole = decode(self.tokenizer, &self.window)?;
         if let Some(new) = whole.strip_prefix(&self.context) {
-            // Bytes that never became a character are shown as decoders show them.
+            // Bytes that never became a character appear as decoders write them.
             self.held.push_str(new);
         }
         let end = self.held.len();
@@ -135,13 +144,13 @@ impl<'a> TextStream<'a> {
         Ok(())
     }
 
-    /// The stop string that begins first in what is held, the longest of those that begin there.
+    /// The stop string that begins first in the held text; of several that begin there, the longest.
     fn first_stop(&self) -> Option<(usize, String)> {
         let found = self.stops.iter().filter_map(|s| self.held.find(s.as_str()).map(|at| (at, s)));
         found.min_by_key(|&(at, s)| (at, std::cmp::Reverse(s.len()))).map(|(at, s)| (at, s.clone()))
     }
 
-    /// Bytes at the end of what is held that may be the beginning of a stop string.
+    /// Bytes at the end of the held text that may be the beginning of a stop string.
     fn possible_stop(&self) -> usize {
         let longest = |stop: &String| {
             (1..stop.len())
@@ -157,7 +166,8 @@ impl<'a> TextStream<'a> {
     fn take(&mut self, to: usize) -> Piece {
         let text: String = self.held.drain(..to).collect();
         let whole = self.held_tokens.iter().take_while(|t| t.end.is_some_and(|end| end <= to)).count();
-        let (mut tokens, mut texts) = (Vec::with_capacity(whole), Vec::with_capacity(whole));
+        let mut tokens = Vec::with_capacity(whole);
+        let mut texts = Vec::with_capacity(whole);
         let mut from = 0;
         for held in self.held_tokens.drain(..whole) {
             let end = held.end.unwrap_or(from);
@@ -183,7 +193,7 @@ mod tests {
 
     /// The demo pair's tokenizer: byte-level, so that most characters beyond ASCII are several tokens.
     fn tokenizer() -> Tokenizer {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo/target/tokenizer.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/target/tokenizer.json");
         Tokenizer::from_file(path).unwrap()
     }
 
@@ -191,7 +201,7 @@ mod tests {
         tokenizer.encode(text, false).unwrap().get_ids().iter().copied().map(TokenId).collect()
     }
 
-    /// Streams `text` behind `prompt`: the pieces, and the stop met.
+    /// Streams `text` after `prompt`: the pieces, and the stop string that was met.
     fn stream(prompt: &str, text: &str, stops: &[&str]) -> (Vec<Piece>, Option<String>) {
         let t = tokenizer();
         let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
@@ -263,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_began_like_a_stop_is_sent() {
+    fn text_that_only_began_like_a_stop_string_is_sent() {
         let (pieces, met) = stream("", "SELECT; SELEC", &["SELECTED", "; SELECT *"]);
         assert_eq!((text(&pieces).as_str(), met), ("SELECT; SELEC", None));
     }

@@ -1,24 +1,34 @@
-//! What an iteration did, added up.
+//! What the iterations of a generation did, added up.
 
 use std::time::Duration;
 
 use tandem_decoding::Method;
 
-/// Why a text ended.
+/// Why a sequence ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// An end-of-sequence token.
+    /// An end-of-sequence token was committed.
     EndOfSequence,
-    /// This stop string.
+    /// This stop string was generated.
     Stop(String),
-    /// The tokens asked for, or the end of the context.
+    /// The requested number of tokens, or the end of the context, was reached.
     Length,
+}
+
+impl FinishReason {
+    /// The name in metrics, traces and OpenAI's API.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::EndOfSequence | Self::Stop(_) => "stop",
+            Self::Length => "length",
+        }
+    }
 }
 
 /// The end of a generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finish {
-    /// Why.
+    /// Why it ended.
     pub reason: FinishReason,
     /// What it took.
     pub statistics: Statistics,
@@ -31,42 +41,42 @@ pub struct Statistics {
     pub method: Method,
     /// Tokens emitted.
     pub new_tokens: usize,
-    /// Propose-score-accept rounds.
+    /// Rounds of propose, score, accept.
     pub iterations: usize,
-    /// Rounds in which something was proposed.
+    /// Iterations in which something was proposed.
     pub drafts: usize,
     /// Nodes proposed.
     pub drafted: usize,
-    /// Sum of the depths asked for.
-    pub depth_asked: usize,
-    /// Nodes accepted, before trimming.
+    /// Sum of the depths that were requested.
+    pub depth_requested: usize,
+    /// Nodes accepted, before the end of the sequence was cut off.
     pub accepted: usize,
-    /// `[γ]`: iterations that accepted at least as many nodes, by depth from 1.
+    /// `[γ]`: iterations that accepted at least this many nodes, by depth from 1.
     pub accepted_by_depth: Vec<usize>,
-    /// Iterations without a draft because no draft worker was there.
+    /// Iterations without a draft because no draft worker was available.
     pub undrafted: usize,
     /// Sessions opened again because their worker was lost or drained.
     pub failovers: usize,
-    /// Waiting for a place.
-    pub waiting: Duration,
-    /// Opening the sessions, prefill included.
+    /// Time in the admission queue.
+    pub queued: Duration,
+    /// Time to open the sessions, prefill included.
     pub prefill: Duration,
-    /// Waiting for the draft, prefill not included.
+    /// Time the loop waited for the draft, prefill not included.
     pub draft: Duration,
-    /// Waiting for the target, prefill not included.
+    /// Time the loop waited for the target, prefill not included.
     pub target: Duration,
-    /// Of the time of the draft: on the way there and back.
+    /// The part of `draft` that was spent on the network.
     pub draft_network: Duration,
-    /// Of the time of the target: on the way there and back.
+    /// The part of `target` that was spent on the network.
     pub target_network: Duration,
-    /// Until the first token was emitted.
+    /// Time from arrival until the first token was emitted.
     pub first_token: Duration,
-    /// Everything.
+    /// Time from arrival to the end.
     pub total: Duration,
 }
 
 impl Statistics {
-    /// Nothing yet, for `γ = depth`.
+    /// Nothing counted yet, for a draft depth of `γ = depth`.
     pub fn new(method: Method, depth: usize) -> Self {
         Self {
             method,
@@ -74,12 +84,12 @@ impl Statistics {
             iterations: 0,
             drafts: 0,
             drafted: 0,
-            depth_asked: 0,
+            depth_requested: 0,
             accepted: 0,
             accepted_by_depth: vec![0; depth],
             undrafted: 0,
             failovers: 0,
-            waiting: Duration::ZERO,
+            queued: Duration::ZERO,
             prefill: Duration::ZERO,
             draft: Duration::ZERO,
             target: Duration::ZERO,
@@ -91,9 +101,9 @@ impl Statistics {
     }
 
     /// Counts an iteration.
-    pub(crate) fn count(&mut self, depth_asked: usize, drafted: usize, accepted: usize) {
+    pub(crate) fn count(&mut self, depth_requested: usize, drafted: usize, accepted: usize) {
         self.iterations += 1;
-        self.depth_asked += depth_asked;
+        self.depth_requested += depth_requested;
         self.drafts += usize::from(drafted > 0);
         self.drafted += drafted;
         self.accepted += accepted;
@@ -102,25 +112,25 @@ impl Statistics {
         }
     }
 
-    /// `1 + accepted / iterations`.
+    /// Tokens per iteration: `1 + accepted / iterations`.
     pub fn block_efficiency(&self) -> f64 {
         1.0 + ratio(self.accepted, self.iterations)
     }
 
-    /// Accepted per depth asked for.
+    /// Accepted nodes per depth requested.
     pub fn acceptance_rate(&self) -> f64 {
-        ratio(self.accepted, self.depth_asked)
+        ratio(self.accepted, self.depth_requested)
     }
 
-    /// What is neither waiting, for a place or a worker, nor prefill.
+    /// The time that is neither queueing, prefill, nor waiting for a worker.
     pub fn orchestration(&self) -> Duration {
-        self.total.saturating_sub(self.waiting + self.prefill + self.draft + self.target)
+        self.total.saturating_sub(self.queued + self.prefill + self.draft + self.target)
     }
 
     /// The parts of the total, by name.
-    pub(crate) fn parts(&self) -> [(&'static str, Duration); 6] {
+    pub fn parts(&self) -> [(&'static str, Duration); 6] {
         [
-            ("waiting", self.waiting),
+            ("waiting", self.queued),
             ("prefill", self.prefill),
             ("draft", self.draft.saturating_sub(self.draft_network)),
             ("target", self.target.saturating_sub(self.target_network)),

@@ -1,8 +1,11 @@
 # Daily commands: `just` lists them. The comments become the descriptions. Nothing depends on this file: each recipe is a plain command.
 
+# Arguments keep their quotes: just run generate 'Once upon a time'
+set positional-arguments
+
 # List the recipes
 default:
-    @just --justfile {{justfile()}} --list --unsorted
+    @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
 
 # Type-check everything, tests included
 check:
@@ -30,23 +33,23 @@ doc:
 
 # Any command of `tandem`: just run generate --help
 run *ARGS:
-    cargo run --release -- {{ARGS}}
+    cargo run --release -- "$@"
 
 # The three services in one process: OpenAI API and page on port 8000, gRPC on port 7700
 serve *ARGS:
-    cargo run --release -- serve {{ARGS}}
+    cargo run --release -- serve "$@"
 
 # One seed of the simulation, twice, with everything that happened: just sim 7
 sim SEED:
-    TANDEM_SIM_SEED={{SEED}} cargo test -p tandem-e2e simulation -- --nocapture
+    TANDEM_SIM_SEED={{ SEED }} cargo test -p tandem-e2e simulation -- --nocapture
 
 # Real processes under random faults: just chaos --streams 32 --faults 100
 chaos *ARGS:
-    crates/e2e/chaos.sh {{ARGS}}
+    crates/e2e/chaos.sh "$@"
 
 # Throughput and latencies of the whole system under load
 bench *ARGS:
-    cargo run --release -- bench {{ARGS}}
+    cargo run --release -- bench "$@"
 
 # Time of forward passes, our kernels and candle's
 bench-passes:
@@ -54,7 +57,7 @@ bench-passes:
 
 # Unmodified clients (openai, grpcio, Chromium, Prometheus) against the built system: just clients -k stop
 clients *ARGS:
-    cargo build --workspace && crates/e2e/clients/run.sh {{ARGS}}
+    cargo build --workspace && crates/e2e/clients/run.sh "$@"
 
 # Generate the protobuf code after a change of proto/tandem/v1
 codegen:

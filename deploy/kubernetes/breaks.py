@@ -63,10 +63,10 @@ BREAKS = [
      "knows no TLS"),
     ("plain URLs with TLS", lambda d: container(d, "orchestrator")["env"][0].update(value="http://tandem-draft:7701"), "has TLS: True"),
     ("no time to drain", lambda d: pod(d).update(terminationGracePeriodSeconds=30), "no time to drain"),
-    ("a grace longer than the pod has", lambda d: variable(d, "SHUTDOWN_GRACE_SECONDS").update(value="70"), "no time to drain"),
+    ("a grace longer than the pod has", lambda d: variable(d, "TANDEM_SHUTDOWN_GRACE_SECONDS").update(value="70"), "no time to drain"),
     ("a root user", lambda d: pod(d)["securityContext"].update(runAsNonRoot=False), "may run as root"),
     ("a writable root", lambda d: container(d)["securityContext"].update(readOnlyRootFilesystem=False), "more rights"),
-    ("a GPU for a CPU", lambda d: container(d)["env"].remove(variable(d, "DEVICE")), "runs on cpu"),
+    ("a GPU for a CPU", lambda d: container(d)["env"].remove(variable(d, "TANDEM_DEVICE")), "runs on cpu"),
     ("the CPU image on a GPU", lambda d: container(d).update(image="registry.example.com/tandem:0.1.0"), "is not the image for that"),
     ("the CUDA image on a CPU", lambda d: container(d, "orchestrator").update(image="tandem-cuda:13.0"), "is not the image for that"),
     ("draft and target on one node", lambda d: pod(d)["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]

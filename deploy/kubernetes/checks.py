@@ -174,7 +174,7 @@ def one_container(rendering, it, container, volumes):
     gpus = [resources.get(part, {}).get("nvidia.com/gpu") for part in ("requests", "limits")]
     if gpus[0] != gpus[1]:
         rendering.fault(it, f"requests {gpus[0]} GPUs and is limited to {gpus[1]}")
-    device = next((v.get("value") for v in container.get("env", []) if v["name"] == "DEVICE"), "cpu")
+    device = next((v.get("value") for v in container.get("env", []) if v["name"] == "TANDEM_DEVICE"), "cpu")
     if (device != "cpu") != (gpus[1] is not None):
         rendering.fault(it, f"runs on {device} with {gpus[1] or 'no'} GPU")
     # The CPU image would start on a GPU's node, and say there that it was built without CUDA.
@@ -182,7 +182,7 @@ def one_container(rendering, it, container, volumes):
     if (device != "cpu") != (image == "tandem-cuda"):
         rendering.fault(it, f"runs on {device}, and {container['image']} is not the image for that")
     for variable in container.get("env", []):
-        if variable["name"] in ("DRAFT_URL", "TARGET_URL"):
+        if variable["name"] in ("TANDEM_DRAFT_URL", "TANDEM_TARGET_URL"):
             for url in variable["value"].split(","):
                 worker_url(rendering, it, container, url)
 

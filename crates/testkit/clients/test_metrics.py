@@ -109,7 +109,7 @@ def asked(tmp_path_factory):
             for role, call in (("draft", "Draft/Propose"), ("target", "Target/ScoreTree")):
                 refused(services[role].grpc, f"/tandem.v1.{call}")
             time.sleep(1.5)
-        eventually(lambda: a.query("sum(rate(iterations_total[15s])) > 0"))
+        eventually(lambda: a.query("sum(rate(tandem_iterations_total[15s])) > 0"))
         yield a
 
 
@@ -144,8 +144,8 @@ def test_every_panel_has_data(asked):
         if not numbers and title not in MAY_BE_EMPTY:
             empty.append((title, expression))
     assert empty == []
-    has_meter = "energy_joules_total" in asked.names()
-    assert bool(asked.query("energy_joules_total")) == has_meter
+    has_meter = "tandem_energy_joules_total" in asked.names()
+    assert bool(asked.query("tandem_energy_joules_total")) == has_meter
 
 
 def names_in(expression):
@@ -210,7 +210,7 @@ def test_the_table_is_what_there_is(asked):
             entry = seen.setdefault(base if kind == "histogram" else name, (set(), kind, set()))
             entry[0].add(role)
             entry[2].update(labels)
-    optional = {"energy_joules_total"} - set(seen)
+    optional = {"tandem_energy_joules_total"} - set(seen)
     assert set(known) - optional == set(seen)
     for name, (roles, kind, labels) in seen.items():
         services, documented_kind, documented_labels = known[name]
@@ -231,17 +231,17 @@ def test_counters_agree_with_the_statistics(asked):
 
         return total(after) - total(before)
 
-    assert more("generation_tokens_total") == told["new_tokens"]
-    assert more("iterations_total") == told["iterations"]
-    assert more("request_success_total") == more("e2e_request_latency_seconds_count") == 1
-    efficiency = 1 + more("spec_decode_num_accepted_tokens_total") / more("iterations_total")
+    assert more("tandem_generation_tokens_total") == told["new_tokens"]
+    assert more("tandem_iterations_total") == told["iterations"]
+    assert more("tandem_request_success_total") == more("tandem_e2e_request_latency_seconds_count") == 1
+    efficiency = 1 + more("tandem_spec_decode_num_accepted_tokens_total") / more("tandem_iterations_total")
     assert abs(efficiency - told["block_efficiency"]) < 1e-6
-    by_position = [more("spec_decode_num_accepted_tokens_per_pos_total", position=str(p)) for p in range(8)]
-    assert sum(by_position) == more("spec_decode_num_accepted_tokens_total")
+    by_position = [more("tandem_spec_decode_num_accepted_tokens_per_pos_total", position=str(p)) for p in range(8)]
+    assert sum(by_position) == more("tandem_spec_decode_num_accepted_tokens_total")
     assert by_position == sorted(by_position, reverse=True)
     # The parts of the time add up to the time.
-    parts = {p: more("request_time_seconds_total", part=p) for p in ("waiting", "prefill", "draft", "target", "network", "orchestration")}
-    assert abs(sum(parts.values()) - more("e2e_request_latency_seconds_sum")) < 1e-3
+    parts = {p: more("tandem_request_time_seconds_total", part=p) for p in ("waiting", "prefill", "draft", "target", "network", "orchestration")}
+    assert abs(sum(parts.values()) - more("tandem_e2e_request_latency_seconds_sum")) < 1e-3
     assert abs(sum(parts.values()) - told["total_ms"] / 1e3) < 1e-3
     assert abs(parts["draft"] + parts["target"] + parts["network"] - (told["draft_ms"] + told["target_ms"]) / 1e3) < 1e-3
     assert 0 < parts["network"] < parts["draft"] + parts["target"]
@@ -265,8 +265,8 @@ def test_benchmark_tools_find_the_alias(asked):
     accepted = totals["vllm:spec_decode_num_accepted_tokens_total"]
     assert accepted == sum(by_position.values()) > 0 and min(by_position) == 0
     aliased = {n.removeprefix("vllm:") for n in asked.names() if n.startswith("vllm:")}
-    expected = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "time_to_first_token_seconds_bucket",
-                "time_per_output_token_seconds_bucket", "e2e_request_latency_seconds_bucket"}
+    expected = {"tandem_num_requests_running", "tandem_num_requests_waiting", "tandem_kv_cache_usage_perc", "tandem_time_to_first_token_seconds_bucket",
+                "tandem_time_per_output_token_seconds_bucket", "tandem_e2e_request_latency_seconds_bucket"}
     assert expected <= aliased and not any(n.startswith(("workers", "failovers")) for n in aliased)
 
 
@@ -275,7 +275,7 @@ def test_a_lost_worker_is_seen(asked):
     stop(asked.services["draft"])
 
     def serving():
-        found = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])["workers"]
+        found = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])["tandem_workers"]
         return {(labels["role"], labels["state"]): value for labels, value in found}
 
     eventually(lambda: serving()[("draft", "serving")] == 0)
@@ -283,5 +283,5 @@ def test_a_lost_worker_is_seen(asked):
     told = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "8")
     assert told["new_tokens"] > 0
     text = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
-    assert sum(v for labels, v in text["undrafted_iterations_total"]) > 0
+    assert sum(v for labels, v in text["tandem_undrafted_iterations_total"]) > 0
     assert PROMPT.split()[0] not in json.dumps({k: str(v) for k, v in text.items()})

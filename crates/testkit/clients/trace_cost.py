@@ -30,7 +30,7 @@ def cpu_seconds(services):
 def measure(env):
     flags = ("--max-new-tokens", str(TOKENS), "--ignore-eos", "--seed", "1", "--method", "autoregressive")
     # One thread per model: no team that spins while it waits.
-    with system(env={**env, "MODEL_THREADS": "1"}) as services:
+    with system(env={**env, "TANDEM_MODEL_THREADS": "1"}) as services:
         generate(services, *flags)
         before, wall = cpu_seconds(services), []
         for _ in range(GENERATIONS):

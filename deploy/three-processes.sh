@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Starts the three services as separate processes on this machine, as they would run on three hosts, and
-# sends one generation through them. Arguments are passed to `tandem generate`; the prompt is read from
-# standard input.
+# Starts the three services as separate processes on this machine, as they would run on three hosts,
+# and sends one generation through them. Arguments are passed to `tandem generate`; the prompt is
+# read from standard input.
 #
 #   deploy/three-processes.sh --stop ';' < models/demo/prompt.txt
 #
-# TANDEM_DRAFT_MODEL and TANDEM_TARGET_MODEL select another model pair. TANDEM_BASE_PORT (7700) is the
-# first of three consecutive ports.
+# TANDEM_DRAFT_MODEL and TANDEM_TARGET_MODEL select another model pair. TANDEM_BASE_PORT (7700) is
+# the first of three consecutive ports.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 base=${TANDEM_BASE_PORT:-7700}

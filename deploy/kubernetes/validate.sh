@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Renders the manifests and validates them against the schemas of two Kubernetes versions and for
-# consistency. Arguments are passed to validate.py: --versions 1.33,1.36, --binaries DIR, --write-rules.
+# consistency. Arguments are passed to validate.py: --versions 1.33,1.36, --binaries DIR,
+# --write-rules.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)

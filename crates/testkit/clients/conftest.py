@@ -1,4 +1,4 @@
-"""What the tests share: a running `tandem serve` with the bundled pair, its addresses, a prompt."""
+"""Shared fixtures: a running `tandem serve` with the bundled model pair, its addresses, and a prompt."""
 
 import contextlib
 import os
@@ -15,17 +15,17 @@ sys.dont_write_bytecode = True
 from processes import START_SECONDS, end, next_line, read_lines  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-TANDEM = os.environ.get("TANDEM", str(ROOT / "target/debug/tandem"))
+TANDEM = os.environ.get("TANDEM_BINARY", str(ROOT / "target/debug/tandem"))
 NAMES = ("orchestrator", "http", "draft", "target")
 
 
-# A run that is asked to end ends its fixtures too, and so the processes that they started.
+# On SIGTERM the fixtures are torn down, which stops the processes that they started.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @dataclass(frozen=True)
 class Server:
-    """Addresses of a running system, and its process."""
+    """The process of a running system and its addresses."""
 
     orchestrator: str
     http: str
@@ -36,7 +36,7 @@ class Server:
 
 @contextlib.contextmanager
 def serve(log, *flags, env=None):
-    """`tandem serve` on free ports until the block ends; its log goes to the file `log`."""
+    """Runs `tandem serve` on free ports until the block ends. Its log goes to the file `log`."""
     command = [TANDEM, "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *flags]
     with open(log, "w") as errors:
         process = subprocess.Popen(
@@ -49,7 +49,9 @@ def serve(log, *flags, env=None):
 
 
 def _addresses(process, log):
-    lines, found, deadline = read_lines(process.stdout), {}, time.monotonic() + START_SECONDS
+    lines = read_lines(process.stdout)
+    found = {}
+    deadline = time.monotonic() + START_SECONDS
     while len(found) < len(NAMES):
         line = next_line(lines, deadline, lambda: f"tandem serve: {pathlib.Path(log).read_text()}")
         name, _, address = line.strip().partition(" ")
@@ -60,12 +62,12 @@ def _addresses(process, log):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The bundled pair, served."""
+    """A server of the bundled model pair."""
     with serve(tmp_path_factory.mktemp("serve") / "log") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def prompt():
-    """A question in the form that the bundled pair was trained on."""
+    """A prompt in the format that the bundled pair was trained on."""
     return (ROOT / "models/demo/prompt.txt").read_text().removesuffix("\n")

@@ -1,4 +1,4 @@
-"""What the tests of metrics and traces share: the three services as processes of their own, and something to do for them."""
+"""Shared by the tests of metrics and traces: the three services as separate processes, and requests to them."""
 
 import contextlib
 import json
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from processes import START_SECONDS, end, next_line, read_lines
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-BIN = pathlib.Path(os.environ.get("TANDEM", ROOT / "target/debug/tandem")).parent
+BIN = pathlib.Path(os.environ.get("TANDEM_BINARY", ROOT / "target/debug/tandem")).parent
 PROMPT = (ROOT / "models/demo/prompt.txt").read_text().removesuffix("\n")
 
 
 @dataclass
 class Service:
-    """A process, where it listens for gRPC and for HTTP, and what it has logged."""
+    """A process, its addresses for gRPC and HTTP, and its log lines."""
 
     process: subprocess.Popen
     grpc: str
@@ -30,14 +30,16 @@ def _start(binary, flags, env):
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
     try:
         log = []
-        lines, found, deadline = read_lines(process.stderr, log), {}, time.monotonic() + START_SECONDS
-        # The port of HTTP is bound first.
+        lines = read_lines(process.stderr, log)
+        found = {}
+        deadline = time.monotonic() + START_SECONDS
+        # The services bind the HTTP port first.
         while "listening" not in found:
             fields = json.loads(next_line(lines, deadline, lambda: f"{binary}: {''.join(log)}"))["fields"]
             if "address" in fields and fields["message"] in ("listening", "listening for HTTP"):
                 found[fields["message"]] = fields["address"]
     except BaseException:
-        # Nobody else knows it yet.
+        # No caller can stop the process, because none has it yet.
         process.kill()
         process.wait(30)
         raise
@@ -45,13 +47,13 @@ def _start(binary, flags, env):
 
 
 def stop(service):
-    """Ends a service as an operator would, and waits."""
+    """Stops a service with SIGTERM, as an operator would, and waits."""
     end(service.process)
 
 
 @contextlib.contextmanager
 def system(flags=(), env=None, orchestrator_flags=()):
-    """The bundled pair as three processes, by role."""
+    """The bundled pair as three processes: a dictionary from role to service."""
     with contextlib.ExitStack() as stack:
         services = {}
 
@@ -67,7 +69,7 @@ def system(flags=(), env=None, orchestrator_flags=()):
 
 
 def generate(services, *flags, prompt=PROMPT, env=None, check=True):
-    """One generation by the command; its statistics."""
+    """Runs one generation with `tandem generate` and returns its statistics."""
     command = [BIN / "tandem", "generate", "--endpoint", f"http://{services['orchestrator'].grpc}", "--json"]
     done = subprocess.run(
         [*command, *flags], cwd=ROOT, input=prompt, capture_output=True, text=True, env={**os.environ, **(env or {})},

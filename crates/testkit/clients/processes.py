@@ -1,4 +1,4 @@
-"""Processes that the tests start: what they print, how long they may take, and their end."""
+"""Helpers for the processes that the tests start: read their output, and stop them."""
 
 import queue
 import subprocess
@@ -9,7 +9,7 @@ START_SECONDS = 120
 
 
 def end(process):
-    """Ends a process as an operator would, and waits; it is killed if that is not enough."""
+    """Stops a process with SIGTERM, as an operator would, and kills it if it does not exit."""
     process.terminate()
     try:
         process.wait(30)
@@ -19,7 +19,7 @@ def end(process):
 
 
 def read_lines(stream, log=None):
-    """A queue of the lines of a process, as a thread reads them, None at its end; they are added to the list `log`, too."""
+    """A queue of the lines of `stream`, then None at its end. A thread fills it, and appends to the list `log` too."""
     lines = queue.Queue()
 
     def read():
@@ -33,11 +33,11 @@ def read_lines(stream, log=None):
     return lines
 
 
-def next_line(lines, deadline, told):
-    """The next line before the deadline; fails with what `told` returns where there is none."""
+def next_line(lines, deadline, details):
+    """The next line before the deadline. Fails with the result of `details` if there is none."""
     try:
         line = lines.get(timeout=max(0.1, deadline - time.monotonic()))
     except queue.Empty:
-        raise AssertionError(f"did not start within {START_SECONDS} s:\n{told()}") from None
-    assert line is not None, f"ended at its start:\n{told()}"
+        raise AssertionError(f"did not start within {START_SECONDS} s:\n{details()}") from None
+    assert line is not None, f"exited at startup:\n{details()}"
     return line

@@ -1,4 +1,7 @@
-"""Metrics as Prometheus gets them: every query of the dashboard and of the alerts is run against a real one that scrapes a real system."""
+"""Metrics as Prometheus scrapes them.
+
+A real Prometheus scrapes a real system and runs every query of the dashboard and of the alerts.
+"""
 
 import contextlib
 import json
@@ -12,6 +15,8 @@ import urllib.request
 
 import grpc
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from observe_fixtures import PROMPT, ROOT, generate, stop, system
 from processes import end
@@ -19,29 +24,39 @@ from processes import end
 DASHBOARD = ROOT / "deploy/grafana/dashboard.json"
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 METHODS = ["mmtad", "mtad", "exact-match", "speculative", "specinfer", "mtjd", "autoregressive"]
-PATIENCE_SECONDS = 30
-# What has a value only where a meter can be read.
+TIMEOUT_SECONDS = 30
+# Panels that have data only on machines with an energy meter.
 MAY_BE_EMPTY = {"Energy per token"}
+# As sent by Prometheus 2.42.
+PROMETHEUS_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 
-pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="no Prometheus here: apt-get install prometheus")
+pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="requires Prometheus: apt-get install prometheus")
 
 
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as response:
+def get(url, accept=None):
+    request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
+    with urllib.request.urlopen(request, timeout=10) as response:
         return response.read().decode(), response.headers
 
 
-def eventually(check, seconds=PATIENCE_SECONDS):
-    """What `check` returns once that is something. Another process does the work: nothing to await but its answers."""
+def metrics_of(service, accept=None):
+    return get(f"http://{service.http}/metrics", accept)
+
+
+def eventually(check, seconds=TIMEOUT_SECONDS):
+    """The first true result of `check`. Polls, because another process does the work and sends no event."""
     deadline = time.monotonic() + seconds
     while not (found := check()):
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, f"{check.__name__} is not true after {seconds} s"
         time.sleep(0.1)
     return found
 
 
 def samples(text):
-    """Name -> list of (labels, value)."""
+    """A dictionary from the name of a metric to its samples, as pairs of labels and value."""
     found = {}
     for line in text.splitlines():
         if match := re.fullmatch(r"([\w:]+)(?:\{(.*)\})? (\S+)", line):
@@ -52,13 +67,13 @@ def samples(text):
 
 @contextlib.contextmanager
 def prometheus(folder, services):
-    """A Prometheus that scrapes the services twice a second: its address."""
+    """The address of a Prometheus that scrapes the services twice per second."""
     scrapes = "".join(f'  - {{job_name: {r}, static_configs: [{{targets: ["{s.http}"]}}]}}\n' for r, s in services.items())
     settings = "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
     (folder / "prometheus.yml").write_text(f"{settings}rule_files: [{ALERTS}]\nscrape_configs:\n{scrapes}")
     command = [shutil.which("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with open(folder / "log", "w") as log:
-        # It cannot be asked to choose a port and tell; one that was free a moment ago may be taken.
+        # Prometheus cannot choose and report a port. One that was free a moment ago may be taken.
         for _ in range(3):
             address = free_address()
             process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log)
@@ -72,7 +87,7 @@ def prometheus(folder, services):
                     return
             finally:
                 end(process)
-    raise AssertionError(f"Prometheus ended at its start:\n{(folder / 'log').read_text()}")
+    raise AssertionError(f"Prometheus exited at startup:\n{(folder / 'log').read_text()}")
 
 
 def free_address():
@@ -81,9 +96,12 @@ def free_address():
         return "127.0.0.1:%d" % free.getsockname()[1]
 
 
-class Asked:
+class Scraped:
+    """A Prometheus and the services that it scrapes."""
+
     def __init__(self, address, services):
-        self.address, self.services = address, services
+        self.address = address
+        self.services = services
 
     def query(self, expression):
         answer, _ = get(f"http://{self.address}/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
@@ -94,23 +112,23 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def scraped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     with system(flags=["--metrics-alias", "vllm:"]) as services, prometheus(folder, services) as address:
-        a = Asked(address, services)
-        # It looks for its targets some seconds after its start.
-        eventually(lambda: len(a.query("up == 1")) == 3)
-        # Every method twice, so that there is a rate; what a worker and the orchestrator refuse, too.
+        prometheus_server = Scraped(address, services)
+        # Prometheus discovers its targets some seconds after it starts.
+        eventually(lambda: len(prometheus_server.query("up == 1")) == 3)
+        # Two rounds, so that every counter has a rate.
         for _ in range(2):
             for method in METHODS:
                 generate(services, "--method", method, "--max-new-tokens", "16", "--seed", "1")
-            # Refused by the orchestrator; and by the workers, who have no session of such a handle.
+            # Failures too: the orchestrator refuses this request, the workers an empty message.
             generate(services, "--method", "mmtad", "--draft-tokens", "0", check=False)
             for role, call in (("draft", "Draft/Propose"), ("target", "Target/ScoreTree")):
                 refused(services[role].grpc, f"/tandem.v1.{call}")
             time.sleep(1.5)
-        eventually(lambda: a.query("sum(rate(iterations_total[15s])) > 0"))
-        yield a
+        eventually(lambda: prometheus_server.query("sum(rate(tandem_iterations_total[15s])) > 0"))
+        yield prometheus_server
 
 
 def refused(address, call):
@@ -126,7 +144,7 @@ def panels():
 
 
 def short(result):
-    """A query's answer in a line."""
+    """The result of a query in one line."""
     def one(series):
         labels = ", ".join(v for k, v in sorted(series["metric"].items()) if k != "instance")
         return f"{labels + ': ' if labels else ''}{float(series['value'][1]):.4g}"
@@ -134,29 +152,29 @@ def short(result):
     return "; ".join(one(s) for s in result[:7])
 
 
-def test_every_panel_has_data(asked):
+def test_every_panel_has_data(scraped):
     empty = []
     for title, expression in panels():
-        result = asked.query(expression)
-        # A division of nothing by nothing is no data.
+        result = scraped.query(expression)
+        # NaN is the result of 0 / 0 and counts as no data.
         numbers = [s for s in result if s["value"][1] != "NaN"]
         print(f"| {title} | {short(numbers)} |")
         if not numbers and title not in MAY_BE_EMPTY:
             empty.append((title, expression))
     assert empty == []
-    has_meter = "energy_joules_total" in asked.names()
-    assert bool(asked.query("energy_joules_total")) == has_meter
+    has_meter = "tandem_energy_joules_total" in scraped.names()
+    assert bool(scraped.query("tandem_energy_joules_total")) == has_meter
 
 
 def names_in(expression):
-    """The metrics that a query reads."""
+    """The names of the metrics that a query reads."""
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"|\b(?:by|on|ignoring|group_left|without)\s*\([^)]*\)", " ", expression)
     words = set(re.findall(r"[a-z_:][a-z0-9_:]*", bare))
-    return {w for w in words if "_" in w or w == "workers"} - {"histogram_quantile"}
+    return {w for w in words if "_" in w} - {"histogram_quantile"}
 
 
 def documented():
-    """Name -> (service, type, labels) by the table of docs/observability.md."""
+    """A dictionary from name to (service, type, labels), from the table of docs/observability.md."""
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| (\w+) \| ([^|]*) \|", (ROOT / "docs/observability.md").read_text(), re.M)
     return {name: (services, kind, set(re.findall(r"`(\w+)`", labels))) for name, services, kind, labels in rows}
 
@@ -164,7 +182,7 @@ def documented():
 def test_alerts_read_what_exists():
     known = documented()
     text = ALERTS.read_text()
-    alerts = [b for b in text.split("- alert: ")[1:]]
+    alerts = text.split("- alert: ")[1:]
     assert len(alerts) > 8
     for alert in alerts:
         expression = re.search(r"expr: (?:>-\n((?:\s{10}.*\n)+)|(.*)\n)", alert)
@@ -172,15 +190,15 @@ def test_alerts_read_what_exists():
         assert names and all(re.sub(r"_(bucket|sum|count)$", "", n) in known for n in names), (names, alert)
 
 
-def test_alerts_run(asked):
+def test_alerts_run(scraped):
     def evaluated():
-        groups = json.loads(get(f"http://{asked.address}/api/v1/rules")[0])["data"]["groups"]
+        groups = json.loads(get(f"http://{scraped.address}/api/v1/rules")[0])["data"]["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
         return rules if all(rule["health"] == "ok" for rule in rules) else None
 
     rules = eventually(evaluated)
     assert len(rules) == ALERTS.read_text().count("- alert: ")
-    # A system that does well.
+    # The system is healthy.
     assert [r["name"] for r in rules if r["state"] == "firing"] == []
 
 
@@ -195,11 +213,12 @@ def test_energy_is_queried_as_it_is_tested():
     assert query in ALERTS.with_name("alerts_test.yml").read_text()
 
 
-def test_the_table_is_what_there_is(asked):
-    """Every metric of the reference with its type and labels, and none beside it."""
-    known, seen = documented(), {}
-    for role, service in asked.services.items():
-        text, _ = get(f"http://{service.http}/metrics")
+def test_the_documented_table_is_complete(scraped):
+    """Compares names, types, labels and services with docs/observability.md, in both directions."""
+    known = documented()
+    seen = {}
+    for role, service in scraped.services.items():
+        text, _ = metrics_of(service)
         kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.M))
         for name, found in samples(text).items():
             base = re.sub(r"_(bucket|sum|count)$", "", name)
@@ -210,7 +229,7 @@ def test_the_table_is_what_there_is(asked):
             entry = seen.setdefault(base if kind == "histogram" else name, (set(), kind, set()))
             entry[0].add(role)
             entry[2].update(labels)
-    optional = {"energy_joules_total"} - set(seen)
+    optional = {"tandem_energy_joules_total"} - set(seen)
     assert set(known) - optional == set(seen)
     for name, (roles, kind, labels) in seen.items():
         services, documented_kind, documented_labels = known[name]
@@ -219,11 +238,11 @@ def test_the_table_is_what_there_is(asked):
         assert everywhere.get(services, {services}) == roles, name
 
 
-def test_counters_agree_with_the_statistics(asked):
-    """What clients are told of their generations is what is counted."""
-    before = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
-    told = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "24", "--seed", "3")
-    after = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
+def test_counters_agree_with_the_statistics(scraped):
+    """The counters grow by what the client received as statistics."""
+    before = samples(metrics_of(scraped.services["orchestrator"])[0])
+    statistics = generate(scraped.services, "--method", "mmtad", "--max-new-tokens", "24", "--seed", "3")
+    after = samples(metrics_of(scraped.services["orchestrator"])[0])
 
     def more(name, **labels):
         def total(found):
@@ -231,27 +250,70 @@ def test_counters_agree_with_the_statistics(asked):
 
         return total(after) - total(before)
 
-    assert more("generation_tokens_total") == told["new_tokens"]
-    assert more("iterations_total") == told["iterations"]
-    assert more("request_success_total") == more("e2e_request_latency_seconds_count") == 1
-    efficiency = 1 + more("spec_decode_num_accepted_tokens_total") / more("iterations_total")
-    assert abs(efficiency - told["block_efficiency"]) < 1e-6
-    by_position = [more("spec_decode_num_accepted_tokens_per_pos_total", position=str(p)) for p in range(8)]
-    assert sum(by_position) == more("spec_decode_num_accepted_tokens_total")
+    assert more("tandem_generation_tokens_total") == statistics["new_tokens"]
+    assert more("tandem_iterations_total") == statistics["iterations"]
+    assert more("tandem_request_success_total") == more("tandem_e2e_request_latency_seconds_count") == 1
+    efficiency = 1 + more("tandem_spec_decode_num_accepted_tokens_total") / more("tandem_iterations_total")
+    assert abs(efficiency - statistics["block_efficiency"]) < 1e-6
+    by_position = [more("tandem_spec_decode_num_accepted_tokens_per_pos_total", position=str(p)) for p in range(8)]
+    assert sum(by_position) == more("tandem_spec_decode_num_accepted_tokens_total")
     assert by_position == sorted(by_position, reverse=True)
-    # The parts of the time add up to the time.
-    parts = {p: more("request_time_seconds_total", part=p) for p in ("waiting", "prefill", "draft", "target", "network", "orchestration")}
-    assert abs(sum(parts.values()) - more("e2e_request_latency_seconds_sum")) < 1e-3
-    assert abs(sum(parts.values()) - told["total_ms"] / 1e3) < 1e-3
-    assert abs(parts["draft"] + parts["target"] + parts["network"] - (told["draft_ms"] + told["target_ms"]) / 1e3) < 1e-3
+    # The parts add up to the whole time.
+    names = ("waiting", "prefill", "draft", "target", "network", "orchestration")
+    parts = {part: more("tandem_request_time_seconds_total", part=part) for part in names}
+    assert abs(sum(parts.values()) - more("tandem_e2e_request_latency_seconds_sum")) < 1e-3
+    assert abs(sum(parts.values()) - statistics["total_ms"] / 1e3) < 1e-3
+    assert abs(parts["draft"] + parts["target"] + parts["network"] - (statistics["draft_ms"] + statistics["target_ms"]) / 1e3) < 1e-3
     assert 0 < parts["network"] < parts["draft"] + parts["target"]
 
 
-def test_benchmark_tools_find_the_alias(asked):
-    """As vLLM's benchmark reads it: a prefix of the line, `position`, and the last word."""
-    text, headers = get(f"http://{asked.services['orchestrator'].http}/metrics")
-    assert headers["Content-Type"].startswith("application/openmetrics-text")
-    totals, by_position = {}, {}
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain", "text/plain; version=0.0.4"])
+def test_a_scraper_that_does_not_accept_openmetrics_gets_the_classic_format(scraped, accept):
+    for service in scraped.services.values():
+        text, headers = metrics_of(service, accept)
+        assert headers.get_content_type() == "text/plain"
+        assert headers.get_param("version") == "0.0.4"
+        assert "# EOF" not in text
+        assert any(family.name.startswith("tandem_") for family in parse_classic(text))
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1.0.0", PROMETHEUS_ACCEPT])
+def test_a_scraper_that_accepts_openmetrics_gets_it(scraped, accept):
+    for service in scraped.services.values():
+        text, headers = metrics_of(service, accept)
+        assert headers.get_content_type() == "application/openmetrics-text"
+        assert headers.get_param("version") == "1.0.0"
+        assert text.endswith("# EOF\n")
+
+
+def test_both_formats_have_the_same_metrics(scraped):
+    """The parsers of Prometheus' own client library read both, with the same result."""
+
+    def described(families):
+        return {
+            (family.name, family.type, family.documentation, sample.name, *sorted(sample.labels.items()))
+            for family in families
+            for sample in family.samples
+        }
+
+    for service in scraped.services.values():
+        classic = described(parse_classic(metrics_of(service, "text/plain; version=0.0.4")[0]))
+        openmetrics = described(parse_openmetrics(metrics_of(service, PROMETHEUS_ACCEPT)[0]))
+        assert classic == openmetrics
+        assert {kind for _, kind, *_ in classic} <= {"counter", "gauge", "histogram"}
+
+
+def test_every_name_has_the_namespace_or_the_alias(scraped):
+    for service in scraped.services.values():
+        names = set(samples(metrics_of(service)[0]))
+        assert all(name.startswith(("tandem_", "vllm:")) for name in names), names
+
+
+def test_benchmark_tools_find_the_alias(scraped):
+    """Reads the metrics as vLLM's benchmark does: a prefix of the line, `position`, and the last word."""
+    text, _ = metrics_of(scraped.services["orchestrator"], "*/*")
+    totals = {}
+    by_position = {}
     for line in text.split("\n"):
         if line.startswith("vllm:spec_decode"):
             value = int(float(line.split()[-1]))
@@ -264,24 +326,25 @@ def test_benchmark_tools_find_the_alias(asked):
     assert {"vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_draft_tokens_total"} < set(totals)
     accepted = totals["vllm:spec_decode_num_accepted_tokens_total"]
     assert accepted == sum(by_position.values()) > 0 and min(by_position) == 0
-    aliased = {n.removeprefix("vllm:") for n in asked.names() if n.startswith("vllm:")}
+    aliased = {n.removeprefix("vllm:") for n in scraped.names() if n.startswith("vllm:")}
     expected = {"num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "time_to_first_token_seconds_bucket",
                 "time_per_output_token_seconds_bucket", "e2e_request_latency_seconds_bucket"}
-    assert expected <= aliased and not any(n.startswith(("workers", "failovers")) for n in aliased)
+    assert expected <= aliased
+    assert not any(n.startswith(("tandem_", "workers", "failovers")) for n in aliased)
 
 
-def test_a_lost_worker_is_seen(asked):
-    """Last: it ends the draft. The gauge follows, and texts that go on are counted."""
-    stop(asked.services["draft"])
+def test_a_lost_worker_is_seen(scraped):
+    """The gauge follows a lost draft, and iterations without a draft are counted. Runs last: it stops the draft."""
+    stop(scraped.services["draft"])
 
     def serving():
-        found = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])["workers"]
+        found = samples(metrics_of(scraped.services["orchestrator"])[0])["tandem_workers"]
         return {(labels["role"], labels["state"]): value for labels, value in found}
 
     eventually(lambda: serving()[("draft", "serving")] == 0)
     assert serving()[("target", "serving")] == 1
-    told = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "8")
-    assert told["new_tokens"] > 0
-    text = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
-    assert sum(v for labels, v in text["undrafted_iterations_total"]) > 0
+    statistics = generate(scraped.services, "--method", "mmtad", "--max-new-tokens", "8")
+    assert statistics["new_tokens"] > 0
+    text = samples(metrics_of(scraped.services["orchestrator"])[0])
+    assert sum(v for labels, v in text["tandem_undrafted_iterations_total"]) > 0
     assert PROMPT.split()[0] not in json.dumps({k: str(v) for k, v in text.items()})

@@ -1,4 +1,4 @@
-"""The `openai` package, as it comes, against /v1/models, /v1/completions and /v1/chat/completions."""
+"""The unmodified `openai` package against /v1/models, /v1/completions and /v1/chat/completions."""
 
 import itertools
 import pathlib
@@ -78,7 +78,7 @@ def test_usage_comes_last_in_a_stream_when_asked_for(complete):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_text_ends_before_the_stop_string(complete, method, stream):
     free = complete(seed=3, extra_body=decoding(method=method)).choices[0].text
-    # Across a border of tokens, and the first of the two that comes.
+    # Spans two tokens. The first stop string never occurs.
     stop = free[12:16]
     answer = complete(seed=3, stop=["\x00 never", stop], stream=stream, extra_body=decoding(method=method))
     chunks = list(answer) if stream else [answer]
@@ -117,7 +117,7 @@ def test_several_choices(complete):
     assert [choice.index for choice in completion.choices] == [0, 1, 2]
     assert len(set(texts)) == 3
     assert texts == [choice.text for choice in complete(n=3, seed=5, temperature=2.0).choices]
-    # Candidate i is what seed + i gives alone.
+    # Choice i equals a request for one choice with seed + i.
     assert texts == [complete(seed=seed, temperature=2.0).choices[0].text for seed in (5, 6, 7)]
     assert completion.usage.prompt_tokens == 88
     assert completion.usage.completion_tokens == sum(c["statistics"]["new_tokens"] for c in completion.tandem["choices"])
@@ -131,7 +131,7 @@ def test_several_choices(complete):
 
 
 def test_a_prompt_of_tokens(client):
-    # "<s>" is added to a text, not to tokens.
+    # "<s>" is added to a prompt of text, but not to a prompt of tokens.
     fields = {"model": TARGET, "max_tokens": 4, "temperature": 0}
     assert client.completions.create(prompt=[0, 500, 600, 700], **fields).usage.prompt_tokens == 4
 
@@ -209,7 +209,7 @@ def test_logprobs_of_exact_match_are_those_of_autoregressive(complete, stop):
 def test_logprobs_belong_to_the_text(complete, method, stop):
     choice = complete(seed=11, logprobs=2, stop=stop, extra_body=decoding(method=method)).choices[0]
     logprobs = choice.logprobs
-    # What stands before a stop string in the token that the string begins in has no token.
+    # A stop string can begin inside a token. The text before it in that token is returned without a token.
     rest = choice.text.removeprefix("".join(logprobs.tokens))
     assert rest == (" FRO" if stop == "M c" and choice.finish_reason == "stop" else "")
     assert list(itertools.accumulate((len(token) for token in logprobs.tokens[:-1]), initial=0)) == [
@@ -217,7 +217,7 @@ def test_logprobs_belong_to_the_text(complete, method, stop):
     ]
     for token, value, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert value <= 0
-        # The two likeliest, and the chosen one if it is not among them.
+        # The two most likely tokens, and the chosen one if it is not one of them.
         assert 2 <= len(top) <= 3
         assert top[token] == pytest.approx(value, abs=1e-5)
         assert sorted(top.values(), reverse=True)[0] >= value - 1e-6
@@ -241,7 +241,7 @@ def test_streamed_logprobs_are_those_of_the_whole(complete):
 
 
 def test_logprobs_are_the_unwarped_ones(complete):
-    """Temperature and filters choose tokens; they do not change what is told about them."""
+    """Temperature and filters change which tokens are chosen, but not the reported log-probabilities."""
     body = decoding(method="exact-match")
     warm = complete(temperature=0, logprobs=1, extra_body=body).choices[0].logprobs
     filtered = complete(temperature=0, logprobs=1, top_p=0.5, extra_body={"top_k": 2, **body}).choices[0].logprobs
@@ -326,7 +326,7 @@ def test_an_unknown_field_is_refused_by_name(complete):
 
 @pytest.mark.parametrize("body", [b'{"model": ', b"[]", b'{"model": 5}', b"\xff\xfe", b""])
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_broken_json_is_told(client, server, path, body):
+def test_invalid_json_is_refused(client, server, path, body):
     answer = client._client.post(f"{server.http}/v1/{path}", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -334,7 +334,7 @@ def test_broken_json_is_told(client, server, path, body):
     assert error["message"]
 
 
-def test_other_paths_and_verbs_are_told(client, server):
+def test_unknown_routes_and_methods_are_refused(client, server):
     missing = client._client.get(f"{server.http}/v1/embeddings")
     assert missing.status_code == 404
     assert missing.json()["error"]["message"]
@@ -352,7 +352,7 @@ def test_leaving_a_stream_ends_its_work(client, server, complete):
     stream = complete(stream=True, max_tokens=400, extra_body={"ignore_eos": True, "decoding": {"method": "autoregressive"}})
     next(iter(stream))
     stream.close()
-    # Bounded: each question takes the server a round trip; the text alone would take seconds.
+    # The loop is bounded: a poll is one round trip, while the whole generation would take seconds.
     for _ in range(200):
         if client._client.get(f"{server.http}/v1/status").json()["running"] == 0:
             return
@@ -378,9 +378,9 @@ def documented(heading):
 )
 def test_the_table_has_every_field_of_the_client_and_a_test_for_it(heading, fields):
     table = documented(heading)
-    assert set(fields) <= set(table), "docs/api.md lacks fields"
+    assert set(fields) <= set(table), "fields are missing in docs/api.md"
     tests = "".join(path.read_text() for path in pathlib.Path(__file__).parent.glob("test_*.py"))
     for field, cells in table.items():
         named = re.findall(r"`(test_\w+)`", cells[-1])
         assert named, f"{field} has no test"
-        assert all(f"def {name}(" in tests for name in named), f"{field} names a test that is not there"
+        assert all(f"def {name}(" in tests for name in named), f"{field} names a test that does not exist"

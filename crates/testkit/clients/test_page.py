@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium, against the real system. SCREENSHOTS=directory keeps pictures of it."""
+"""The page in a headless Chromium against a real system. TANDEM_SCREENSHOTS=DIR saves screenshots of it."""
 
 import os
 import pathlib
@@ -18,21 +18,22 @@ SAMPLE = (ROOT / "models/demo/prompt.txt").read_text().removesuffix("\n")
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        # Containers run as root, where Chromium's own sandbox does not start.
+        # In a container the tests run as root, and Chromium's sandbox does not start as root.
         browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 def _chromium():
-    named = os.environ.get("CHROMIUM", "chromium")
+    named = os.environ.get("TANDEM_CHROMIUM", "chromium")
     return next(str(path) for folder in ["", *os.environ["PATH"].split(":")] if (path := pathlib.Path(folder) / named).is_file())
 
 
 @pytest.fixture
 def opened(browser, server):
-    """Opens the page; at the end: nothing left its origin, and the console has no complaint."""
-    asked, complaints = [], []
+    """Opens the page. Checks at the end that every request stayed on its origin and that the console is empty."""
+    requested = []
+    complaints = []
     contexts = []
 
     def open_page(viewport=DESKTOP, scheme="light", expect_errors=False):
@@ -40,7 +41,7 @@ def opened(browser, server):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(SECONDS * 1000)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         if not expect_errors:
             page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -52,7 +53,7 @@ def opened(browser, server):
     yield open_page
     for context in contexts:
         context.close()
-    assert {urlsplit(url).netloc for url in asked} == {urlsplit(server.http).netloc}
+    assert {urlsplit(url).netloc for url in requested} == {urlsplit(server.http).netloc}
     assert complaints == []
 
 
@@ -84,12 +85,12 @@ def figures(page, index=0):
 
 
 def keep(page, name):
-    if folder := os.environ.get("SCREENSHOTS"):
+    if folder := os.environ.get("TANDEM_SCREENSHOTS"):
         page.mouse.move(0, 0)
         page.screenshot(path=pathlib.Path(folder) / f"{name}.png", full_page=True)
 
 
-def test_the_workers_are_told(opened):
+def test_the_page_lists_the_workers(opened):
     page = opened()
     expect(page.locator("#pair")).to_contain_text("models/demo/target with models/demo/draft")
     roles = sorted(page.locator("#workers b").all_inner_texts())
@@ -112,7 +113,7 @@ def test_a_run_shows_text_tokens_tree_and_figures(opened):
     drafted, drawn = part(page, "text").locator(".drafted"), part(page, "text").locator(".drawn")
     assert drafted.count() > 5
     assert drawn.count() > 1
-    # Not by colour alone.
+    # The difference is visible without colour.
     assert drawn.first.evaluate("token => getComputedStyle(token).textDecorationLine") == "underline"
     assert drafted.first.evaluate("token => getComputedStyle(token).textDecorationLine") == "none"
 
@@ -129,7 +130,7 @@ def test_a_run_shows_text_tokens_tree_and_figures(opened):
     times = part(page, "parts").locator("li").all_inner_texts()
     assert len(times) == 5
     assert sum(int(re.search(r"(\d+) %", time)[1]) for time in times) in range(97, 104)
-    # Heard once, at the end.
+    # Screen readers announce the text once, at the end.
     expect(page.get_by_role("status")).to_contain_text(text.strip())
 
 
@@ -147,7 +148,7 @@ def test_iterations_are_stepped_through(opened):
     expect(tree.locator("g.bonus")).to_have_count(1)
     proposed = int(re.search(r"(\d+) proposed", part(page, "step").inner_text())[1])
     assert tree.locator("g").count() == proposed + 2
-    # What is behind this iteration is dimmed, what it wrote is marked.
+    # Tokens of this iteration are marked, later ones are dimmed.
     assert part(page, "text").locator(".now").count() == 5
     assert part(page, "text").locator(".later").count() == part(page, "text").locator(".token").count() - 5
 
@@ -200,14 +201,14 @@ def test_the_keyboard_alone(opened):
     page = opened()
 
     def tab_to(selector):
-        wanted = page.locator(selector).first
+        element = page.locator(selector).first
         for _ in range(40):
             page.keyboard.press("Tab")
-            if wanted.evaluate("e => e === document.activeElement"):
+            if element.evaluate("e => e === document.activeElement"):
                 seen = "e => getComputedStyle(e.querySelector?.('.box') ?? e)[e.tagName === 'g' ? 'strokeWidth' : 'outlineStyle']"
-                assert wanted.evaluate(seen) not in ("none", "1px"), f"the focus on {selector} cannot be seen"
+                assert element.evaluate(seen) not in ("none", "1px"), f"the focus on {selector} is not visible"
                 return
-        pytest.fail(f"no way to {selector} by Tab")
+        pytest.fail(f"Tab does not reach {selector}")
 
     tab_to("#prompt")
     page.keyboard.insert_text(SAMPLE)
@@ -237,7 +238,7 @@ def test_a_run_is_stopped(opened):
     expect(page.locator("#stop")).to_be_disabled()
 
 
-def test_errors_are_told_in_the_servers_words(opened):
+def test_errors_show_the_message_of_the_server(opened):
     page = opened(expect_errors=True)
     run_sample(page, **{"decoding.beam_width": 33})
     expect(part(page, "problem")).to_contain_text("beam_width")
@@ -270,7 +271,7 @@ def test_it_fits_and_can_be_read(opened, scheme, name, viewport):
     keep(page, f"page-{name}-{scheme}")
 
 
-# Controls without a name for those who do not see them; ids that are not unique.
+# Controls without an accessible name, images without alternative text, and ids that are not unique.
 NAMELESS = """() => {
   const named = (e) => e.labels?.length || e.getAttribute("aria-label") || (e.tagName === "BUTTON" && e.textContent.trim());
   const controls = [...document.querySelectorAll("input, select, textarea, button, [role=img], [role=region]")];
@@ -280,7 +281,8 @@ NAMELESS = """() => {
     .concat(ids.filter((id, i) => ids.indexOf(id) !== i), document.documentElement.lang ? [] : ["no language"]);
 }"""
 
-# Every element's own text against what lies behind it: 4.5 to 1, as WCAG 2 AA asks; controls' borders 3 to 1.
+# The contrast of every element's text with its background must be 4.5:1, as WCAG 2 AA requires, and that of borders of
+# controls 3:1.
 CONTRASTS = """() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const rgba = (color) => {
@@ -294,7 +296,7 @@ CONTRASTS = """() => {
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ratio = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
-  const behind = (e) => {
+  const background = (e) => {
     for (; e; e = e.parentElement) {
       const box = e instanceof SVGGElement && e.querySelector(".box");
       const color = box ? getComputedStyle(box).fill : getComputedStyle(e).backgroundColor;
@@ -308,10 +310,10 @@ CONTRASTS = """() => {
     const written = [...e.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
     if (!e.checkVisibility() || e.disabled || e.closest("template")) continue;
     const color = e instanceof SVGElement ? style.fill : style.color;
-    const contrast = ratio(color, behind(e));
+    const contrast = ratio(color, background(e));
     if (written && contrast < 4.5) bad.push(`${e.tagName} ${e.className.baseVal ?? e.className} "${e.textContent.slice(0, 20)}" ${contrast.toFixed(2)}`);
     if (e.matches("input:not([type=checkbox], [type=range]), select, textarea, button:not(.link)")) {
-      const edge = ratio(style.borderTopColor, behind(e.parentElement));
+      const edge = ratio(style.borderTopColor, background(e.parentElement));
       if (edge < 3) bad.push(`border of ${e.id || e.name} ${edge.toFixed(2)}`);
     }
   }

@@ -1,4 +1,4 @@
-"""Traces as an OTLP receiver gets them: OpenTelemetry's own service definition, served by grpcio."""
+"""Traces as an OTLP receiver sees them. The receiver is OpenTelemetry's own service definition, served by grpcio."""
 
 import concurrent.futures
 import contextlib
@@ -14,14 +14,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from observe_fixtures import PROMPT, generate, stop, system
 
 SERVICES = {"tandem-orchestrator", "tandem-draft", "tandem-target"}
-# What the trace of the client names.
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+# The trace and the span of the client.
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
 HTTP_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self):
-        self.spans, self.lock = [], threading.Lock()
+        self.spans = []
+        self.lock = threading.Lock()
 
     def Export(self, request, _):
         with self.lock:
@@ -53,7 +55,7 @@ def receiver():
 
 
 def ask(address, metadata):
-    """The same call as `generate`, from a client that has a trace already. The message by hand: prompt = 1, max_new_tokens = 3."""
+    """Calls Generate as a client inside a trace. Encodes the message by hand: prompt = 1, max_new_tokens = 3."""
     text = PROMPT.encode()
     length = bytes([len(text) & 127 | 128, len(text) >> 7]) if len(text) > 127 else bytes([len(text)])
     with grpc.insecure_channel(address) as channel:
@@ -62,7 +64,7 @@ def ask(address, metadata):
 
 
 def ask_http(address, headers, **fields):
-    """Two texts by the other API."""
+    """Sends a completion request to the HTTP API."""
     body = json.dumps({"model": "models/demo/target", "prompt": PROMPT, **fields}).encode()
     headers = {"Content-Type": "application/json", **headers}
     with urllib.request.urlopen(urllib.request.Request(f"http://{address}/v1/completions", body, headers), timeout=60) as r:
@@ -70,7 +72,7 @@ def ask_http(address, headers, **fields):
 
 
 def tree(spans, root=""):
-    """The spans below `root` as lines, in the order that they began."""
+    """The spans below `root` as lines, in the order of their start."""
     lines = []
 
     def below(parent, depth):
@@ -87,14 +89,14 @@ def tree(spans, root=""):
 
 @pytest.fixture(scope="module")
 def traced():
-    """The spans of a generation that began in a client's trace, and of one by the command."""
+    """The spans of two generations inside a client's trace, over gRPC and HTTP, and of one by `tandem generate`."""
     with receiver() as (servicer, env):
         with system(env=env) as services:
             ask(services["orchestrator"].grpc, [("traceparent", f"00-{TRACE}-{PARENT}-01")])
             generate(services, "--max-new-tokens", "8", "--method", "speculative", env=env)
             ask_http(services["orchestrator"].http, {"traceparent": f"00-{HTTP_TRACE}-{PARENT}-01"}, n=2, max_tokens=8)
             logs = "".join(line for service in services.values() for line in service.log)
-        # All have ended: what they had is here.
+        # The services have exited, so all spans have arrived.
         yield servicer.spans, logs
 
 
@@ -128,7 +130,7 @@ def test_one_trace_over_all_services(traced):
     }
     for _, span in spans:
         parent = by_id.get(span.parent_span_id.hex())
-        # Clocks are the same: all run here.
+        # All processes run on this machine, so their clocks agree.
         assert parent is None or span.start_time_unix_nano >= parent.start_time_unix_nano
         assert span.status.code != Status.STATUS_CODE_ERROR
     print("\n".join(tree(spans, PARENT)))
@@ -185,7 +187,7 @@ def test_sampling_and_switching_off():
             with system(env={**env, **off}) as services:
                 generate(services, "--max-new-tokens", "4")
         assert servicer.spans == []
-        # What a client has not sampled, the services do not either; what it has, they do, whatever their own ratio.
+        # The services follow the sampling decision of the client, whatever their own ratio is.
         ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
         with system(env={**env, **ratio, "OTEL_SERVICE_NAME": "here"}) as services:
             address = services["orchestrator"].grpc
@@ -196,7 +198,7 @@ def test_sampling_and_switching_off():
         assert {resource["service.name"] for resource, _ in servicer.spans} == {"here"}
 
 
-def test_an_unreachable_receiver_harms_nobody():
+def test_an_unreachable_receiver_does_not_affect_generation():
     with system(env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}) as services:
         assert generate(services, "--max-new-tokens", "4")["new_tokens"] > 0
         stop(services["orchestrator"])

@@ -1,8 +1,9 @@
-"""What traces cost: the same generations without a receiver, with one, and with one trace in a hundred, in turns.
+"""Measures the cost of traces: the same generations without a receiver, with one, and with 1 % sampled, in turns.
 
     python trace_cost.py [rounds] [folder of other binaries, to compare with]
 
-Prints processor time of the three services per token, which other work on the machine disturbs least, and wall time per token.
+Prints the wall time per token and the processor time of the three services per token. Other work on the machine
+disturbs the processor time less.
 """
 
 import os
@@ -29,13 +30,16 @@ def cpu_seconds(services):
 
 def measure(env):
     flags = ("--max-new-tokens", str(TOKENS), "--ignore-eos", "--seed", "1", "--method", "autoregressive")
-    # One thread per model: no team that spins while it waits.
-    with system(env={**env, "MODEL_THREADS": "1"}) as services:
+    # With one thread per model no thread pool spins while it waits. Binaries older than the prefix, which may be compared
+    # with, read the second name.
+    with system(env={**env, "TANDEM_MODEL_THREADS": "1", "MODEL_THREADS": "1"}) as services:
         generate(services, *flags)
-        before, wall = cpu_seconds(services), []
+        before = cpu_seconds(services)
+        wall = []
         for _ in range(GENERATIONS):
-            told = generate(services, *flags)
-            wall.append((told["total_ms"] - told["prefill_ms"]) / told["new_tokens"])
+            answer = generate(services, *flags)
+            decoding_ms = answer["total_ms"] - answer["prefill_ms"]
+            wall.append(decoding_ms / answer["new_tokens"])
         return (cpu_seconds(services) - before) / GENERATIONS / TOKENS * 1e6, statistics.median(wall) * 1e3
 
 

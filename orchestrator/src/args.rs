@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use clap::Parser;
-use tandem_serving::{AdmissionLimits, LogArgs, ServeArgs, seconds};
+use tandem_serving::AdmissionLimits;
+use tandem_serving::args::{LogArgs, ServeArgs, seconds};
 
 use crate::{AccessArgs, WorkerLimits, WorkerName, WorkerNames, WorkerTlsArgs};
 
@@ -9,19 +10,19 @@ use crate::{AccessArgs, WorkerLimits, WorkerName, WorkerNames, WorkerTlsArgs};
 #[derive(Clone, Debug, Parser)]
 pub struct OrchestratorArgs {
     /// URLs of draft workers, separated by commas; a name that resolves to several addresses is as many workers
-    #[arg(long, env = "DRAFT_URL", value_name = "URL", value_delimiter = ',', required = true)]
+    #[arg(long, env = "TANDEM_DRAFT_URL", value_name = "URL", value_delimiter = ',', required = true)]
     pub draft: Vec<WorkerName>,
 
     /// URLs of target workers, in the same way
-    #[arg(long, env = "TARGET_URL", value_name = "URL", value_delimiter = ',', required = true)]
+    #[arg(long, env = "TANDEM_TARGET_URL", value_name = "URL", value_delimiter = ',', required = true)]
     pub target: Vec<WorkerName>,
 
     /// What clients call the model [default: the name that the target loaded it by]
-    #[arg(long, env = "SERVED_MODEL_NAME", value_name = "NAME")]
+    #[arg(long, env = "TANDEM_SERVED_MODEL_NAME", value_name = "NAME")]
     pub served_model_name: Option<String>,
 
     /// Seconds to wait at start for workers that do not listen yet
-    #[arg(long, env = "CONNECT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, env = "TANDEM_CONNECT_SECONDS", default_value_t = 60, value_name = "SECONDS")]
     pub connect_seconds: u64,
 
     #[command(flatten)]
@@ -49,39 +50,39 @@ pub struct OrchestratorArgs {
 #[derive(clap::Args, Clone, Debug)]
 pub struct LimitArgs {
     /// Seconds that one request to a worker may take, the prefill of a prompt included
-    #[arg(long, env = "STEP_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_STEP_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub step_seconds: Duration,
 
     /// Seconds that one request to a draft may take before the text goes on without drafts
-    #[arg(long, env = "DRAFT_SECONDS", default_value = "10", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_DRAFT_SECONDS", default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     pub draft_seconds: Duration,
 
     /// Seconds without a sign of life after which a worker is given up
-    #[arg(long, env = "WORKER_SILENCE_SECONDS", default_value = "4", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_WORKER_SILENCE_SECONDS", default_value = "4", value_name = "SECONDS", value_parser = seconds)]
     pub worker_silence_seconds: Duration,
 
     /// Seconds that a text waits for a target when none is left
-    #[arg(long, env = "FAILOVER_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_FAILOVER_SECONDS", default_value = "60", value_name = "SECONDS", value_parser = seconds)]
     pub failover_seconds: Duration,
 
     /// Seconds between two looks at what the names of workers resolve to
-    #[arg(long, env = "RESOLVE_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_RESOLVE_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub resolve_seconds: Duration,
 
     /// Seconds that a generation may take at most; a client's own deadline may be shorter
-    #[arg(long, env = "MAX_REQUEST_SECONDS", default_value = "600", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_MAX_REQUEST_SECONDS", default_value = "600", value_name = "SECONDS", value_parser = seconds)]
     pub max_request_seconds: Duration,
 
     /// Generations that one client, by its IP address, may run or have waiting at once [default: any number]
-    #[arg(long, env = "MAX_SESSIONS_PER_CLIENT", value_name = "N")]
+    #[arg(long, env = "TANDEM_MAX_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_sessions_per_client: Option<usize>,
 
     /// Generations that may wait for a place; more are refused with RESOURCE_EXHAUSTED
-    #[arg(long, env = "MAX_WAITING", default_value_t = 64, value_name = "N")]
+    #[arg(long, env = "TANDEM_MAX_WAITING", default_value_t = 64, value_name = "N")]
     pub max_waiting: usize,
 
     /// Seconds that they may wait
-    #[arg(long, env = "MAX_WAITING_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, env = "TANDEM_MAX_WAITING_SECONDS", default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub max_waiting_seconds: Duration,
 }
 

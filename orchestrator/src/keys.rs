@@ -29,11 +29,11 @@ const PROMPTS: &str = "prompts";
 pub struct AccessArgs {
     /// File of API keys, a line each: NAME KEY [concurrent=N] [tokens_per_minute=N]; read again when it changes [default: no keys, open
     /// to all]
-    #[arg(long, env = "API_KEYS_FILE", value_name = "FILE", value_parser = Keys::parse)]
+    #[arg(long, env = "TANDEM_API_KEYS_FILE", value_name = "FILE", value_parser = Keys::parse)]
     pub api_keys_file: Option<Keys>,
 
     /// Log the prompts of all requests, with the names of their keys
-    #[arg(long, env = "LOG_PROMPTS")]
+    #[arg(long, env = "TANDEM_LOG_PROMPTS")]
     pub log_prompts: bool,
 }
 

@@ -2,17 +2,18 @@
 
 use clap::Parser;
 use tandem_orchestrator::{OrchestratorArgs, Pair, serving};
-use tandem_serving::{Shutdown, bind, bind_http, incoming, init_telemetry};
+use tandem_serving::{ServeConfig, Shutdown, bind, bind_http, incoming, init_telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = OrchestratorArgs::parse();
-    let _telemetry = init_telemetry(&args.log, "info", "tandem-orchestrator")?;
-    let tls = args.serve.tls.load()?;
+    let _telemetry = init_telemetry(&args.log.clone().into(), "info", "tandem-orchestrator")?;
+    let serve = ServeConfig::from(args.serve.clone());
+    let tls = serve.load_tls()?;
     let network = args.worker_tls.network(&args.names())?.shared();
     args.warn_of_open_keys();
-    let listener = bind(args.serve.listen).await?;
-    let http = bind_http(&args.serve).await?;
+    let listener = bind(serve.listen).await?;
+    let http = bind_http(&serve).await?;
     let shutdown = Shutdown::on_signal()?;
     let connect = Pair::connect(args.names(), args.patience(), args.limits.workers(), network);
     let pair = tokio::select! {

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tandem_decoding::Method;
 use tandem_proto::{code_name, v1};
-use tandem_serving::{Metrics, MetricsBuilder};
+use tandem_serving::{Metrics, MetricsBuilder, MetricsPrefix};
 use tonic::Code;
 
 use crate::front::Front;
@@ -209,7 +209,7 @@ impl FinishReason {
 }
 
 /// All that an orchestrator counts.
-pub(crate) fn orchestrator_metrics(front: Arc<Front>, alias: Option<String>) -> Metrics {
+pub(crate) fn orchestrator_metrics(front: Arc<Front>, alias: Option<MetricsPrefix>) -> Metrics {
     let mut builder = MetricsBuilder::new("orchestrator", front.model.clone(), alias);
     let (running, waiting) = <(Gauge, Gauge)>::default();
     builder.common("num_requests_running", "Generations that run", running.clone());

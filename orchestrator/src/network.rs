@@ -36,15 +36,15 @@ pub struct Tcp {
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct WorkerTlsArgs {
     /// CA certificates of https:// workers, PEM; read again when it changes [default: those of the system]
-    #[arg(long, env = "WORKER_CA", value_name = "FILE")]
+    #[arg(long, env = "TANDEM_WORKER_CA", value_name = "FILE")]
     pub worker_ca: Option<PathBuf>,
 
     /// Certificate to show to workers that ask for one (mutual TLS), PEM
-    #[arg(long, env = "WORKER_CERT", value_name = "FILE", requires = "worker_key")]
+    #[arg(long, env = "TANDEM_WORKER_CERT", value_name = "FILE", requires = "worker_key")]
     pub worker_cert: Option<PathBuf>,
 
     /// Key of that certificate, PEM
-    #[arg(long, env = "WORKER_KEY", value_name = "FILE", requires = "worker_cert")]
+    #[arg(long, env = "TANDEM_WORKER_KEY", value_name = "FILE", requires = "worker_cert")]
     pub worker_key: Option<PathBuf>,
 }
 

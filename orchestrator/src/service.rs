@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tandem_proto::v1::generation_server::{Generation, GenerationServer};
 use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{AdmissionControl, Http, ServerTls, Serving};
+use tandem_serving::{AdmissionControl, Http, ServeConfig, ServerTls, Serving};
 use tokio::net::TcpListener;
 use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
@@ -78,6 +78,7 @@ pub fn serving(
     http: Option<(TcpListener, Option<ServerTls>)>,
 ) -> Serving {
     tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
+    let serve = ServeConfig::from(args.serve.clone());
     let admission = AdmissionControl::new(args.admission());
     let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
     let longest = args.limits.max_request_seconds;
@@ -85,7 +86,7 @@ pub fn serving(
     let access = args.access.clone();
     let front =
         Arc::new(Front { pair, admission: admission.clone(), longest, model, access, metrics: generations });
-    let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
+    let metrics = orchestrator_metrics(front.clone(), serve.metrics_alias);
     let service = GenerationServer::new(GenerationService { front: front.clone() });
     let mut routes = RoutesBuilder::default();
     routes.add_service(service.max_decoding_message_size(MAX_MESSAGE_BYTES));
@@ -101,7 +102,7 @@ pub fn serving(
             ready: http::readiness(front.clone()),
             routes: http::routes(front),
         }),
-        grace: args.serve.shutdown_grace(),
+        grace: serve.shutdown_grace,
     }
 }
 

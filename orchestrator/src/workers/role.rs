@@ -7,7 +7,7 @@ use tandem_decoding::{Accepted, TokenTree};
 use tandem_proto::v1::draft_client::DraftClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{COMPUTE_HEADER, Fault, MAX_MESSAGE_BYTES, Propose, Scores, Wanted, v1};
-use tandem_serving::carry_on;
+use tandem_serving::inject_trace_context;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
@@ -81,7 +81,7 @@ pub(super) async fn call<M, R>(
     let late = || Status::deadline_exceeded(format!("no reply within {:.1} s", within.as_secs_f64()));
     let mut request = Request::new(message);
     request.set_timeout(within);
-    carry_on(request.metadata_mut().as_mut());
+    inject_trace_context(request.metadata_mut().as_mut());
     let begun = Instant::now();
     match tokio::time::timeout(within, send(request)).await {
         Ok(Ok(response)) => {

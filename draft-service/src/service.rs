@@ -1,10 +1,10 @@
-//! The gRPC face.
+//! The gRPC service.
 
 use tandem_engine::ModelThread;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, StepRequest, Worker, WorkerArgs, WorkerService};
+use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerService};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -16,7 +16,7 @@ pub struct DraftService {
 }
 
 impl DraftService {
-    /// The service on `worker`.
+    /// The draft service of `worker`.
     pub fn new(worker: Worker<v1::ProposeResponse>) -> Self {
         Self { worker }
     }
@@ -60,14 +60,14 @@ impl Draft for DraftService {
     }
 }
 
-/// Serves drafts of `model`. Call it within a runtime.
-pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
+/// A server of drafts by `model`. Must be called inside a tokio runtime.
+pub fn serving(model: ModelThread, config: &WorkerConfig) -> Serving {
     let calls = Calls::new();
-    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits(), calls.clone());
+    let worker = Worker::new(model.clone(), config.incarnation, config.table_limits(), calls.clone());
     let admission = vec![worker.admission()];
     let service = DraftServer::new(DraftService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    let face = WorkerService { service: "draft", name: "tandem.v1.Draft", routes, admission, calls };
-    tandem_worker::serving(face, &model, args)
+    let service = WorkerService { service: "draft", name: "tandem.v1.Draft", routes, admission, calls };
+    tandem_worker::serving(service, &model, config)
 }

@@ -49,7 +49,7 @@ const WARM_UP_PLACES: usize = 4;
 
 /// Runs all levels, and shows and writes what came of them.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log, "warn")?;
+    init_logging(&args.log.clone().into(), "warn")?;
     // What is wrong with the flags or the files is said before models are loaded.
     let methods = args.methods()?;
     args.sampling()?;

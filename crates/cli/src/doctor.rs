@@ -27,7 +27,7 @@ pub struct Args {
     repeats: usize,
 
     /// Processors that a pass may use [default: all]
-    #[arg(long, env = "MODEL_THREADS", value_name = "N")]
+    #[arg(long, env = "TANDEM_MODEL_THREADS", value_name = "N")]
     threads: Option<usize>,
 
     /// Time candle's own CPU kernels too

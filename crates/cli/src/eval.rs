@@ -27,7 +27,7 @@ const REGRESSED: u8 = 3;
 
 /// Runs an evaluation, or goes on with one, and writes its report.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log, "warn")?;
+    init_logging(&args.log.clone().into(), "warn")?;
     // What is wrong with the flags or the files is said before models are loaded.
     let cells = args.grid.grid().cells()?;
     let baseline = args.against.as_ref().map(|path| read_baseline(path, &args.out)).transpose()?;

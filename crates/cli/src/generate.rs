@@ -6,7 +6,8 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use tandem_decoding::Method;
 use tandem_proto::{decoding_to_wire, method_from_wire, v1};
-use tandem_serving::{LogArgs, init_telemetry};
+use tandem_serving::args::LogArgs;
+use tandem_serving::init_telemetry;
 use tracing::{Instrument, trace_span};
 
 use crate::client::{self, AccessArgs, Answer, Client};
@@ -110,7 +111,7 @@ struct Figures {
 /// Generates once, or twice to compare.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // Nobody asked for the services' stories: their warnings are enough.
-    let _telemetry = init_telemetry(&args.log, "warn", "tandem")?;
+    let _telemetry = init_telemetry(&args.log.clone().into(), "warn", "tandem")?;
     let prompt = prompt(&args)?;
     let local = match &args.endpoint {
         Some(_) => None,

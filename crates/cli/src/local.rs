@@ -12,7 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, Progress, WeightDtype};
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
 use tandem_serving::{Serving, Shutdown, bind, incoming};
-use tandem_worker::WorkerArgs;
+use tandem_worker::WorkerConfig;
+use tandem_worker::args::WorkerArgs;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -34,27 +35,27 @@ const OUTER: [&str; 10] = [
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PairArgs {
     /// Target model: a directory in HF layout, a .gguf file, a config.json (random weights), or a hub id [default: the bundled demo target]
-    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|FILE|ID")]
+    #[arg(long, env = "TANDEM_TARGET_MODEL_ID", value_name = "DIR|FILE|ID")]
     pub target: Option<String>,
 
     /// Draft model of the same family [default: the bundled demo draft]
-    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|FILE|ID")]
+    #[arg(long, env = "TANDEM_DRAFT_MODEL_ID", value_name = "DIR|FILE|ID")]
     pub draft: Option<String>,
 
     /// Device of the target: cpu or cuda:N
-    #[arg(long, env = "DEVICE", default_value = "cpu")]
+    #[arg(long, env = "TANDEM_DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,
 
     /// Device of the draft [default: the target's]
-    #[arg(long, env = "DRAFT_DEVICE")]
+    #[arg(long, env = "TANDEM_DRAFT_DEVICE")]
     pub draft_device: Option<DeviceChoice>,
 
     /// Dtype of the weights: auto (as in the checkpoint), f32, bf16 or f16
-    #[arg(long, env = "DTYPE", default_value = "auto")]
+    #[arg(long, env = "TANDEM_DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
 
     /// Tokens that the KV caches of each model may hold [default: 0.4 of the memory that is free]
-    #[arg(long, env = "KV_CACHE_TOKENS", value_name = "TOKENS")]
+    #[arg(long, env = "TANDEM_KV_CACHE_TOKENS", value_name = "TOKENS")]
     pub kv_cache_tokens: Option<usize>,
 }
 
@@ -155,18 +156,20 @@ impl Local {
             orchestrator_listener.local_addr()?,
         );
         let bar = LoadingBar::new(progress);
-        let (draft_args, target_args) = (worker(pair.draft_model()?), worker(pair.target_model()?));
+        let draft_config = worker(pair.draft_model()?);
+        let target_config = worker(pair.target_model()?);
         // One after the other: each then measures its passes, and the memory that is left, undisturbed.
-        let draft_model = draft_args.model.start(Some(bar.part(0))).await.context("loading the draft")?;
-        let target_model = target_args.model.start(Some(bar.part(1))).await.context("loading the target")?;
+        let draft_model = draft_config.engine.start(Some(bar.part(0))).await.context("loading the draft")?;
+        let target_model =
+            target_config.engine.start(Some(bar.part(1))).await.context("loading the target")?;
         bar.finish();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
         let (stop_orchestrator, stop_workers) = (Shutdown::new(), Shutdown::new());
         let mut services = JoinSet::new();
         for (serving, listener) in [
-            (tandem_draft_service::serving(draft_model, &draft_args), draft_listener),
-            (tandem_target_service::serving(target_model, &target_args), target_listener),
+            (tandem_draft_service::serving(draft_model, &draft_config), draft_listener),
+            (tandem_target_service::serving(target_model, &target_config), target_listener),
         ] {
             services.spawn(run(serving, listener, stop_workers.clone()));
         }
@@ -221,11 +224,10 @@ async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> any
     Ok(serving.run(incoming(listener, None), shutdown).await?)
 }
 
-/// The defaults of a worker's flags around `model`.
-fn worker(model: ModelArgs) -> WorkerArgs {
-    let mut args: WorkerArgs = inner_args("worker --model none");
-    args.model = model;
-    args
+/// The configuration of a worker around `model`.
+fn worker(model: ModelArgs) -> WorkerConfig {
+    let args: WorkerArgs = inner_args("worker --model none");
+    WorkerConfig { engine: model, ..args.into() }
 }
 
 /// Flags of a service in this process: its limits may come from the environment, as those of one with a process of its own, but not

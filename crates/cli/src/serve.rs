@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use tandem_serving::{LogArgs, Shutdown, init_telemetry};
+use tandem_serving::args::LogArgs;
+use tandem_serving::{Shutdown, init_telemetry};
 
 use crate::local::{Front, Local, PairArgs};
 
@@ -13,11 +14,11 @@ pub struct Args {
     pair: PairArgs,
 
     /// Address of the orchestrator; the workers take free loopback ports
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
+    #[arg(long, env = "TANDEM_LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
     listen: SocketAddr,
 
     /// Address of the HTTP API, OpenAI's, and of a page to look at
-    #[arg(long, env = "HTTP_LISTEN", default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
+    #[arg(long, env = "TANDEM_HTTP_LISTEN", default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
     http_listen: SocketAddr,
 
     #[command(flatten)]
@@ -26,7 +27,7 @@ pub struct Args {
 
 /// Serves until a signal.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let _telemetry = init_telemetry(&args.log, "info", "tandem")?;
+    let _telemetry = init_telemetry(&args.log.clone().into(), "info", "tandem")?;
     let shutdown = Shutdown::on_signal()?;
     let front = Front { listen: args.listen, http_listen: Some(args.http_listen) };
     let mut local = tokio::select! {

@@ -192,8 +192,16 @@ fn services_in_one_process_do_not_take_the_keys_of_others() {
     // As where one shell has started a service with keys and TLS before. Half of TLS is a mistake of that service.
     let output = Command::new(env!("CARGO_BIN_EXE_tandem"))
         .args(["generate", "--json", "--max-new-tokens", "3", PROMPT])
-        .envs([("TLS_CERT", "/no/cert.pem"), ("TLS_CLIENT_CA", "/no/ca.pem"), ("WORKER_KEY", "/no/key.pem")])
-        .envs([("API_KEYS_FILE", "/no/keys"), ("LISTEN", "elsewhere"), ("HTTP_LISTEN", "nowhere")])
+        .envs([
+            ("TANDEM_TLS_CERT", "/no/cert.pem"),
+            ("TANDEM_TLS_CLIENT_CA", "/no/ca.pem"),
+            ("TANDEM_WORKER_KEY", "/no/key.pem"),
+        ])
+        .envs([
+            ("TANDEM_API_KEYS_FILE", "/no/keys"),
+            ("TANDEM_LISTEN", "elsewhere"),
+            ("TANDEM_HTTP_LISTEN", "nowhere"),
+        ])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));

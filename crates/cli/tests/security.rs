@@ -17,8 +17,8 @@ use tandem_cli::local::PairArgs;
 use tandem_engine::ModelThread;
 use tandem_orchestrator::{ConnectError, Keys, OrchestratorArgs, Pair, serving};
 use tandem_proto::v1;
-use tandem_serving::{ServerTls, Serving, Shutdown, bind, incoming};
-use tandem_worker::WorkerArgs;
+use tandem_serving::{ServeConfig, ServerTls, Serving, Shutdown, bind, incoming};
+use tandem_worker::WorkerConfig;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -46,12 +46,12 @@ impl Running {
 
     /// The bundled pair as workers: flags of an orchestrator that name them.
     async fn workers(&self, tls: Option<&ServerTls>) -> String {
-        let args = WorkerArgs::parse_from(["worker", "--model", ""]);
+        let config = WorkerConfig::default();
         let pair = PairArgs::default();
         let draft: ModelThread = pair.draft_model().unwrap().start(None).await.unwrap();
         let target: ModelThread = pair.target_model().unwrap().start(None).await.unwrap();
-        let draft = self.serve(tandem_draft_service::serving(draft, &args), tls.cloned()).await;
-        let target = self.serve(tandem_target_service::serving(target, &args), tls.cloned()).await;
+        let draft = self.serve(tandem_draft_service::serving(draft, &config), tls.cloned()).await;
+        let target = self.serve(tandem_target_service::serving(target, &config), tls.cloned()).await;
         format!("orchestrator --connect-seconds 1 --draft {draft} --target {target}")
     }
 
@@ -59,7 +59,9 @@ impl Running {
         let args = OrchestratorArgs::try_parse_from(flags.split_whitespace()).unwrap();
         let network = args.worker_tls.network(&args.names()).unwrap().shared();
         let pair = Pair::connect(args.names(), args.patience(), args.limits.workers(), network).await?;
-        Ok(self.serve(serving(pair, &args, None), args.serve.tls.load().unwrap()).await)
+        Ok(self
+            .serve(serving(pair, &args, None), ServeConfig::from(args.serve.clone()).load_tls().unwrap())
+            .await)
     }
 }
 
@@ -80,7 +82,7 @@ async fn a_text_is_written_over_mutual_tls_from_end_to_end() {
     let (inside, public) = (Authority::new(dir.path(), "inside"), Authority::new(dir.path(), "public"));
     let running = Running::default();
     let workers = inside.server(dir.path(), Some(&inside)).load().unwrap();
-    let flags = running.workers(workers.as_ref()).await;
+    let flags = running.workers(Some(&workers)).await;
     let (cert, key) = inside.sign((dir.path(), "orchestrator"), &["orchestrator"], |_| {});
     let (user, user_key) = public.sign((dir.path(), "user"), &["user"], |_| {});
     let (face, face_key) = public.sign((dir.path(), "face"), &["localhost"], |_| {});

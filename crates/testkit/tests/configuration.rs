@@ -6,7 +6,7 @@ use std::fmt::Write;
 use clap::{Command, CommandFactory};
 use tandem_cli::Cli;
 use tandem_orchestrator::OrchestratorArgs;
-use tandem_worker::WorkerArgs;
+use tandem_worker::args::WorkerArgs;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
 /// Set, it writes the file anew.

@@ -10,11 +10,11 @@ use tandem_engine::ModelThread;
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
 use tandem_serving::{Metrics, Serving, Shutdown, bind, incoming};
 use tandem_testkit::ToyModel;
-use tandem_worker::WorkerArgs;
+use tandem_worker::WorkerConfig;
 
 const TOY: ToyModel = ToyModel { vocab: 8, salt: 1 };
 /// Only where a meter can be read.
-const OPTIONAL: &str = "energy_joules_total";
+const OPTIONAL: &str = "tandem_energy_joules_total";
 
 /// The rows of the table: services, name, type.
 fn documented() -> BTreeSet<(String, String, String)> {
@@ -36,14 +36,14 @@ async fn the_table_of_metrics_is_complete_and_true() {
             shown.entry((metric.name.clone(), metric.kind.clone())).or_default().insert(service);
         }
     };
-    let args = WorkerArgs::try_parse_from(["worker", "--model", "toy"]).unwrap();
+    let config = WorkerConfig::default();
     let shutdown = Shutdown::new();
     let mut urls = Vec::new();
     for service in ["draft", "target"] {
         let model = ModelThread::start_as_task(TOY.loaded(service, 100));
         let serving: Serving = match service {
-            "draft" => tandem_draft_service::serving(model, &args),
-            _ => tandem_target_service::serving(model, &args),
+            "draft" => tandem_draft_service::serving(model, &config),
+            _ => tandem_target_service::serving(model, &config),
         };
         show(service, &serving.metrics);
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::fault::{engine_fault, session_fault};
-use crate::session::{Ends, Session};
+use crate::metrics::Calls;
+use crate::session::{Ends, Job, Session, StepRequest};
 use crate::session_table::{SessionTable, TableLimits};
-use crate::{Calls, Job, StepRequest};
 
 /// When a client may ask again for a step that is running.
 const STEP_RETRY_AFTER: Duration = Duration::from_millis(50);

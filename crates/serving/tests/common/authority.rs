@@ -1,19 +1,19 @@
-//! A CA of a test, and the files that it fills.
+//! A certificate authority for tests, and the files that it writes.
 
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tandem_serving::TlsArgs;
+use tandem_serving::TlsFiles;
 
 /// Signs certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate.
+    /// File with the CA certificate.
     pub(crate) ca: PathBuf,
 }
 
 impl Authority {
-    /// Writes its certificate into `dir`.
+    /// A new authority, with its certificate in `dir`.
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -24,7 +24,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), ca }
     }
 
-    /// Certificate and key, into `dir/name.pem` and `dir/name.key`; `change` makes an unusual one of it.
+    /// Writes a certificate and its key into `dir/name.pem` and `dir/name.key`. `change` can alter the certificate first.
     pub(crate) fn sign(
         &self,
         (dir, name): (&Path, &str),
@@ -36,19 +36,16 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let (cert_path, key_path) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        let cert_path = dir.join(format!("{name}.pem"));
+        let key_path = dir.join(format!("{name}.key"));
         std::fs::write(&cert_path, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
         std::fs::write(&key_path, key.serialize_pem()).unwrap();
         (cert_path, key_path)
     }
 
-    /// Flags of a server on this machine; `clients` sign those of its clients.
-    pub(crate) fn server(&self, dir: &Path, clients: Option<&Self>) -> TlsArgs {
+    /// Files of a server on this machine. With `clients`, its clients need a certificate of that authority.
+    pub(crate) fn server(&self, dir: &Path, clients: Option<&Self>) -> TlsFiles {
         let (cert, key) = self.sign((dir, "server"), &["localhost", "127.0.0.1"], |_| {});
-        TlsArgs {
-            tls_cert: Some(cert),
-            tls_key: Some(key),
-            tls_client_ca: clients.map(|authority| authority.ca.clone()),
-        }
+        TlsFiles { cert, key, client_ca: clients.map(|authority| authority.ca.clone()) }
     }
 }

@@ -17,8 +17,8 @@ use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::v1::target_server::TargetServer;
 use tandem_proto::{FILE_DESCRIPTOR_SET, v1};
-use tandem_serving::{Metrics, Serving, Shutdown};
-use tandem_worker::WorkerArgs;
+use tandem_serving::{Metrics, ServeConfig, Serving, Shutdown};
+use tandem_worker::WorkerConfig;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -88,13 +88,13 @@ async fn start(u: &mut Unstructured<'_>, honest: bool) -> Result<(Memory, Vec<Kv
     let memory = Memory::default();
     let mut budgets = Vec::new();
     if honest {
-        let args = WorkerArgs::try_parse_from(["worker", "--model", "toy", "--max-sessions", "8"]);
-        let args = args.map_err(|_| Error::IncorrectFormat)?;
+        let serve = ServeConfig { max_sessions: 8, ..ServeConfig::default() };
+        let config = WorkerConfig { serve, ..WorkerConfig::default() };
         let draft = ModelThread::start_as_task(DRAFT.loaded("draft", 2000));
         let target = ModelThread::start_as_task(TARGET.loaded("target", 2000));
         budgets.extend([draft.budget().clone(), target.budget().clone()]);
-        memory.serve(DRAFT_HOST, tandem_draft_service::serving(draft, &args));
-        memory.serve(TARGET_HOST, tandem_target_service::serving(target, &args));
+        memory.serve(DRAFT_HOST, tandem_draft_service::serving(draft, &config));
+        memory.serve(TARGET_HOST, tandem_target_service::serving(target, &config));
     } else {
         // Half of the bytes, so that some are left for the requests.
         let liar = lie(&mut Unstructured::new(u.bytes(u.len() / 2)?));

@@ -7,7 +7,7 @@ use clap::Parser;
 use tandem_engine::ModelThread;
 use tandem_orchestrator::{OrchestratorArgs, Pair};
 use tandem_serving::Shutdown;
-use tandem_worker::WorkerArgs;
+use tandem_worker::WorkerConfig;
 use turmoil::{Builder, Sim};
 
 use super::network::{SimulatedNetwork, incoming};
@@ -51,16 +51,19 @@ pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
 }
 
 async fn serve_worker(world: World, host: String, target: bool, kv_tokens: usize) -> turmoil::Result {
-    let mut args = WorkerArgs::try_parse_from(["worker", "--model", "toy", "--session-lease-seconds", "2"])?;
-    args.incarnation = world.begin_life();
+    let config = WorkerConfig {
+        session_lease: Duration::from_secs(2),
+        incarnation: world.begin_life(),
+        ..WorkerConfig::default()
+    };
     let model = if target { TARGET } else { DRAFT };
     let model = ModelThread::start_as_task(model.loaded(&host, kv_tokens));
     let shutdown = Shutdown::new();
     world.with(|w| w.workers.insert(host, (model.budget().clone(), shutdown.clone())));
     let serving = if target {
-        tandem_target_service::serving(model, &args)
+        tandem_target_service::serving(model, &config)
     } else {
-        tandem_draft_service::serving(model, &args)
+        tandem_draft_service::serving(model, &config)
     };
     Ok(serving.run(incoming().await?, shutdown).await?)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
-use tandem_serving::seconds;
+use tandem_serving::args::seconds;
 
 /// Measures draft, target and orchestrator, as processes, under loads that are meant to hurt.
 #[derive(Clone, Debug, Parser)]

@@ -15,9 +15,13 @@ pub enum KeyError {
     Malformed,
     #[error("the API key is not known")]
     Unknown,
-    #[error("key {name} already has {limit} generations running or queued, its limit: wait until some of them end")]
+    #[error(
+        "key {name} already has {limit} generations running or queued, its limit: wait until some of them end"
+    )]
     Busy { name: Arc<str>, limit: usize },
-    #[error("key {name} may have {limit} generations at once, but {requested} were requested: request fewer choices")]
+    #[error(
+        "key {name} may have {limit} generations at once, but {requested} were requested: request fewer choices"
+    )]
     TooMany { name: Arc<str>, limit: usize, requested: usize },
     #[error(
         "key {name} has used its {limit} tokens per minute, and this request may need {needed}: try again in {} s, or request \

@@ -84,8 +84,12 @@ impl QuotaReservation {
             let mut used = usage.used();
             let name = usage.name.clone();
             match usage.limits.concurrent {
-                Some(limit) if sequences > limit => return Err(KeyError::TooMany { name, limit, requested: sequences }),
-                Some(limit) if used.running + sequences > limit => return Err(KeyError::Busy { name, limit }),
+                Some(limit) if sequences > limit => {
+                    return Err(KeyError::TooMany { name, limit, requested: sequences });
+                }
+                Some(limit) if used.running + sequences > limit => {
+                    return Err(KeyError::Busy { name, limit });
+                }
                 _ => used.running += sequences,
             }
         }

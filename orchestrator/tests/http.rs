@@ -1,12 +1,9 @@
-//! The HTTP API, over real sockets, on the bundled pair. The real OpenAI client is in crates/testkit/clients.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+//! The HTTP API over real sockets, with the bundled pair. OpenAI's own client is tested in crates/e2e/clients.
 
-mod common;
-
-use common::{ANSWER, PROMPT, System};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tandem_proto::v1;
+use tandem_testkit::{ANSWER, PROMPT, System, greedy};
 
 struct Web {
     system: System,
@@ -19,7 +16,7 @@ impl Web {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.system.local.http.unwrap())
+        format!("http://{}{path}", self.system.http)
     }
 
     async fn get(&self, path: &str) -> Response {
@@ -36,7 +33,7 @@ impl Web {
         response.json().await.unwrap()
     }
 
-    /// The objects of a stream, which ends in `[DONE]`.
+    /// The objects of a stream, which ends with `[DONE]`.
     async fn stream(&self, change: Value) -> Vec<Value> {
         let mut body = completion(change);
         body["stream"] = true.into();
@@ -57,7 +54,7 @@ fn completion(change: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_completion_is_what_grpc_writes_streamed_or_not() {
+async fn a_completion_is_the_same_as_over_grpc_streamed_or_not() {
     let mut web = Web::start().await;
     let whole = web.complete(json!({})).await;
     assert_eq!(whole["choices"][0]["text"], ANSWER);
@@ -78,16 +75,18 @@ async fn a_completion_is_what_grpc_writes_streamed_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn log_probs_of_a_drafted_text_are_those_of_the_autoregressive_one() {
+async fn log_probs_of_a_drafted_choice_are_those_of_the_autoregressive_one() {
     let web = Web::start().await;
     let ask = async |method: &str| {
         let decoding = json!({ "method": method });
         let body = json!({ "decoding": decoding, "temperature": 1, "seed": 3, "logprobs": 5 });
         web.complete(body).await["choices"][0].clone()
     };
-    let (drafted, plain) = (ask("exact-match").await, ask("autoregressive").await);
+    let drafted = ask("exact-match").await;
+    let plain = ask("autoregressive").await;
     assert_eq!(drafted["text"], plain["text"]);
-    let (drafted, plain) = (&drafted["logprobs"], &plain["logprobs"]);
+    let drafted = &drafted["logprobs"];
+    let plain = &plain["logprobs"];
     assert_eq!(drafted["tokens"], plain["tokens"]);
     let numbers = |v: &Value| v.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect::<Vec<_>>();
     let pairs = numbers(&drafted["token_logprobs"]).into_iter().zip(numbers(&plain["token_logprobs"]));
@@ -99,7 +98,7 @@ async fn log_probs_of_a_drafted_text_are_those_of_the_autoregressive_one() {
         drafted["top_logprobs"].as_array().unwrap().iter().zip(plain["top_logprobs"].as_array().unwrap());
     for ((a, b), text) in tops.zip(drafted["tokens"].as_array().unwrap()) {
         let (a, b) = (a.as_object().unwrap(), b.as_object().unwrap());
-        // Texts of tokens may coincide, but not of five.
+        // Two tokens may have the same text, so that one of the five is missing.
         assert!(a.len() >= 4 && a.len() == b.len());
         assert!(a.iter().all(|(k, v)| (v.as_f64().unwrap() - b[k].as_f64().unwrap()).abs() < 1e-4), "{text}");
     }
@@ -107,7 +106,7 @@ async fn log_probs_of_a_drafted_text_are_those_of_the_autoregressive_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_texts_at_once_are_those_of_their_seeds() {
+async fn several_choices_are_those_of_their_seeds() {
     let web = Web::start().await;
     let settings = |seed: u64, n: u32| json!({ "temperature": 1, "seed": seed, "n": n, "max_tokens": 12 });
     let three = web.complete(settings(5, 3)).await;
@@ -123,13 +122,13 @@ async fn several_texts_at_once_are_those_of_their_seeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trace_tells_how_each_token_came_to_be() {
+async fn a_trace_shows_how_each_token_was_generated() {
     let web = Web::start().await;
     let chunks = web.stream(json!({ "decoding": { "trace": true } })).await;
     let tokens: Vec<&Value> =
         chunks.iter().filter_map(|c| c["tandem"]["tokens"].as_array()).flatten().collect();
     let text: String = tokens.iter().map(|t| t["text"].as_str().unwrap()).collect();
-    // The stop string begins within the last token, which is therefore not given.
+    // The stop sequence begins within the last token, which is therefore left out.
     assert!(ANSWER.starts_with(&text) && ANSWER.len() - text.len() <= 1, "{text}");
     assert!(tokens.iter().any(|t| t["drafted"] == true) && tokens.iter().any(|t| t["drafted"] == false));
     let iteration =
@@ -145,7 +144,7 @@ async fn a_trace_tells_how_each_token_came_to_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
+async fn bad_requests_get_openais_errors_and_hold_nothing() {
     let mut web = Web::start().await;
     let path = "/v1/completions";
     for (change, param, code) in [
@@ -185,7 +184,7 @@ async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
         assert_eq!(sent.status(), StatusCode::BAD_REQUEST, "{body}");
     }
     assert_eq!(send(vec![b'"', 0xff, b'"']).await.status(), StatusCode::BAD_REQUEST);
-    // What a page of another site may send without asking.
+    // What a page of another site may send without a preflight request.
     let plain = web.client.post(web.url(path)).body(completion(json!({})).to_string()).send().await.unwrap();
     assert_eq!(plain.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let large = send(vec![b' '; 5 << 20]).await;
@@ -199,7 +198,7 @@ async fn bad_requests_get_openais_errors_and_cost_nobody_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_frees_everything() {
+async fn a_client_that_disconnects_frees_everything() {
     let mut web = Web::start().await;
     let endless =
         completion(json!({ "max_tokens": 4000, "stop": null, "ignore_eos": true, "stream": true, "n": 4 }));
@@ -211,7 +210,7 @@ async fn a_client_that_leaves_frees_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_there_is_is_told() {
+async fn models_status_and_page_are_served() {
     let web = Web::start().await;
     assert_eq!(web.get("/health").await.status(), StatusCode::OK);
     assert_eq!(web.get("/ready").await.status(), StatusCode::OK);
@@ -229,11 +228,11 @@ async fn what_there_is_is_told() {
     assert!(page.text().await.unwrap().contains("<script"));
 }
 
-/// gRPC offers what HTTP does.
+/// gRPC offers the same as HTTP.
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_has_names_candidates_and_alternatives_too() {
+async fn grpc_has_model_names_choices_and_alternatives_too() {
     let mut system = System::start().await;
-    let base = || common::greedy(v1::Method::Mmtad);
+    let base = || greedy(v1::Method::Mmtad);
     let unknown = system.generate(v1::GenerateRequest { model: "gpt-4".into(), ..base() }).await.unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::NotFound);
     let request = v1::GenerateRequest { n: Some(2), log_probs: true, top_log_probs: 3, ..base() };
@@ -243,12 +242,12 @@ async fn grpc_has_names_candidates_and_alternatives_too() {
         let Some(v1::generate_response::Event::Chunk(chunk)) = event.event else { continue };
         texts[event.index as usize] += &chunk.text;
         assert_eq!(chunk.top_log_probs.len(), chunk.token_ids.len());
-        // Greedy: each token is the likeliest.
+        // Greedy, so that each token is the likeliest.
         for (top, token) in chunk.top_log_probs.iter().zip(&chunk.token_ids) {
             assert_eq!((top.token_ids.len(), &top.token_ids[0]), (3, token));
         }
     }
     assert_eq!(texts, [ANSWER, ANSWER]);
-    let mtjd = v1::GenerateRequest { log_probs: true, top_log_probs: 1, ..common::greedy(v1::Method::Mtjd) };
+    let mtjd = v1::GenerateRequest { log_probs: true, top_log_probs: 1, ..greedy(v1::Method::Mtjd) };
     assert_eq!(system.generate(mtjd).await.unwrap_err().code(), tonic::Code::InvalidArgument);
 }

@@ -1,179 +1,190 @@
-//! The services over mutual TLS, and the public API with keys: real models, real connections, the client of the command line.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-#[path = "../../serving/tests/common/authority.rs"]
-mod authority;
-mod common;
+//! The services over mutual TLS, and the public API with keys: real models and real connections.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use authority::Authority;
-use clap::Parser;
-use common::{ANSWER, PROMPT, greedy};
-use tandem_cli::client::{AccessArgs, Client, EndpointTlsArgs, connect, generate};
-use tandem_cli::local::PairArgs;
-use tandem_engine::ModelThread;
-use tandem_orchestrator::{ConnectError, Keys, OrchestratorArgs, Pair, serving};
+use tandem_orchestrator::{ConnectError, Keys};
 use tandem_proto::v1;
-use tandem_serving::{ServerTls, Serving, Shutdown, bind, incoming};
-use tandem_worker::WorkerArgs;
-use tonic::{Code, Status};
+use tandem_proto::v1::generation_client::GenerationClient;
+use tandem_serving::{ClientTls, ClientTlsFiles, ServerTls};
+use tandem_testkit::{
+    ANSWER, Authority, PROMPT, Services, bundled_model, generate, greedy, loopback_listener,
+    orchestrator_args, orchestrator_serving, worker_args,
+};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 const KEY: &str = "the-key-of-alice-for-tests";
 
-/// Ends what it was given to.
-#[derive(Default)]
-struct Running(Shutdown);
+type Client = GenerationClient<InterceptedService<Channel, Key>>;
+/// Files of a certificate and its key.
+type Identity = (PathBuf, PathBuf);
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.end_now();
+/// Puts an API key on every request, if there is one.
+#[derive(Clone)]
+struct Key(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Key {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("authorization", key.clone());
+        }
+        Ok(request)
     }
 }
 
-impl Running {
-    /// Serves on a port of the system's choice: its URL.
-    async fn serve(&self, serving: Serving, tls: Option<ServerTls>) -> String {
-        let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port());
-        tokio::spawn(serving.run(incoming(listener, tls), self.0.clone()));
-        url
-    }
+/// A client of the orchestrator at `url`, which connects when it is first used.
+fn client(url: &str, key: Option<&str>) -> Client {
+    with_channel(Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy(), key)
+}
 
-    /// The bundled pair as workers: flags of an orchestrator that name them.
-    async fn workers(&self, tls: Option<&ServerTls>) -> String {
-        let args = WorkerArgs::parse_from(["worker", "--model", ""]);
-        let pair = PairArgs::default();
-        let draft: ModelThread = pair.draft_model().unwrap().start(None).await.unwrap();
-        let target: ModelThread = pair.target_model().unwrap().start(None).await.unwrap();
-        let draft = self.serve(tandem_draft_service::serving(draft, &args), tls.cloned()).await;
-        let target = self.serve(tandem_target_service::serving(target, &args), tls.cloned()).await;
-        format!("orchestrator --connect-seconds 1 --draft {draft} --target {target}")
-    }
+fn with_channel(channel: Channel, key: Option<&str>) -> Client {
+    let key = key.map(|key| format!("Bearer {key}").parse().unwrap());
+    GenerationClient::with_interceptor(channel, Key(key))
+}
 
-    async fn orchestrator(&self, flags: &str) -> Result<String, ConnectError> {
-        let args = OrchestratorArgs::try_parse_from(flags.split_whitespace()).unwrap();
-        let network = args.worker_tls.network(&args.names()).unwrap().shared();
-        let pair = Pair::connect(args.names(), args.patience(), args.limits.workers(), network).await?;
-        Ok(self.serve(serving(pair, &args, None), args.serve.tls.load().unwrap()).await)
-    }
+/// The same over TLS to a server that `ca` has signed, with the certificate `identity`.
+async fn tls_client(
+    url: &str,
+    ca: &Path,
+    identity: Option<&Identity>,
+) -> Result<Client, tonic::transport::Error> {
+    let files = ClientTlsFiles { ca: Some(ca.to_owned()), identity: identity.cloned() };
+    let connector = ClientTls::load(&files).unwrap().connector("localhost".to_owned());
+    let endpoint = Endpoint::from_shared(url.to_owned()).unwrap();
+    Ok(with_channel(endpoint.connect_with_connector(connector).await?, None))
 }
 
 async fn answer(mut client: Client) -> Result<String, Status> {
-    generate(&mut client, greedy(v1::Method::Mmtad), |_| ()).await.map(|answer| answer.text)
+    generate(&mut client, greedy(v1::Method::Mmtad)).await.map(|answer| answer.text)
 }
 
-fn with(ca: &Path, identity: Option<&(PathBuf, PathBuf)>) -> AccessArgs {
-    let (tls_cert, tls_key) = identity.cloned().unzip();
-    let tls = EndpointTlsArgs { tls_ca: Some(ca.to_path_buf()), tls_cert, tls_key };
-    AccessArgs { tls, ..AccessArgs::default() }
+/// The message of an error and of those that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Serves the bundled pair, and returns the flags of an orchestrator that name the two workers.
+async fn serve_workers(services: &Services, tls: Option<&ServerTls>) -> String {
+    let args = worker_args("");
+    let draft = tandem_draft_service::serving(bundled_model("draft").await, &args);
+    let target = tandem_target_service::serving(bundled_model("target").await, &args);
+    let draft = services.serve(draft, tls.cloned()).await.port();
+    let target = services.serve(target, tls.cloned()).await.port();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    format!("--connect-seconds 1 --draft {scheme}://localhost:{draft} --target {scheme}://localhost:{target}")
+}
+
+/// Serves an orchestrator over TLS, if `flags` have a certificate, and returns its URL.
+async fn serve_orchestrator(services: &Services, flags: &str) -> Result<String, ConnectError> {
+    let args = orchestrator_args(flags);
+    let network = args.worker_tls.network(&args.names()).unwrap().shared();
+    let serving = orchestrator_serving(&args, network, args.patience(), None).await?;
+    let tls = args.serve.tls.load().unwrap();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://localhost:{}", services.serve(serving, tls).await.port()))
+}
+
+fn worker_identity((cert, key): &Identity) -> String {
+    format!("--worker-cert {} --worker-key {}", cert.display(), key.display())
 }
 
 #[tokio::test]
-async fn a_text_is_written_over_mutual_tls_from_end_to_end() {
+async fn a_generation_runs_over_mutual_tls_from_end_to_end() {
     let dir = tempfile::tempdir().unwrap();
-    // Two CAs, so that a user's certificate opens no worker.
-    let (inside, public) = (Authority::new(dir.path(), "inside"), Authority::new(dir.path(), "public"));
-    let running = Running::default();
+    // Two CAs, so that a user's certificate gives no access to workers.
+    let inside = Authority::new(dir.path(), "inside");
+    let public = Authority::new(dir.path(), "public");
+    let services = Services::default();
     let workers = inside.server(dir.path(), Some(&inside)).load().unwrap();
-    let flags = running.workers(workers.as_ref()).await;
-    let (cert, key) = inside.sign((dir.path(), "orchestrator"), &["orchestrator"], |_| {});
-    let (user, user_key) = public.sign((dir.path(), "user"), &["user"], |_| {});
-    let (face, face_key) = public.sign((dir.path(), "face"), &["localhost"], |_| {});
+    let flags = serve_workers(&services, workers.as_ref()).await;
+    let inner = inside.sign((dir.path(), "orchestrator"), &["orchestrator"], |_| {});
+    let user = public.sign((dir.path(), "user"), &["user"], |_| {});
+    let (cert, key) = public.sign((dir.path(), "public-api"), &["localhost"], |_| {});
     let trusting = |ca: &Path| format!("{flags} --worker-ca {}", ca.display());
-    let shown =
-        |cert: &Path, key: &Path| format!("--worker-cert {} --worker-key {}", cert.display(), key.display());
-
-    let known = format!("{} {}", trusting(&inside.ca), shown(&cert, &key));
+    let known = format!("{} {}", trusting(&inside.ca), worker_identity(&inner));
     let tls = format!(
         "--tls-cert {} --tls-key {} --tls-client-ca {}",
-        face.display(),
-        face_key.display(),
+        cert.display(),
+        key.display(),
         public.ca.display()
     );
-    let url = running.orchestrator(&format!("{known} {tls}")).await.unwrap();
-    let user = (user, user_key);
-    let client = with(&public.ca, Some(&user)).connect(&url).await.unwrap();
+    let url = serve_orchestrator(&services, &format!("{known} {tls}")).await.unwrap();
+    let client = tls_client(&url, &public.ca, Some(&user)).await.unwrap();
     assert_eq!(answer(client).await.unwrap(), ANSWER);
 
-    let probe = async |ca: &Path, identity: Option<&(PathBuf, PathBuf)>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
-        command.args(["probe", &url, "--timeout-seconds", "20", "--tls-ca"]).arg(ca);
-        if let Some((cert, key)) = identity {
-            command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
-        }
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        (output.status.success(), String::from_utf8(output.stderr).unwrap())
-    };
-    let (serves, errors) = probe(&public.ca, Some(&user)).await;
-    assert!(serves, "{errors}");
-    let (serves, errors) = probe(&public.ca, None).await;
-    assert!(!serves && errors.contains("--tls-cert"), "{errors}");
-    let (serves, errors) = probe(&inside.ca, Some(&user)).await;
-    assert!(!serves && errors.contains("UnknownIssuer"), "{errors}");
-
-    // Clients that do not know the CA, or are not known to it.
-    let untrusting = with(&inside.ca, Some(&user)).connect(&url).await.unwrap_err();
-    assert!(format!("{untrusting:#}").contains("UnknownIssuer"), "{untrusting:#}");
-    for identity in [None, Some(&(cert, key))] {
-        match with(&public.ca, identity).connect(&url).await {
-            // With TLS 1.3 a client thinks that the handshake is over before the server has seen its certificate.
+    // A client that does not trust the server, and clients that the server does not trust.
+    let untrusting = chain(&tls_client(&url, &inside.ca, Some(&user)).await.unwrap_err());
+    assert!(untrusting.contains("UnknownIssuer"), "{untrusting}");
+    for identity in [None, Some(&inner)] {
+        match tls_client(&url, &public.ca, identity).await {
+            // With TLS 1.3 the handshake ends for the client before the server has seen the certificate.
             Ok(client) => drop(answer(client).await.unwrap_err()),
-            Err(error) => assert!(format!("{error:#}").contains("certificate"), "{error:#}"),
+            Err(error) => assert!(chain(&error).contains("certificate"), "{}", chain(&error)),
         }
     }
-    // Orchestrators that do not know the workers' CA, or are not known to the workers.
-    let error = running.orchestrator(&trusting(&public.ca)).await.unwrap_err().to_string();
+    // An orchestrator that does not trust the workers, and orchestrators that the workers do not trust.
+    let error = serve_orchestrator(&services, &trusting(&public.ca)).await.unwrap_err().to_string();
     assert!(error.contains("UnknownIssuer"), "{error}");
-    for strange in [trusting(&inside.ca), format!("{} {}", trusting(&inside.ca), shown(&user.0, &user.1))] {
-        let error = running.orchestrator(&strange).await.unwrap_err();
+    let unknown = format!("{} {}", trusting(&inside.ca), worker_identity(&user));
+    for flags in [trusting(&inside.ca), unknown] {
+        let error = serve_orchestrator(&services, &flags).await.unwrap_err();
         assert!(matches!(error, ConnectError::NoWorker { .. }), "{error}");
     }
-    // Nor does anybody speak to them in plain text.
+    // Workers with TLS do not answer in plain text.
     let plain = flags.replace("https://", "http://");
-    assert!(running.orchestrator(&plain).await.is_err());
-}
-
-fn keyed(key: &str) -> AccessArgs {
-    AccessArgs { api_key: key.parse().unwrap(), ..AccessArgs::default() }
+    assert!(serve_orchestrator(&services, &plain).await.is_err());
 }
 
 #[tokio::test]
-async fn an_api_with_keys_serves_those_who_have_one_within_its_limits() {
+async fn an_api_with_keys_serves_their_owners_within_their_limits() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys");
     std::fs::write(&path, format!("alice {KEY} concurrent=1 tokens_per_minute=2000\n")).unwrap();
-    let running = Running::default();
-    let flags = running.workers(None).await;
+    let services = Services::default();
     let keys = Keys::load(path.clone()).unwrap();
-    let mut args = OrchestratorArgs::try_parse_from(flags.split_whitespace()).unwrap();
+    let mut args = orchestrator_args(&serve_workers(&services, None).await);
     args.access.api_keys_file = Some(keys.clone());
     let network = args.worker_tls.network(&args.names()).unwrap().shared();
-    let pair = Pair::connect(args.names(), args.patience(), args.limits.workers(), network).await.unwrap();
-    let http = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let http = loopback_listener().await;
     let web = format!("http://{}", http.local_addr().unwrap());
-    let url = running.serve(serving(pair, &args, Some((http, None))), None).await;
+    let serving = orchestrator_serving(&args, network, args.patience(), Some(http)).await.unwrap();
+    let url = format!("http://{}", services.serve(serving, None).await);
 
-    for stranger in [connect(&url).await.unwrap(), keyed("not-the-key-of-alice").connect(&url).await.unwrap()]
-    {
-        assert_eq!(answer(stranger.clone()).await.unwrap_err().code(), Code::Unauthenticated);
-        let status = stranger.clone().get_status(v1::GetStatusRequest {}).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unauthenticated);
-    }
-    // More than a header may have: refused by the transport, and nobody's loss.
-    let huge = keyed(&"x".repeat(100_000)).connect(&url).await.unwrap();
-    answer(huge).await.unwrap_err();
-    let alice = keyed(KEY).connect(&url).await.unwrap();
+    check_unknown_keys(&url).await;
+    let alice = client(&url, Some(KEY));
     assert_eq!(answer(alice.clone()).await.unwrap(), ANSWER);
     alice.clone().get_status(v1::GetStatusRequest {}).await.unwrap();
+    check_http(&web).await;
+    check_concurrency_limit(&alice, &web).await;
+    check_token_limit(&alice).await;
 
-    over_http(&web).await;
+    // A changed file takes effect with the next request.
+    let next = "the-next-key-of-alice-for-tests";
+    std::fs::write(&path, format!("alice {KEY}\nbob {next}\n")).unwrap();
+    assert!(keys.refresh().unwrap());
+    for key in [KEY, next] {
+        assert_eq!(answer(client(&url, Some(key))).await.unwrap(), ANSWER);
+    }
+}
 
-    // One at a time.
+async fn check_unknown_keys(url: &str) {
+    for mut stranger in [client(url, None), client(url, Some("not-the-key-of-alice"))] {
+        assert_eq!(answer(stranger.clone()).await.unwrap_err().code(), Code::Unauthenticated);
+        let status = stranger.get_status(v1::GetStatusRequest {}).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+    }
+    // Longer than a header may be: the transport refuses it, and other clients do not notice.
+    answer(client(url, Some(&"x".repeat(100_000)))).await.unwrap_err();
+}
+
+/// The key allows one generation at a time.
+async fn check_concurrency_limit(alice: &Client, web: &str) {
     let mut first = alice.clone().generate(endless(100)).await.unwrap().into_inner();
     first.message().await.unwrap().unwrap();
     let refused = answer(alice.clone()).await.unwrap_err();
@@ -181,42 +192,35 @@ async fn an_api_with_keys_serves_those_who_have_one_within_its_limits() {
     assert!(refused.message().contains("alice has 1 generations"), "{refused:?}");
     let busy = reqwest::Client::new().post(format!("{web}/v1/completions")).bearer_auth(KEY);
     let busy = busy.json(&serde_json::json!({ "prompt": PROMPT })).send().await.unwrap();
-    assert_eq!((busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+    assert_eq!(busy.status(), 429);
+    assert_eq!(busy.headers()["retry-after"], "1");
     while first.message().await.unwrap().is_some() {}
+}
 
-    // The tokens of a minute: each text needs its prompt's tokens and 100.
+/// The key allows some tokens per minute. Each generation needs those of its prompt, and 100.
+async fn check_token_limit(alice: &Client) {
     let retry_after = loop {
-        match generate(&mut alice.clone(), endless(100), |_| ()).await {
+        match generate(&mut alice.clone(), endless(100)).await {
             Ok(_) => {}
-            // The place of the text before is freed just behind its end.
+            // The permit of a generation is returned shortly after its stream has ended.
             Err(status) if status.message().contains("alice has 1 generations") => {}
             Err(status) => break status.get_details_retry_info().unwrap().retry_delay.unwrap(),
         }
     };
-    assert!(
-        retry_after > Duration::from_millis(1) && retry_after < Duration::from_secs(60),
-        "{retry_after:?}"
-    );
-
-    // Another key, another limit: from the next request on.
-    let next = "the-next-key-of-alice-for-tests";
-    std::fs::write(&path, format!("alice {KEY}\nbob {next}\n")).unwrap();
-    assert!(keys.refresh().unwrap());
-    for key in [KEY, next] {
-        assert_eq!(answer(keyed(key).connect(&url).await.unwrap()).await.unwrap(), ANSWER);
-    }
+    let allowed = Duration::from_millis(1)..Duration::from_secs(60);
+    assert!(retry_after > allowed.start && retry_after < allowed.end, "{retry_after:?}");
 }
 
-/// The same over HTTP, with its codes.
-async fn over_http(web: &str) {
+/// Keys over HTTP, with its status codes.
+async fn check_http(web: &str) {
     let client = reqwest::Client::new();
     let post = async |key: Option<&str>, n: u32| {
         let body = serde_json::json!({ "prompt": PROMPT, "n": n, "max_tokens": 4 });
         let request = client.post(format!("{web}/v1/completions")).json(&body);
         key.map_or(request.try_clone().unwrap(), |key| request.bearer_auth(key)).send().await.unwrap()
     };
-    for stranger in [None, Some("not-the-key-of-alice")] {
-        let refused = post(stranger, 1).await;
+    for key in [None, Some("not-the-key-of-alice")] {
+        let refused = post(key, 1).await;
         assert_eq!(refused.status(), 401);
         let error: serde_json::Value = refused.json().await.unwrap();
         assert_eq!(error["error"]["code"], "invalid_api_key");
@@ -230,7 +234,7 @@ async fn over_http(web: &str) {
         assert_eq!(client.get(format!("{web}{path}")).send().await.unwrap().status(), 200, "{path}");
     }
     assert_eq!(post(Some(KEY), 1).await.status(), 200);
-    // Two texts are two generations at once, which waiting does not change.
+    // Two choices are two generations at once, so that this request can never be served.
     assert_eq!(post(Some(KEY), 2).await.status(), 400);
 }
 
@@ -241,10 +245,4 @@ fn endless(max_new_tokens: u32) -> v1::GenerateRequest {
         max_new_tokens: Some(max_new_tokens),
         ..greedy(v1::Method::Mmtad)
     }
-}
-
-#[test]
-fn no_flag_shows_a_key() {
-    let shown = format!("{:?}", keyed(KEY));
-    assert!(!shown.contains(KEY) && shown.contains("hidden"), "{shown}");
 }

@@ -1,10 +1,9 @@
-//! The three services as processes on this machine, under load, while their workers are killed, stopped and drained at random: no
-//! stream may be lost, no token may differ from the undisturbed text, and the orchestrator may not grow.
+//! The three services as processes on this machine, under load, while their workers are killed, stopped and drained at
+//! random. No stream may be lost, no token may differ from the undisturbed sequence, and the orchestrator may not grow.
 //!
-//!     deploy/chaos.sh --streams 32 --faults 100
-
-// A program for people, and its report is what it is for.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+//! ```text
+//! crates/e2e/chaos.sh --streams 32 --faults 100
+//! ```
 
 mod args;
 mod cases;
@@ -14,42 +13,20 @@ mod services;
 mod streams;
 mod verdict;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::time::Instant;
 
-use args::Args;
 use faults::Storm;
 use report::{Memory, Report};
 use services::System;
 use streams::Streams;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    // Dropping the run ends all processes, which a signal that ends this one alone would leave behind.
-    let result = tokio::select! {
-        result = run(Args::parse()) => result,
-        result = interrupted() => result,
-    };
-    match result {
-        Ok(violations) if violations.is_empty() => ExitCode::SUCCESS,
-        Ok(violations) => {
-            violations.iter().for_each(|violation| eprintln!("violation: {violation}"));
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
+pub(crate) use args::Args;
 
-/// Runs everything and shows the report: what should not have happened.
-async fn run(args: Args) -> anyhow::Result<Vec<String>> {
+/// Runs everything, prints the report, and returns its violations.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Vec<String>> {
     let seed = args.seed.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let begun = Instant::now();
@@ -84,12 +61,12 @@ async fn run(args: Args) -> anyhow::Result<Vec<String>> {
     Ok(report.violations())
 }
 
-/// A bar over the faults, beside how many streams have finished.
+/// A bar over the faults, with the number of streams that have finished.
 fn progress_bar(faults: u64, streams: &Streams) -> ProgressBar {
     let bar = ProgressBar::new(faults);
-    let count = streams.board();
-    let finished = move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-        let tally = count.tally();
+    let board = streams.board();
+    let finished = move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let tally = board.tally();
         let _ = write!(out, "{} streams finished, {} lost", tally.finished, tally.lost.len());
     };
     if let Ok(style) = ProgressStyle::with_template("{pos}/{len} faults {wide_bar} {streams} {elapsed}") {
@@ -97,14 +74,4 @@ fn progress_bar(faults: u64, streams: &Streams) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
-}
-
-/// Returns when somebody asks this process to end.
-async fn interrupted() -> anyhow::Result<Vec<String>> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    anyhow::bail!("interrupted before the end: nothing was shown to hold")
 }

@@ -1,7 +1,12 @@
-//! `under-load`: what the services, as processes, do under a load that is meant to hurt.
+//! What the services, as processes, do under a load that is meant to hurt.
 //!
-//! `stall`: what a running text feels of the longest prompt that is admitted beside it. `cycles`: what thousands of clients that go
-//! away leave behind. `overload`: who is served and who is refused when ten times as much is asked as can be done.
+//! `stall`: how much a running stream slows down while the longest prompts are admitted beside it. `cycles`: what thousands of
+//! clients that disconnect leave behind. `overload`: which requests are served and which are refused when ten times as many
+//! arrive as can be served.
+//!
+//! ```text
+//! crates/e2e/load.sh stall --rounds 2
+//! ```
 
 mod args;
 mod client;
@@ -9,18 +14,16 @@ mod cluster;
 mod cycles;
 mod figures;
 mod overload;
-mod progress;
 mod stall;
 
-use std::process::ExitCode;
-
 use anyhow::Context;
-use clap::Parser;
 use serde::Serialize;
 
-use crate::args::{Args, Section};
+use args::Section;
 
-/// All that was measured.
+pub(crate) use args::Args;
+
+/// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 struct Report {
     processors: usize,
@@ -35,28 +38,24 @@ struct Report {
     violations: Vec<String>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+/// Runs the sections that were requested, prints their figures, and returns the violations.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Vec<String>> {
     let mut report = Report {
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         worker_flags: args.setup.worker_flags(),
         ..Report::default()
     };
-    run(&args, &mut report).await?;
+    run_sections(&args, &mut report).await?;
     if let Some(path) = &args.setup.json {
         let mut json = serde_json::to_string_pretty(&report)?;
         json.push('\n');
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for violation in &report.violations {
-        anstream::eprintln!("violation: {violation}");
-    }
-    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(report.violations)
 }
 
-/// The sections asked for, each shown as soon as it is there.
-async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
+/// Prints each section as soon as it is done.
+async fn run_sections(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let setup = &args.setup;
     if let Section::Stall(flags) | Section::All { stall: flags, .. } = &args.section {
         report.stall = stall::run(setup, flags).await?;

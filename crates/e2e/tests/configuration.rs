@@ -1,15 +1,18 @@
-//! docs/configuration.md is what the flags say of themselves.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+//! docs/configuration.md is generated from the flags.
+//!
+//! ```text
+//! TANDEM_UPDATE_DOCS=1 cargo test -p tandem-e2e configuration    # writes it anew
+//! ```
 
 use std::fmt::Write;
 
-use clap::{Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 use tandem_cli::Cli;
 use tandem_orchestrator::OrchestratorArgs;
 use tandem_worker::WorkerArgs;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
-/// Set, it writes the file anew.
+/// If this is set, the test writes the file.
 const UPDATE: &str = "TANDEM_UPDATE_DOCS";
 
 #[test]
@@ -21,7 +24,7 @@ fn the_reference_of_all_flags_is_current() {
     let found = std::fs::read_to_string(FILE).unwrap_or_default();
     assert!(
         found == expected,
-        "docs/configuration.md is old: run {UPDATE}=1 cargo test --workspace --test configuration"
+        "docs/configuration.md is out of date: run {UPDATE}=1 cargo test -p tandem-e2e configuration"
     );
 }
 
@@ -30,9 +33,10 @@ fn reference() -> String {
         "# Configuration\n\nGenerated from the flags. Every flag is given on the command line or, where one is named, by the \
          environment variable; the command line wins.\n",
     );
-    let worker = |name: &'static str, about: &'static str| WorkerArgs::command().name(name).about(about);
-    describe(&mut out, worker("tandem-draft", "The draft service: proposes token trees"), "");
-    describe(&mut out, worker("tandem-target", "The target service: scores token trees"), "");
+    let draft = WorkerArgs::command().name("tandem-draft");
+    describe(&mut out, draft.about("The draft service: proposes token trees"), "");
+    let target = WorkerArgs::command().name("tandem-target");
+    describe(&mut out, target.about("The target service: scores token trees"), "");
     let orchestrator = OrchestratorArgs::command().name("tandem-orchestrator");
     describe(&mut out, orchestrator.about("The orchestrator: the generate loop, and the public APIs"), "");
     for command in Cli::command().get_subcommands() {
@@ -41,28 +45,46 @@ fn reference() -> String {
     out
 }
 
+/// A section for a command, with a table of its flags.
 fn describe(out: &mut String, mut command: Command, prefix: &str) {
     command.build();
     writeln!(out, "\n## `{prefix}{}`\n", command.get_name()).unwrap();
     writeln!(out, "{}.\n", command.get_about().map(ToString::to_string).unwrap_or_default()).unwrap();
     writeln!(out, "| flag | environment | default | meaning |\n|---|---|---|---|").unwrap();
     for arg in command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
-        let values: Vec<String> =
-            arg.get_value_names().unwrap_or_default().iter().map(|n| format!("<{n}>")).collect();
-        let takes = arg.get_action().takes_values() && !values.is_empty();
-        let value = if takes { values.join(" ") } else { String::new() };
-        let flag = match arg.get_long() {
-            Some(long) if takes => format!("--{long} {value}"),
-            Some(long) => format!("--{long}"),
-            None => value,
-        };
-        let code = |text: String| if text.is_empty() { String::new() } else { format!("`{text}`") };
-        let env = arg.get_env().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-        let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
-        let defaults = if arg.get_action().takes_values() { defaults.join(",") } else { String::new() };
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let cells = [code(flag), code(env), code(defaults), help];
+        let cells = [flag(arg), environment(arg), default(arg), help(arg)];
         let cells = cells.map(|cell| cell.replace('|', "\\|").replace('\n', " "));
         writeln!(out, "| {} |", cells.join(" | ")).unwrap();
     }
+}
+
+fn flag(arg: &Arg) -> String {
+    let names = arg.get_value_names().unwrap_or_default();
+    let values: Vec<String> = names.iter().map(|name| format!("<{name}>")).collect();
+    let value = if arg.get_action().takes_values() { values.join(" ") } else { String::new() };
+    code(match arg.get_long() {
+        Some(long) => format!("--{long} {value}").trim_end().to_owned(),
+        None => value,
+    })
+}
+
+fn environment(arg: &Arg) -> String {
+    code(arg.get_env().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+fn default(arg: &Arg) -> String {
+    if !arg.get_action().takes_values() {
+        return String::new();
+    }
+    let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    code(values.join(","))
+}
+
+fn help(arg: &Arg) -> String {
+    arg.get_help().map(ToString::to_string).unwrap_or_default()
+}
+
+/// `text` as code in Markdown, if there is any.
+fn code(text: String) -> String {
+    if text.is_empty() { text } else { format!("`{text}`") }
 }

@@ -1,14 +1,9 @@
 //! The three services with the bundled pair, over real gRPC.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
-
-use common::{ANSWER, PROMPT, System, channel, greedy, request, statistics};
-use tandem_cli::client::Answer;
 use tandem_decoding::Method;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{method_to_wire, v1};
+use tandem_testkit::{ANSWER, Answer, PROMPT, System, channel, greedy, request, statistics};
 use tonic::Code;
 
 #[tokio::test]
@@ -24,7 +19,7 @@ async fn every_method_answers_and_its_statistics_add_up() {
         let lossy = matches!(method, v1::Method::Mtad | v1::Method::Mmtad | v1::Method::Mtjd);
         assert_eq!(s.lossless, !lossy);
         assert_eq!(s.new_tokens as usize, text.token_ids.len());
-        // Every iteration commits its accepted nodes and a bonus token; the last ones may lie behind the stop.
+        // Every iteration commits its accepted nodes and a bonus token; some of the last may come after the stop.
         assert!(s.iterations + s.accepted_tokens > s.new_tokens);
         assert_eq!(s.accepted_by_depth.iter().sum::<u32>(), s.accepted_tokens);
         let parts = s.waiting_ms + s.prefill_ms + s.draft_ms + s.target_ms + s.orchestration_ms;
@@ -52,7 +47,7 @@ fn held_out(count: usize) -> Vec<String> {
 async fn exact_match_gives_token_for_token_what_autoregressive_decoding_gives() {
     let mut system = System::start().await;
     for (i, prompt) in held_out(50).iter().enumerate() {
-        // Greedy, and with draws: a seed draws the same token at the same position, drafted or not.
+        // Greedy and sampled: a seed draws the same token at the same position, drafted or not.
         for temperature in if i < 10 { &[0.0, 1.0][..] } else { &[0.0] } {
             let with =
                 |method| v1::GenerateRequest { temperature: Some(*temperature), ..request(prompt, method) };
@@ -64,9 +59,9 @@ async fn exact_match_gives_token_for_token_what_autoregressive_decoding_gives() 
     }
 }
 
-/// Scores `text` behind the prompt on the target alone, token by token, without drafts, filters or temperature.
-async fn unwarped_log_probs(system: &System, prompt: &[u32], text: &[u32]) -> Vec<f64> {
-    let mut target = TargetClient::new(channel(system.local.target).await);
+/// Scores `sequence` after the prompt on the target alone, token by token, without drafts, filters or temperature.
+async fn unwarped_log_probs(system: &System, prompt: &[u32], sequence: &[u32]) -> Vec<f64> {
+    let mut target = TargetClient::new(channel(system.target).await);
     let open = v1::OpenSessionRequest {
         prompt_tokens: prompt.to_vec(),
         max_new_tokens: 200,
@@ -76,10 +71,10 @@ async fn unwarped_log_probs(system: &System, prompt: &[u32], text: &[u32]) -> Ve
     };
     let mut handle = target.open_session(open).await.unwrap().into_inner().handle.unwrap();
     let mut log_probs = Vec::new();
-    for (step, &token) in (1..).zip(text) {
+    for (step, &token) in (1..).zip(sequence) {
         let commit = (step > 1).then(|| {
             handle.committed_tokens += 1;
-            v1::Commit { bonus_token: text[step as usize - 2], accepted_nodes: vec![] }
+            v1::Commit { bonus_token: sequence[step as usize - 2], accepted_nodes: vec![] }
         });
         let tree = Some(v1::TokenTree { tokens: vec![token], parents: vec![-1] });
         let handle = Some(handle);
@@ -90,7 +85,7 @@ async fn unwarped_log_probs(system: &System, prompt: &[u32], text: &[u32]) -> Ve
     log_probs
 }
 
-/// Also that rejection sampling, whose distributions travel over the wire, writes what the target can say.
+/// Also checks rejection sampling, whose distributions cross the wire: it generates only tokens that the target allows.
 #[tokio::test]
 async fn log_probs_are_the_targets_own_whatever_the_method_and_the_warping() {
     let mut system = System::start().await;
@@ -118,16 +113,14 @@ async fn log_probs_are_the_targets_own_whatever_the_method_and_the_warping() {
     system.assert_all_freed().await;
 }
 
-/// The iterations make up the text.
+/// The iterations add up to the sequence.
 fn check_trace(answer: &Answer) {
     assert_eq!(answer.iterations.len(), statistics(answer).iterations as usize);
     let mut tokens = Vec::new();
     for iteration in &answer.iterations {
         let tree = iteration.tree.clone().unwrap();
-        assert_eq!(
-            (tree.tokens.len(), tree.tokens.len()),
-            (iteration.texts.len(), iteration.draft_joint_log_probs.len())
-        );
+        assert_eq!(iteration.texts.len(), tree.tokens.len());
+        assert_eq!(iteration.draft_joint_log_probs.len(), tree.tokens.len());
         tokens.extend(iteration.accepted_nodes.iter().map(|&n| tree.tokens[n as usize]));
         tokens.extend(iteration.bonus_token);
     }
@@ -135,17 +128,17 @@ fn check_trace(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn a_seed_repeats_and_tokens_are_as_good_as_text() {
+async fn a_seed_repeats_and_a_prompt_may_be_tokens() {
     let mut system = System::start().await;
     let first = system.generate(request(PROMPT, v1::Method::Mmtad)).await.unwrap();
     let again = system.generate(request(PROMPT, v1::Method::Mmtad)).await.unwrap();
     assert_eq!(first.token_ids, again.token_ids);
-    // Continue the greedy answer from its tokens: the text goes on as if it had not been interrupted.
+    // Continue the greedy answer from its tokens: the result is the same as without the interruption.
     let whole = system
         .generate(v1::GenerateRequest { max_new_tokens: Some(30), ..greedy(v1::Method::Autoregressive) })
         .await
         .unwrap();
-    let tokenizer = tokenizers(&system).await;
+    let tokenizer = target_tokenizer(&system).await;
     let mut ids = tokenizer.encode(PROMPT, true).unwrap().get_ids().to_vec();
     ids.extend(&whole.token_ids[..10]);
     let tokens = v1::GenerateRequest {
@@ -157,8 +150,8 @@ async fn a_seed_repeats_and_tokens_are_as_good_as_text() {
     assert_eq!(whole.token_ids[10..], rest.token_ids);
 }
 
-async fn tokenizers(system: &System) -> tokenizers::Tokenizer {
-    let mut target = TargetClient::new(channel(system.local.target).await);
+async fn target_tokenizer(system: &System) -> tokenizers::Tokenizer {
+    let mut target = TargetClient::new(channel(system.target).await);
     let mut chunks = target.get_tokenizer(v1::GetTokenizerRequest {}).await.unwrap().into_inner();
     let mut json = Vec::new();
     while let Some(part) = chunks.message().await.unwrap() {
@@ -168,7 +161,7 @@ async fn tokenizers(system: &System) -> tokenizers::Tokenizer {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_frees_both_sides() {
+async fn a_client_that_disconnects_frees_both_workers() {
     let mut system = System::start().await;
     for _ in 0..5 {
         let endless = v1::GenerateRequest {
@@ -180,7 +173,7 @@ async fn a_client_that_goes_away_frees_both_sides() {
         let mut events = system.client.generate(endless).await.unwrap().into_inner();
         events.message().await.unwrap().unwrap();
         events.message().await.unwrap().unwrap();
-        assert!(system.local.kv_tokens_used() > 0);
+        assert!(system.kv_tokens_used() > 0);
         drop(events);
         system.assert_all_freed().await;
     }
@@ -188,7 +181,7 @@ async fn a_client_that_goes_away_frees_both_sides() {
 }
 
 #[tokio::test]
-async fn the_end_of_the_context_ends_the_text() {
+async fn the_end_of_the_context_ends_the_generation() {
     let mut system = System::start().await;
     let endless = v1::GenerateRequest {
         stop: Vec::new(),
@@ -203,7 +196,7 @@ async fn the_end_of_the_context_ends_the_text() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_refused_by_name_and_cost_nobody_else_anything() {
+async fn bad_requests_are_refused_with_their_field_and_hold_nothing() {
     use v1::generate_request::Input;
     let mut system = System::start().await;
     let base = || request(PROMPT, v1::Method::Mmtad);
@@ -253,7 +246,7 @@ async fn reflection_lists_the_services() {
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
     let system = System::start().await;
-    let mut client = ServerReflectionClient::new(channel(system.local.target).await);
+    let mut client = ServerReflectionClient::new(channel(system.target).await);
     let request = tonic_reflection::pb::v1::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
@@ -269,14 +262,14 @@ async fn reflection_lists_the_services() {
 }
 
 #[tokio::test]
-async fn health_is_standard() {
+async fn every_service_answers_the_standard_health_check() {
     use tonic_health::pb::health_check_response::ServingStatus;
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
     let system = System::start().await;
     for (address, service) in [
-        (system.local.draft, "tandem.v1.Draft"),
-        (system.local.target, "tandem.v1.Target"),
-        (system.local.orchestrator, "tandem.v1.Generation"),
+        (system.draft, "tandem.v1.Draft"),
+        (system.target, "tandem.v1.Target"),
+        (system.orchestrator, "tandem.v1.Generation"),
     ] {
         for service in [service, ""] {
             let mut health = HealthClient::new(channel(address).await);

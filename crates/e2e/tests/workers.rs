@@ -1,14 +1,11 @@
-//! The draft and the target service by themselves: steps, trees, limits.
+//! The draft and the target service without an orchestrator: steps, trees, limits.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
-
-use common::{System, channel};
 use tandem_proto::v1::draft_client::DraftClient;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{Reason, v1};
+use tandem_testkit::{System, channel};
 use tonic::Code;
+use tonic_types::StatusExt;
 
 fn propose(handle: Option<v1::SessionHandle>, beam_width: u32, draft_tokens: u32) -> v1::ProposeRequest {
     let beams = v1::BeamShape { beam_width, draft_tokens, ..v1::BeamShape::default() };
@@ -30,7 +27,7 @@ fn open(tokens: u32) -> v1::OpenSessionRequest {
 #[tokio::test]
 async fn a_worker_keeps_its_steps_in_order() {
     let mut system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
+    let mut target = TargetClient::new(channel(system.target).await);
     let handle = target.open_session(open(10)).await.unwrap().into_inner().handle.unwrap();
     let tree = Some(v1::TokenTree { tokens: vec![5, 6], parents: vec![-1, 0] });
     let step = |step, committed, commit| v1::ScoreTreeRequest {
@@ -61,7 +58,7 @@ async fn a_worker_keeps_its_steps_in_order() {
         let status = target.score_tree(request.clone()).await.unwrap_err();
         assert_eq!((status.code(), Reason::of(&status)), (code, reason), "{request:?}: {status:?}");
     }
-    // None of these harmed the session.
+    // The session is unharmed.
     target.score_tree(step(2, 12, commit(&[0]))).await.unwrap();
 
     let stale = v1::SessionHandle { incarnation: handle.incarnation ^ 1, ..handle };
@@ -80,10 +77,10 @@ async fn a_worker_keeps_its_steps_in_order() {
 }
 
 #[tokio::test]
-async fn a_worker_refuses_nonsense() {
+async fn a_worker_refuses_invalid_requests() {
     let system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
-    let mut draft = DraftClient::new(channel(system.local.draft).await);
+    let mut target = TargetClient::new(channel(system.target).await);
+    let mut draft = DraftClient::new(channel(system.draft).await);
     let no_sampling = v1::OpenSessionRequest { sampling: None, ..open(10) };
     let nan = v1::Sampling { temperature: f64::NAN, top_k: 0, top_p: 0.0 };
     for request in [
@@ -119,17 +116,16 @@ async fn a_worker_refuses_nonsense() {
         let status = draft.propose(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{beam_width} × {draft_tokens}");
     }
-    let fine = propose(handle, 4, 4);
-    draft.propose(fine).await.unwrap();
+    draft.propose(propose(handle, 4, 4)).await.unwrap();
     draft.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
 }
 
-/// Embeddings of a pair may be padded differently; what only one of them has is never proposed nor drawn.
+/// The embeddings of a pair may be padded differently. Tokens that only one of them has are never proposed or drawn.
 #[tokio::test]
-async fn tokens_beyond_the_limit_do_not_exist() {
+async fn tokens_beyond_the_vocabulary_limit_are_never_drawn() {
     let system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
-    let mut draft = DraftClient::new(channel(system.local.draft).await);
+    let mut target = TargetClient::new(channel(system.target).await);
+    let mut draft = DraftClient::new(channel(system.draft).await);
     let sampling = Some(v1::Sampling { temperature: 100.0, top_k: 0, top_p: 0.0 });
     let open = v1::OpenSessionRequest { vocab_limit: 20, sampling, ..open(10) };
     let handle = draft.open_session(open.clone()).await.unwrap().into_inner().handle;
@@ -143,10 +139,9 @@ async fn tokens_beyond_the_limit_do_not_exist() {
 }
 
 #[tokio::test]
-async fn a_full_budget_says_when_to_come_back() {
-    use tonic_types::StatusExt;
+async fn a_full_worker_refuses_with_retry_info() {
     let system = System::start().await;
-    let mut target = TargetClient::new(channel(system.local.target).await);
+    let mut target = TargetClient::new(channel(system.target).await);
     let mut opened = Vec::new();
     let status = loop {
         match target.open_session(open(10)).await {

@@ -1,4 +1,4 @@
-//! A CA of a test, and the files that it fills.
+//! A certificate authority for tests, and the files that it writes.
 
 use std::path::{Path, PathBuf};
 
@@ -6,15 +6,15 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tandem_serving::TlsArgs;
 
 /// Signs certificates.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate.
-    pub(crate) ca: PathBuf,
+    /// The file with its own certificate, PEM.
+    pub ca: PathBuf,
 }
 
 impl Authority {
-    /// Writes its certificate into `dir`.
-    pub(crate) fn new(dir: &Path, name: &str) -> Self {
+    /// Writes its certificate to `dir/name.pem`.
+    pub fn new(dir: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -24,8 +24,9 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), ca }
     }
 
-    /// Certificate and key, into `dir/name.pem` and `dir/name.key`; `change` makes an unusual one of it.
-    pub(crate) fn sign(
+    /// Writes a certificate and its key to `dir/name.pem` and `dir/name.key`. `change` edits the certificate before it is
+    /// signed, for example to make it expired.
+    pub fn sign(
         &self,
         (dir, name): (&Path, &str),
         hosts: &[&str],
@@ -36,14 +37,15 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let (cert_path, key_path) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        let cert_path = dir.join(format!("{name}.pem"));
+        let key_path = dir.join(format!("{name}.key"));
         std::fs::write(&cert_path, params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
         std::fs::write(&key_path, key.serialize_pem()).unwrap();
         (cert_path, key_path)
     }
 
-    /// Flags of a server on this machine; `clients` sign those of its clients.
-    pub(crate) fn server(&self, dir: &Path, clients: Option<&Self>) -> TlsArgs {
+    /// TLS of a server on this machine. With `clients`, it requires client certificates that this authority has signed.
+    pub fn server(&self, dir: &Path, clients: Option<&Self>) -> TlsArgs {
         let (cert, key) = self.sign((dir, "server"), &["localhost", "127.0.0.1"], |_| {});
         TlsArgs {
             tls_cert: Some(cert),

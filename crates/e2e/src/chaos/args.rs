@@ -1,26 +1,16 @@
 //! Flags.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context;
-use clap::Parser;
+use crate::programs::Programs;
 
-/// Where the models of this repository are.
-const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo");
-
-/// Kill, stop and drain the workers of a running system at random, and check that nobody notices
-#[derive(Clone, Debug, Parser)]
+/// Kill, stop and drain the workers of a running system at random, and check that no client notices
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// Directory of tandem-draft, tandem-target and tandem-orchestrator [default: the one of this program]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) bin_dir: Option<PathBuf>,
-
-    /// Directory with a model in draft/, one in target/, and prompts in data/sql_eval.jsonl
-    #[arg(long, default_value = MODELS, hide_default_value = true, value_name = "DIR")]
-    pub(crate) models: PathBuf,
+    #[command(flatten)]
+    pub(crate) programs: Programs,
 
     /// Draft workers
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -30,15 +20,15 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
     pub(crate) targets: u32,
 
-    /// Streams at a time, each of which asks again when it has finished
+    /// Streams at a time; when one has finished, the next one starts
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) streams: u32,
 
-    /// Different prompts, each of which is asked for by every method
+    /// Different prompts, each of which runs with every method
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600))]
     pub(crate) prompts: u32,
 
-    /// Tokens of each text
+    /// Tokens of each sequence
     #[arg(long, default_value_t = 48, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) max_new_tokens: u32,
 
@@ -46,55 +36,42 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) faults: u64,
 
-    /// Milliseconds from one fault to the next at least, drawn between these
+    /// Milliseconds from one fault to the next, drawn from this range
     #[arg(long, default_value = "100..600", value_name = "LO..HI")]
-    pub(crate) pause_ms: Span,
+    pub(crate) pause_ms: PauseRange,
 
-    /// Chooses faults and requests, but not what they meet: that is timing [default: drawn and told]
+    /// Chooses faults and requests, but not which requests a fault hits: that depends on timing [default: drawn and printed]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 
-    /// Say every fault when it begins
+    /// Print every fault when it begins
     #[arg(long)]
     pub(crate) verbose: bool,
 }
 
 /// `LO..HI`, both included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) RangeInclusive<u64>);
+pub(crate) struct PauseRange(pub(crate) RangeInclusive<u64>);
 
-impl FromStr for Span {
+impl FromStr for PauseRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let no_span = || format!("{text:?} is no span: write it like 100..600, the smaller number first");
-        let (low, high) = text.split_once("..").ok_or_else(no_span)?;
-        let number = |text: &str| text.parse().map_err(|_| no_span());
-        let (low, high) = (number(low)?, number(high)?);
-        if low <= high { Ok(Self(low..=high)) } else { Err(no_span()) }
+        let range = text.split_once("..").and_then(|(low, high)| {
+            let low: u64 = low.parse().ok()?;
+            let high: u64 = high.parse().ok()?;
+            (low <= high).then_some(low..=high)
+        });
+        let invalid =
+            || format!("{text:?} is not a valid range: write it like 100..600, the smaller number first");
+        range.map(Self).ok_or_else(invalid)
     }
 }
 
 impl Args {
-    /// How long a session that nobody names stays on a worker.
+    /// How long a session without steps stays open on a worker.
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_secs(5)
-    }
-
-    /// One of the services.
-    pub(crate) fn binary(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let own = || {
-            let own = std::env::current_exe().context("this program does not know where it is")?;
-            Ok::<_, anyhow::Error>(own.parent().map(PathBuf::from).unwrap_or_default())
-        };
-        let dir = self.bin_dir.clone().map_or_else(own, Ok)?;
-        let path = dir.join(name);
-        anyhow::ensure!(
-            path.is_file(),
-            "{} is not there: build it with `cargo build --workspace --bins`, or name its directory with --bin-dir",
-            path.display()
-        );
-        Ok(path)
     }
 }
 
@@ -103,11 +80,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_two_numbers_in_order() {
-        assert_eq!("100..600".parse(), Ok(Span(100..=600)));
-        assert_eq!("5..5".parse(), Ok(Span(5..=5)));
+    fn a_range_is_two_numbers_in_order() {
+        assert_eq!("100..600".parse(), Ok(PauseRange(100..=600)));
+        assert_eq!("5..5".parse(), Ok(PauseRange(5..=5)));
         for nonsense in ["", "5", "6..5", "-1..5", "1..x", "1...5", "1..=5"] {
-            assert!(nonsense.parse::<Span>().is_err(), "{nonsense}");
+            assert!(nonsense.parse::<PauseRange>().is_err(), "{nonsense}");
         }
     }
 }

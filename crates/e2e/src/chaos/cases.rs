@@ -1,19 +1,19 @@
-//! What is asked for, and what the answer must be.
+//! The requests, and what their answers must be.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 use tandem_cli::client::{Client, generate};
 use tandem_eval::{Dataset, DatasetKind};
 use tandem_proto::v1;
 use tandem_proto::v1::Method;
 use tonic::{Request, Status};
 
-use crate::args::Args;
+use super::args::Args;
+use crate::progress::bar;
 
-/// Those whose greedy texts are the same every time.
+/// The methods whose greedy sequences are the same every time.
 const METHODS: [Method; 6] = [
     Method::Autoregressive,
     Method::ExactMatch,
@@ -24,17 +24,19 @@ const METHODS: [Method; 6] = [
 ];
 /// A stream that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Times that the undisturbed text of a case is asked for: on a busy machine a worker may be taken for lost.
-const TRIES: usize = 5;
+/// By this long after the deadline the orchestrator must have ended the stream.
+const SLACK: Duration = Duration::from_secs(5);
+/// Attempts to get an undisturbed answer: on a busy machine a worker may be taken for lost.
+const ATTEMPTS: usize = 5;
 
-/// A request and its undisturbed text.
+/// A request and its undisturbed answer.
 pub(crate) struct Case {
     pub(crate) request: v1::GenerateRequest,
     pub(crate) expected: Answer,
     name: String,
 }
 
-/// All that a stream said.
+/// What a stream delivered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) text: String,
@@ -42,23 +44,20 @@ pub(crate) struct Answer {
     pub(crate) statistics: v1::Statistics,
 }
 
-/// How an answer compares.
+/// How an answer compares with the undisturbed one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Same,
-    /// Written in part without drafts, which this method accepts tokens by: the target alone writes another text.
+    /// Generated in part without drafts by a method whose result depends on them, so that it cannot be compared.
     Undrafted,
-    /// How.
+    /// In what it differs.
     Differs(String),
 }
 
-/// The cases, each asked for once and alone.
+/// The cases, with answers from runs without load and without faults.
 pub(crate) async fn undisturbed(client: &mut Client, args: &Args) -> anyhow::Result<Vec<Case>> {
-    let prompts = prompts(&args.models.join("data/sql_eval.jsonl"), args.prompts as usize)?;
-    let bar = ProgressBar::new((prompts.len() * METHODS.len()) as u64);
-    if let Ok(style) = ProgressStyle::with_template("{pos}/{len} texts undisturbed {wide_bar} {elapsed}") {
-        bar.set_style(style);
-    }
+    let prompts = prompts(&args.programs.models.join("data/sql_eval.jsonl"), args.prompts as usize)?;
+    let bar = bar("undisturbed answers", (prompts.len() * METHODS.len()) as u64);
     let mut cases: Vec<Case> = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
         let first = cases.len();
@@ -81,9 +80,10 @@ pub(crate) async fn undisturbed(client: &mut Client, args: &Args) -> anyhow::Res
 }
 
 async fn undisturbed_answer(client: &mut Client, case: &Case) -> anyhow::Result<Answer> {
-    for _ in 0..TRIES {
-        let answer = ask(client, &case.request).await;
-        let answer = answer.with_context(|| format!("{case} failed although nothing was disturbed"))?;
+    for _ in 0..ATTEMPTS {
+        let answer = ask(client, &case.request)
+            .await
+            .with_context(|| format!("{case} failed although nothing was disturbed"))?;
         if answer.statistics.undrafted_iterations == 0 {
             return Ok(answer);
         }
@@ -113,17 +113,18 @@ impl Case {
         Self { request, expected: Answer::default(), name }
     }
 
-    /// Greedy, rejection sampling walks the likeliest tokens as exact match does, and both write what the target would alone; MTJD
-    /// has no draft.
+    /// Whether the result depends on drafts. At temperature 0, rejection sampling and exact match give what the target alone
+    /// would; MTJD has no draft.
     fn needs_drafts(&self) -> bool {
         matches!(self.expected.statistics.method(), Method::Mtad | Method::Mmtad)
     }
 
-    /// Holds `answer` against the undisturbed one.
+    /// Compares `answer` with the undisturbed one.
     pub(crate) fn compare(&self, answer: &Answer) -> Comparison {
         let expected = &self.expected;
         if answer.tokens.len() != expected.tokens.len() {
-            let (ours, theirs) = (answer.tokens.len(), expected.tokens.len());
+            let ours = answer.tokens.len();
+            let theirs = expected.tokens.len();
             return Comparison::Differs(format!("{self} has {ours} tokens instead of {theirs}"));
         }
         if self.needs_drafts() && answer.statistics.undrafted_iterations > 0 {
@@ -131,16 +132,17 @@ impl Case {
         }
         let differing = answer.tokens.iter().zip(&expected.tokens).position(|(ours, theirs)| ours != theirs);
         if let Some(at) = differing {
-            let (ours, theirs) = (answer.tokens[at], expected.tokens[at]);
+            let ours = answer.tokens[at];
+            let theirs = expected.tokens[at];
             let statistics = &answer.statistics;
             return Comparison::Differs(format!(
-                "{self} differs from token {at} on ({ours} instead of {theirs}), behind {} failovers and {} undrafted \
+                "{self} differs from token {at} on ({ours} instead of {theirs}), after {} failovers and {} undrafted \
                  iterations",
                 statistics.failovers, statistics.undrafted_iterations
             ));
         }
         if answer.text != expected.text {
-            return Comparison::Differs(format!("{self} has the right tokens, but another text"));
+            return Comparison::Differs(format!("{self} has the same tokens, but another text"));
         }
         Comparison::Same
     }
@@ -156,14 +158,13 @@ impl std::fmt::Display for Case {
 pub(crate) async fn ask(client: &mut Client, request: &v1::GenerateRequest) -> Result<Answer, Status> {
     let mut message = Request::new(request.clone());
     message.set_timeout(DEADLINE);
-    let asked = async {
+    let answer = async {
         let answer = generate(client, message, |_| ()).await?;
         let statistics = answer.finished.statistics.unwrap_or_default();
         Ok(Answer { text: answer.text, tokens: answer.token_ids, statistics })
     };
-    // A little later than the orchestrator itself must have given up.
-    let hangs = |_| Status::deadline_exceeded("the stream hangs: it outlived its deadline");
-    tokio::time::timeout(DEADLINE + Duration::from_secs(5), asked).await.map_err(hangs)?
+    let hangs = |_| Status::deadline_exceeded("the stream hangs: it is still open after its deadline");
+    tokio::time::timeout(DEADLINE + SLACK, answer).await.map_err(hangs)?
 }
 
 #[cfg(test)]
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn only_methods_that_accept_by_drafts_may_differ_without_them() {
+    fn only_methods_that_depend_on_drafts_may_differ_without_them() {
         for method in METHODS {
             let case = case(method);
             assert_eq!(case.compare(&answer(&[1, 2, 3], method, 0)), Comparison::Same);

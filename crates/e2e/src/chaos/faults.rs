@@ -9,48 +9,49 @@ use indicatif::ProgressBar;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use crate::args::{Args, Span};
-use crate::services::Worker;
+use super::args::{Args, PauseRange};
+use super::services::Worker;
 
-/// How often a fault takes a worker whose role has nobody else. More often, and hardly a stream would run that faults could hit.
-const LAST_ONE: f64 = 0.2;
-/// The longest absence then; how long a model takes to load comes on top.
-const LAST_ONE_AWAY: Duration = Duration::from_secs(1);
+/// How often a fault may hit the last healthy worker of a role. If it did so more often, hardly a stream would be running for
+/// faults to hit.
+const LAST_WORKER_PROBABILITY: f64 = 0.2;
+/// The longest outage of a last worker, not counting how long its model takes to load.
+const LAST_WORKER_OUTAGE: Duration = Duration::from_secs(1);
 
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FaultKind {
-    /// kill -9, and another life.
+    /// kill -9, then a restart.
     Kill,
-    /// SIGSTOP, and SIGCONT.
+    /// SIGSTOP, then SIGCONT.
     Stop,
-    /// SIGTERM, and another life once it has ended.
+    /// SIGTERM, then a restart once it has ended.
     Drain,
 }
 
-/// A fault, and how long the worker is away.
+/// A fault, and how long the outage lasts.
 #[derive(Clone, Copy, Debug)]
 struct Fault {
     kind: FaultKind,
-    away: Duration,
+    outage: Duration,
 }
 
-/// Workers, those that are well and those in trouble.
+/// The workers, healthy or in the middle of a fault.
 pub(crate) struct Storm {
     rng: ChaCha8Rng,
-    pause: Span,
+    pause: PauseRange,
     verbose: bool,
     bar: ProgressBar,
     begun: Instant,
-    well: Vec<Worker>,
-    troubled: JoinSet<anyhow::Result<Worker>>,
+    healthy: Vec<Worker>,
+    faulty: JoinSet<anyhow::Result<Worker>>,
     counts: BTreeMap<FaultKind, u64>,
 }
 
 impl Storm {
-    /// Over `workers`, as `seed` chooses.
+    /// Faults of `workers`, chosen by `seed`.
     pub(crate) fn new(workers: Vec<Worker>, seed: u64, args: &Args, bar: ProgressBar) -> Self {
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
@@ -58,21 +59,20 @@ impl Storm {
             verbose: args.verbose,
             bar,
             begun: Instant::now(),
-            well: workers,
-            troubled: JoinSet::new(),
+            healthy: workers,
+            faulty: JoinSet::new(),
             counts: BTreeMap::new(),
         }
     }
 
-    /// So many faults, each behind a pause. They last while others begin.
+    /// Begins so many faults, with a pause before each. They may overlap.
     pub(crate) async fn strike(&mut self, faults: u64) -> anyhow::Result<()> {
         for _ in 0..faults {
             let pause = Duration::from_millis(self.rng.random_range(self.pause.0.clone()));
-            // Faults come when they come, not when anything is ready for them.
-            #[allow(clippy::disallowed_methods)]
-            tokio::time::sleep(pause).await;
-            while let Some(recovered) = self.troubled.try_join_next() {
-                self.well.push(recovered??);
+            #[allow(clippy::disallowed_methods, reason = "faults come at random times, not after an event")]
+            sleep(pause).await;
+            while let Some(recovered) = self.faulty.try_join_next() {
+                self.healthy.push(recovered??);
             }
             let victim = self.choose().await?;
             self.strike_one(victim)?;
@@ -81,30 +81,33 @@ impl Storm {
         Ok(())
     }
 
-    /// Waits for all to recover: the workers, and what happened to them.
+    /// Waits until all workers have recovered, and returns them with the number of faults by kind.
     pub(crate) async fn calm(mut self) -> anyhow::Result<(Vec<Worker>, BTreeMap<FaultKind, u64>)> {
-        while !self.troubled.is_empty() {
+        while !self.faulty.is_empty() {
             self.wait_for_one().await?;
         }
-        for worker in &mut self.well {
+        for worker in &mut self.healthy {
             worker.check_alive()?;
         }
-        self.well.sort_by_key(ToString::to_string);
-        Ok((self.well, self.counts))
+        self.healthy.sort_by_key(ToString::to_string);
+        Ok((self.healthy, self.counts))
     }
 
     async fn wait_for_one(&mut self) -> anyhow::Result<()> {
-        let recovered = self.troubled.join_next().await.context("there is no worker at all")?;
-        self.well.push(recovered??);
+        let recovered = self.faulty.join_next().await.context("there is no worker")?;
+        self.healthy.push(recovered??);
         Ok(())
     }
 
-    /// One that is well, now or soon: its place in the list.
+    /// Chooses a healthy worker, and waits for one if there is none. Returns its index.
     async fn choose(&mut self) -> anyhow::Result<usize> {
         loop {
-            if !self.well.is_empty() {
-                let chosen = self.rng.random_range(0..self.well.len());
-                if !self.is_last(chosen) || self.troubled.is_empty() || self.rng.random_bool(LAST_ONE) {
+            if !self.healthy.is_empty() {
+                let chosen = self.rng.random_range(0..self.healthy.len());
+                if !self.is_last(chosen)
+                    || self.faulty.is_empty()
+                    || self.rng.random_bool(LAST_WORKER_PROBABILITY)
+                {
                     return Ok(chosen);
                 }
             }
@@ -112,26 +115,26 @@ impl Storm {
         }
     }
 
-    /// Whether nobody else of its role is well.
+    /// Whether it is the last healthy worker of its role.
     fn is_last(&self, index: usize) -> bool {
-        let role = self.well[index].role;
-        self.well.iter().filter(|worker| worker.role == role).count() == 1
+        let role = self.healthy[index].role;
+        self.healthy.iter().filter(|worker| worker.role == role).count() == 1
     }
 
     fn strike_one(&mut self, victim: usize) -> anyhow::Result<()> {
         let mut fault = Fault::draw(&mut self.rng);
         if self.is_last(victim) {
-            fault.away = fault.away.min(LAST_ONE_AWAY);
+            fault.outage = fault.outage.min(LAST_WORKER_OUTAGE);
         }
-        let mut worker = self.well.swap_remove(victim);
+        let mut worker = self.healthy.swap_remove(victim);
         worker.check_alive()?;
         *self.counts.entry(fault.kind).or_default() += 1;
         if self.verbose {
             let at = self.begun.elapsed().as_secs_f64();
-            let away = fault.away.as_millis();
-            self.bar.suspend(|| eprintln!("{at:7.2} s: {} {worker}, away for {away} ms", fault.kind));
+            let outage = fault.outage.as_millis();
+            self.bar.suspend(|| eprintln!("{at:7.2} s: {} {worker}, for {outage} ms", fault.kind));
         }
-        self.troubled.spawn(fault.befall(worker));
+        self.faulty.spawn(fault.apply(worker));
         Ok(())
     }
 }
@@ -143,18 +146,18 @@ impl Fault {
             45..90 => (FaultKind::Stop, 100..=3000),
             _ => (FaultKind::Drain, 50..=1500),
         };
-        Self { kind, away: Duration::from_millis(rng.random_range(longest)) }
+        Self { kind, outage: Duration::from_millis(rng.random_range(longest)) }
     }
 
-    async fn befall(self, worker: Worker) -> anyhow::Result<Worker> {
+    /// Begins the fault, and ends it after the outage.
+    async fn apply(self, worker: Worker) -> anyhow::Result<Worker> {
         let worker = match self.kind {
             FaultKind::Kill => worker.kill().await?,
             FaultKind::Stop => worker.signal("STOP").await?,
             FaultKind::Drain => worker.drain().await?,
         };
-        // That is how long it is away.
-        #[allow(clippy::disallowed_methods)]
-        tokio::time::sleep(self.away).await;
+        #[allow(clippy::disallowed_methods, reason = "the outage has a drawn length")]
+        sleep(self.outage).await;
         match self.kind {
             FaultKind::Stop => worker.signal("CONT").await,
             FaultKind::Kill | FaultKind::Drain => worker.restart().await,

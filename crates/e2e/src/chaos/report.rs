@@ -7,30 +7,30 @@ use std::time::Duration;
 use comfy_table::Table;
 use tandem_cli::output::table;
 
-use crate::faults::FaultKind;
-use crate::services::Worker;
-use crate::streams::Tally;
+use super::faults::FaultKind;
+use super::services::Worker;
+use super::streams::Tally;
 
-/// What the orchestrator may grow from the first third of the faults to their end: caches and fragments, but nothing that is left
-/// behind by each fault or each stream.
-const FLAT: u64 = 16 << 20;
-/// Violations of a kind that are told one by one.
-const TOLD: usize = 5;
+/// How much the orchestrator may grow after the first third of the faults: room for caches and fragmentation, but not for
+/// something that each fault or each stream leaks.
+const GROWTH_LIMIT: u64 = 16 << 20;
+/// Violations of a kind that are listed; the rest is counted.
+const LISTED: usize = 5;
 
 /// Everything about a run.
 pub(crate) struct Report {
     pub(crate) tally: Tally,
     pub(crate) faults: BTreeMap<FaultKind, u64>,
     pub(crate) memory: Memory,
-    /// In their last life.
+    /// In their last incarnation.
     pub(crate) workers: Vec<Worker>,
-    /// What was wrong when nothing ran any more.
+    /// What was wrong after the last stream had ended.
     pub(crate) settled: Result<(), Vec<String>>,
     pub(crate) orchestrator_ended: Option<ExitStatus>,
     pub(crate) took: Duration,
 }
 
-/// Resident bytes of the orchestrator, which lives through all faults.
+/// Resident bytes of the orchestrator, which runs through all faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     pub(crate) undisturbed: Option<u64>,
@@ -55,7 +55,8 @@ impl Report {
     }
 
     fn figures(&self) -> Vec<(String, String)> {
-        let (tally, memory) = (&self.tally, self.memory);
+        let tally = &self.tally;
+        let memory = self.memory;
         let mut rows = vec![
             ("streams finished".to_owned(), tally.finished.to_string()),
             ("streams lost".to_owned(), tally.lost.len().to_string()),
@@ -76,17 +77,18 @@ impl Report {
             ("orchestrator, MiB, at the end".to_owned(), mebibytes(memory.end)),
         ]);
         rows.extend(self.workers.iter().map(|worker| {
-            let life = format!("{} → {}", mebibytes(worker.loaded_bytes), mebibytes(worker.resident_bytes()));
-            (format!("{worker}, MiB, last life"), life)
+            let memory =
+                format!("{} → {}", mebibytes(worker.loaded_bytes), mebibytes(worker.resident_bytes()));
+            (format!("{worker}, MiB, last incarnation"), memory)
         }));
         rows.push(("duration, s".to_owned(), format!("{:.1}", self.took.as_secs_f64())));
         rows
     }
 
-    /// A sentence for each thing that should not be.
+    /// A sentence for each thing that must not happen and did.
     pub(crate) fn violations(&self) -> Vec<String> {
-        let mut violations = told(&self.tally.lost, "streams were lost");
-        violations.extend(told(&self.tally.differing, "streams differ"));
+        let mut violations = listed(&self.tally.lost, "streams were lost");
+        violations.extend(listed(&self.tally.differing, "streams differ"));
         violations.extend(self.workers.iter().flat_map(|worker| worker.complaints.clone()));
         if let Err(wrong) = &self.settled {
             violations.extend(wrong.clone());
@@ -94,24 +96,24 @@ impl Report {
         if let Some(status) = self.orchestrator_ended {
             violations.push(format!("the orchestrator ended by itself with {status}"));
         }
-        if let Some(growth) = self.memory.growth().filter(|&growth| growth >= FLAT) {
+        if let Some(growth) = self.memory.growth().filter(|&growth| growth >= GROWTH_LIMIT) {
             violations.push(format!(
-                "the orchestrator grew by {} MiB from a third of the faults to their end, which is not flat",
+                "the orchestrator grew by {} MiB between a third of the faults and their end",
                 mebibytes(Some(growth))
             ));
         }
         if self.tally.same == 0 {
-            violations.push("no stream was compared: nothing was shown to hold".to_owned());
+            violations.push("no stream was compared, so that nothing was shown".to_owned());
         }
         violations
     }
 }
 
-/// The first few, and how many there are.
-fn told(violations: &[String], what: &str) -> Vec<String> {
-    let more = violations.len().saturating_sub(TOLD);
+/// The first violations, and the number of the others.
+fn listed(violations: &[String], what: &str) -> Vec<String> {
+    let more = violations.len().saturating_sub(LISTED);
     let rest = (more > 0).then(|| format!("{more} more {what}"));
-    violations.iter().take(TOLD).cloned().chain(rest).collect()
+    violations.iter().take(LISTED).cloned().chain(rest).collect()
 }
 
 fn mebibytes(bytes: Option<u64>) -> String {

@@ -11,12 +11,12 @@ use tandem_proto::v1::WorkerRole;
 use tandem_testkit::processes::Process;
 use tokio::time::Instant;
 
-use crate::args::Args;
+use super::args::Args;
 
-/// How long a worker may drain: its grace and the lease of sessions that nobody closes, with time to spare on a busy machine.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
-/// Within which a run that is interrupted notices.
-const SLICE: Duration = Duration::from_millis(200);
+/// How long a worker may drain: its grace period, and the lease of sessions that are never closed, on a busy machine.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a run checks for an interrupt while it waits for a process.
+const EXIT_POLL: Duration = Duration::from_millis(200);
 
 /// All processes.
 pub(crate) struct System {
@@ -24,53 +24,43 @@ pub(crate) struct System {
     workers: Vec<Worker>,
 }
 
-/// A draft or a target process. Whoever has it decides about its life.
+/// A draft or a target process. Its owner may kill and restart it.
 pub(crate) struct Worker {
     pub(crate) role: WorkerRole,
     number: u32,
     process: Process,
-    /// Of this life, behind the loading of the model.
+    /// Resident memory of this incarnation right after its model was loaded.
     pub(crate) loaded_bytes: Option<u64>,
-    /// What it did that it should not.
+    /// What it did that it must not do.
     pub(crate) complaints: Vec<String>,
 }
 
 impl System {
     /// Starts the workers, then the orchestrator. Returns once all listen.
     pub(crate) async fn start(args: &Args) -> anyhow::Result<Self> {
-        let of_role = |role, count| (1..=count).map(move |number| (role, number));
         let mut workers = Vec::new();
-        for (role, number) in
-            of_role(WorkerRole::Draft, args.drafts).chain(of_role(WorkerRole::Target, args.targets))
-        {
-            workers.push(Worker::start(role, number, args).await?);
+        for (role, count) in [(WorkerRole::Draft, args.drafts), (WorkerRole::Target, args.targets)] {
+            for number in 1..=count {
+                workers.push(Worker::start(role, number, args).await?);
+            }
         }
-        let urls = |role| {
-            let urls = workers.iter().filter(|w| w.role == role).map(|w: &Worker| w.process.url());
-            urls.collect::<Vec<String>>().join(",")
-        };
-        let mut flags = vec![
-            "--draft".to_owned(),
-            urls(WorkerRole::Draft),
-            "--target".to_owned(),
-            urls(WorkerRole::Target),
-        ];
-        flags.extend(
-            "--worker-silence-seconds 1 --step-seconds 10 --failover-seconds 60"
-                .split(' ')
-                .map(str::to_owned),
+        let flags = format!(
+            "--draft {} --target {} --worker-silence-seconds 1 --step-seconds 10 --failover-seconds 60",
+            urls(&workers, WorkerRole::Draft),
+            urls(&workers, WorkerRole::Target)
         );
-        let binary = args.binary("tandem-orchestrator")?;
+        let flags: Vec<String> = flags.split(' ').map(str::to_owned).collect();
+        let binary = args.programs.binary("tandem-orchestrator")?;
         let orchestrator = blocking(move || Process::start(&binary, &flags)).await?;
         Ok(Self { orchestrator, workers })
     }
 
-    /// A connection of its own.
+    /// A client with a connection of its own.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         connect(&self.orchestrator.url()).await
     }
 
-    /// From now on they belong to the caller.
+    /// Moves the workers to the caller.
     pub(crate) fn take_workers(&mut self) -> Vec<Worker> {
         std::mem::take(&mut self.workers)
     }
@@ -80,7 +70,7 @@ impl System {
         self.orchestrator.resident_bytes()
     }
 
-    /// How it ended, which nobody asked for.
+    /// The exit status of the orchestrator, which must not end.
     pub(crate) fn orchestrator_ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.orchestrator.exit_status()
     }
@@ -88,24 +78,24 @@ impl System {
 
 impl Worker {
     async fn start(role: WorkerRole, number: u32, args: &Args) -> anyhow::Result<Self> {
-        let model = args.models.join(name(role)).display().to_string();
+        let model = args.programs.models.join(role_name(role)).display().to_string();
         let lease = args.lease().as_secs().to_string();
         let flags = ["--model", &model, "--session-lease-seconds", &lease, "--threads", "1"];
         let flags = flags.map(str::to_owned);
-        let binary = args.binary(&format!("tandem-{}", name(role)))?;
+        let binary = args.programs.binary(&format!("tandem-{}", role_name(role)))?;
         let process = blocking(move || Process::start(&binary, &flags)).await?;
         let loaded_bytes = process.resident_bytes();
         Ok(Self { role, number, process, loaded_bytes, complaints: Vec::new() })
     }
 
-    /// Lets `act` have its process, on a thread that may block.
+    /// Calls `act` with its process, on a thread that may block.
     async fn with<T: Send + 'static>(
         mut self,
         act: impl FnOnce(&mut Process) -> io::Result<T> + Send + 'static,
     ) -> anyhow::Result<(Self, T)> {
         let name = self.to_string();
         let acted = blocking(move || act(&mut self.process).map(|done| (self, done))).await;
-        acted.with_context(|| format!("{name} does not do as it is told"))
+        acted.with_context(|| format!("cannot control {name}"))
     }
 
     /// `kill -9`.
@@ -118,25 +108,25 @@ impl Worker {
         Ok(self.with(move |process| process.signal(name)).await?.0)
     }
 
-    /// Another life, with its model loaded.
+    /// Restarts it, and returns once its model is loaded.
     pub(crate) async fn restart(self) -> anyhow::Result<Self> {
         let (mut worker, ()) = self.with(Process::restart).await?;
         worker.loaded_bytes = worker.resident_bytes();
         Ok(worker)
     }
 
-    /// SIGTERM, and the end that must follow by itself.
+    /// SIGTERM, after which it must end by itself.
     pub(crate) async fn drain(self) -> anyhow::Result<Self> {
         let mut worker = self.signal("TERM").await?;
         let begun = Instant::now();
         loop {
             let ended;
-            (worker, ended) = worker.with(|process| process.ends_within(SLICE)).await?;
+            (worker, ended) = worker.with(|process| process.ends_within(EXIT_POLL)).await?;
             if ended {
                 break;
             }
-            if begun.elapsed() > DRAIN_PATIENCE {
-                let complaint = format!("{worker} still ran {} s after SIGTERM", DRAIN_PATIENCE.as_secs());
+            if begun.elapsed() > DRAIN_TIMEOUT {
+                let complaint = format!("{worker} still ran {} s after SIGTERM", DRAIN_TIMEOUT.as_secs());
                 worker.complaints.push(complaint);
                 return Ok(worker);
             }
@@ -150,7 +140,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Complains if it has ended by itself.
+    /// Adds a complaint if it has ended by itself.
     pub(crate) fn check_alive(&mut self) -> io::Result<()> {
         if let Some(status) = self.process.exit_status()? {
             let complaint = format!("{self} ended by itself with {status}");
@@ -167,12 +157,19 @@ impl Worker {
 
 impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} at {}", name(self.role), self.number, self.process.address())
+        write!(f, "{} {} at {}", role_name(self.role), self.number, self.process.address())
     }
 }
 
-/// What a role is called: in directories, in binaries, and in sentences.
-pub(crate) fn name(role: WorkerRole) -> &'static str {
+/// The URLs of the workers of a role, separated by commas.
+fn urls(workers: &[Worker], role: WorkerRole) -> String {
+    let urls: Vec<String> =
+        workers.iter().filter(|worker| worker.role == role).map(|worker| worker.process.url()).collect();
+    urls.join(",")
+}
+
+/// The name of a role in directories, programs and sentences.
+pub(crate) fn role_name(role: WorkerRole) -> &'static str {
     match role {
         WorkerRole::Draft => "draft",
         WorkerRole::Target => "target",
@@ -180,7 +177,7 @@ pub(crate) fn name(role: WorkerRole) -> &'static str {
     }
 }
 
-/// Processes are waited for on threads that may block.
+/// Runs `act` on a thread that may block.
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {

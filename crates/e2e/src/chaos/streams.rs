@@ -1,4 +1,4 @@
-//! Streams in a closed loop, each answer held against the undisturbed one.
+//! Streams in a closed loop, each answer compared with the undisturbed one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,11 +10,11 @@ use tandem_cli::client::Client;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::args::Args;
-use crate::cases::{Case, Comparison, ask};
-use crate::services::System;
+use super::args::Args;
+use super::cases::{Case, Comparison, ask};
+use super::services::System;
 
-/// Streams that run until they are told that it is enough.
+/// Streams that run until they are stopped.
 pub(crate) struct Streams {
     tasks: JoinSet<()>,
     board: Arc<Board>,
@@ -24,23 +24,23 @@ pub(crate) struct Streams {
 pub(crate) struct Board {
     cases: Vec<Case>,
     tally: Mutex<Tally>,
-    enough: AtomicBool,
+    stopped: AtomicBool,
     begun: Instant,
 }
 
-/// What became of the streams.
+/// How the streams ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) finished: u64,
     /// Finished, and the same as undisturbed.
     pub(crate) same: u64,
-    /// Finished without drafts in part, by a method whose text depends on them.
+    /// Finished, but in part without drafts, by a method whose result depends on them.
     pub(crate) not_compared: u64,
-    /// Tokens of those that were compared.
+    /// Tokens of the streams that were compared.
     pub(crate) tokens_compared: u64,
-    /// How they differ.
+    /// A sentence for each stream that differs.
     pub(crate) differing: Vec<String>,
-    /// How they ended.
+    /// A sentence for each stream that ended with an error.
     pub(crate) lost: Vec<String>,
     pub(crate) failovers: u64,
     pub(crate) undrafted_iterations: u64,
@@ -48,7 +48,7 @@ pub(crate) struct Tally {
 }
 
 impl Streams {
-    /// Begins as many as `args` says, each on a connection of its own.
+    /// Starts the streams, each on a connection of its own.
     pub(crate) async fn start(
         system: &System,
         cases: Vec<Case>,
@@ -56,7 +56,7 @@ impl Streams {
         seed: u64,
     ) -> anyhow::Result<Self> {
         let board =
-            Board { cases, tally: Mutex::default(), enough: AtomicBool::new(false), begun: Instant::now() };
+            Board { cases, tally: Mutex::default(), stopped: AtomicBool::new(false), begun: Instant::now() };
         let board = Arc::new(board);
         let mut tasks = JoinSet::new();
         for number in 0..args.streams {
@@ -68,14 +68,14 @@ impl Streams {
         Ok(Self { tasks, board })
     }
 
-    /// For looking on.
+    /// The shared counts.
     pub(crate) fn board(&self) -> Arc<Board> {
         self.board.clone()
     }
 
-    /// Lets each finish what it is at.
+    /// Stops each stream after its current request.
     pub(crate) async fn finish(mut self) -> anyhow::Result<Tally> {
-        self.board.enough.store(true, Ordering::Relaxed);
+        self.board.stopped.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
             ended?;
         }
@@ -84,21 +84,22 @@ impl Streams {
 }
 
 impl Board {
-    /// How it stands.
+    /// The counts so far.
     pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One request after the other. A stream that is lost asks no more: what follows would only say the same again.
+/// Sends one request after the other. It ends after a failure: later ones would only repeat the message.
 async fn run(mut client: Client, board: Arc<Board>, mut rng: ChaCha8Rng) {
-    while !board.enough.load(Ordering::Relaxed) {
+    while !board.stopped.load(Ordering::Relaxed) {
         let Some(case) = board.cases.choose(&mut rng) else { return };
-        let asked = Instant::now();
+        let begun = Instant::now();
         let answer = match ask(&mut client, &case.request).await {
             Ok(answer) => answer,
             Err(status) => {
-                let (after, at) = (asked.elapsed().as_secs_f64(), board.begun.elapsed().as_secs_f64());
+                let after = begun.elapsed().as_secs_f64();
+                let at = board.begun.elapsed().as_secs_f64();
                 board.tally().lost.push(format!(
                     "{case} was lost after {after:.1} s, {at:.1} s into the faults: {:?}: {}",
                     status.code(),

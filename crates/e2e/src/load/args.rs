@@ -1,15 +1,17 @@
 //! Flags.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use clap::Subcommand;
 use clap::builder::RangedU64ValueParser;
-use clap::{Parser, Subcommand};
 use tandem_serving::seconds;
 
-/// Measures draft, target and orchestrator, as processes, under loads that are meant to hurt.
-#[derive(Clone, Debug, Parser)]
+use crate::programs::Programs;
+
+/// Measure draft, target and orchestrator under loads that are meant to hurt
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) section: Section,
@@ -19,13 +21,13 @@ pub(crate) struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Section {
-    /// Time per output token of a running text, alone and while the longest prompts are admitted
+    /// Time per output token of a running stream, alone and while the longest prompts are admitted
     Stall(StallArgs),
-    /// Clients that go away at any moment: what they leave behind
+    /// What clients that disconnect at any moment leave behind
     Cycles(CyclesArgs),
     /// Ten times as many requests as can be served
     Overload(OverloadArgs),
-    /// All of these
+    /// All of the above
     All {
         #[command(flatten)]
         stall: StallArgs,
@@ -36,22 +38,17 @@ pub(crate) enum Section {
     },
 }
 
-/// What is started, and where figures go.
+/// What is started, and where the figures go.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Setup {
-    /// Directory of the pair: models in draft/ and target/
-    #[arg(long, global = true, default_value = "models/demo", value_name = "DIR")]
-    pub(crate) models: PathBuf,
-
-    /// Directory of the services' binaries [default: that of this program]
-    #[arg(long, global = true, value_name = "DIR")]
-    binaries: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) programs: Programs,
 
     /// Processors that each model may use [default: all]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
 
-    /// Seed of prompts, lengths, arrivals and of when clients leave
+    /// Seed of prompts, lengths, arrivals and of when clients disconnect
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub(crate) seed: u64,
 
@@ -60,43 +57,43 @@ pub(crate) struct Setup {
     pub(crate) json: Option<PathBuf>,
 }
 
-/// Of `stall`.
+/// Flags of `stall`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct StallArgs {
     /// Seconds alone and seconds disturbed, per round
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) phase: Duration,
 
-    /// Rounds, so that a machine that drifts drifts for both
+    /// Rounds of both, so that a machine that gets slower does so for both
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
 
-    /// Context of the pair with random weights; 0 leaves it out
+    /// Context of the pair with random weights; 0 skips it
     #[arg(long, default_value_t = 4096, value_name = "TOKENS", value_parser = context)]
     pub(crate) long_context: u32,
 
-    /// Prompts that are admitted to that pair
+    /// Length of the prompts that are admitted to that pair
     #[arg(long, default_value_t = 2000, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) long_prompt: u32,
 }
 
-/// Of `cycles`.
+/// Flags of `cycles`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct CyclesArgs {
-    /// Texts that are begun
+    /// Generations in all
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(10..))]
     pub(crate) cycles: u64,
 
-    /// Clients that begin them, each with a connection of its own
+    /// Clients that run them, each with a connection of its own
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub(crate) clients: usize,
 
-    /// Seconds after which the workers drop a session that nobody names
+    /// Seconds without a step after which a worker drops a session
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub(crate) lease: u64,
 }
 
-/// Of `overload`.
+/// Flags of `overload`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct OverloadArgs {
     /// Seconds of overload
@@ -107,7 +104,7 @@ pub(crate) struct OverloadArgs {
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) closed: Duration,
 
-    /// How many times what can be served
+    /// Arrivals as a multiple of what can be served
     #[arg(long, default_value_t = 10.0, value_name = "X")]
     pub(crate) times: f64,
 
@@ -115,50 +112,28 @@ pub(crate) struct OverloadArgs {
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) deadline: Duration,
 
-    /// Of the orchestrator; as many run at once in the closed loops
+    /// --max-sessions of the orchestrator; as many run at once in the closed loops
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     pub(crate) max_sessions: usize,
 
-    /// Of the orchestrator
+    /// --max-waiting of the orchestrator
     #[arg(long, default_value_t = 16, value_name = "N")]
     pub(crate) max_waiting: usize,
 
-    /// Of the orchestrator
+    /// --max-waiting-seconds of the orchestrator
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     pub(crate) max_waiting_seconds: f64,
 }
 
 impl Setup {
-    /// Where the services' binaries are.
-    pub(crate) fn binaries(&self) -> anyhow::Result<PathBuf> {
-        if let Some(given) = &self.binaries {
-            return Ok(given.clone());
-        }
-        let own =
-            std::env::current_exe().context("this program does not know where it is: give --binaries")?;
-        Ok(own.parent().unwrap_or(Path::new(".")).to_owned())
-    }
-
-    /// What both workers get.
+    /// Flags of both workers.
     pub(crate) fn worker_flags(&self) -> Vec<String> {
         self.threads.map_or_else(Vec::new, |threads| vec!["--threads".into(), threads.to_string()])
     }
 }
 
 fn context(text: &str) -> anyhow::Result<u32> {
-    let tokens = text.parse().with_context(|| format!("{text:?} is no number"))?;
+    let tokens = text.parse().with_context(|| format!("{text:?} is not a number"))?;
     ensure!(tokens == 0 || tokens >= 512, "it must be 0, or at least 512 tokens");
     Ok(tokens)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn flags_do_not_collide() {
-        Args::command().debug_assert();
-    }
 }

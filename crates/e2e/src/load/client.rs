@@ -1,4 +1,4 @@
-//! What all sections ask, and how.
+//! The requests of all sections.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -7,14 +7,14 @@ use tandem_decoding::Method;
 use tandem_proto::v1::generate_request::Input;
 use tandem_proto::{method_to_wire, v1};
 
-/// Random numbers of their own for every `stream`.
+/// A generator of random numbers for each `stream`, independent of the others.
 pub(crate) fn numbers(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     rng
 }
 
-/// A request with a prompt of random tokens, whose answer has `new_tokens` whatever they are.
+/// A request with a prompt of random tokens, whose answer has `new_tokens` tokens.
 pub(crate) fn request(
     rng: &mut ChaCha8Rng,
     vocab: u32,

@@ -11,16 +11,16 @@ use tandem_testkit::processes::Process;
 use tempfile::TempDir;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::args::Setup;
+use super::args::Setup;
 
-/// Between two questions whether all is freed.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// How often the status is polled.
+const STATUS_POLL: Duration = Duration::from_millis(20);
 
-/// Files of a pair.
+/// The files of a pair.
 pub(crate) struct Models {
     draft: PathBuf,
     target: PathBuf,
-    /// Of files that were made for it.
+    /// Deletes files that were made for it.
     _directory: Option<TempDir>,
 }
 
@@ -30,49 +30,52 @@ impl Models {
         Self { draft: directory.join("draft"), target: directory.join("target"), _directory: None }
     }
 
-    /// Random weights in the shapes of the pair in `directory`, with another context.
+    /// A pair with random weights in the shapes of the pair in `directory`, with another context.
     pub(crate) fn random(directory: &Path, context_tokens: u32) -> anyhow::Result<Self> {
-        let made = tempfile::tempdir().context("no directory for configurations can be made")?;
-        let configuration = |role: &str| -> anyhow::Result<PathBuf> {
-            let (from, to) = (directory.join(role), made.path().join(role));
-            let read = |name: &str| {
-                let path = from.join(name);
-                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-            };
-            let mut config: serde_json::Value = serde_json::from_slice(&read("config.json")?)?;
-            config["max_position_embeddings"] = context_tokens.into();
-            std::fs::create_dir(&to)?;
-            std::fs::write(to.join("tokenizer.json"), read("tokenizer.json")?)?;
-            std::fs::write(to.join("config.json"), config.to_string())?;
-            Ok(to.join("config.json"))
-        };
-        let (draft, target) = (configuration("draft")?, configuration("target")?);
+        let made = tempfile::tempdir().context("cannot make a directory for configurations")?;
+        let draft = configuration(&directory.join("draft"), &made.path().join("draft"), context_tokens)?;
+        let target = configuration(&directory.join("target"), &made.path().join("target"), context_tokens)?;
         Ok(Self { draft, target, _directory: Some(made) })
     }
 }
 
-/// Flags beyond where things are.
+/// Copies the configuration and the tokenizer of the model in `from` to `to`, and returns the new configuration.
+fn configuration(from: &Path, to: &Path, context_tokens: u32) -> anyhow::Result<PathBuf> {
+    let mut config: serde_json::Value = serde_json::from_slice(&read(&from.join("config.json"))?)?;
+    config["max_position_embeddings"] = context_tokens.into();
+    std::fs::create_dir(to)?;
+    std::fs::write(to.join("tokenizer.json"), read(&from.join("tokenizer.json"))?)?;
+    let path = to.join("config.json");
+    std::fs::write(&path, config.to_string())?;
+    Ok(path)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// More flags of the services.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
-    /// Of both workers.
+    /// Flags of both workers.
     pub(crate) workers: Vec<String>,
     pub(crate) orchestrator: Vec<String>,
 }
 
-/// A draft, a target and an orchestrator before them.
+/// A draft, a target and their orchestrator.
 pub(crate) struct Cluster {
     draft: Process,
     target: Process,
     orchestrator: Process,
-    /// A connection for questions, which do not wait behind requests.
+    /// A connection for status requests, which must not wait for others.
     client: Client,
-    /// Tokens that both models have.
+    /// Size of the common vocabulary.
     pub(crate) vocab: u32,
-    /// Tokens that a text may have.
+    /// Tokens that a sequence may have.
     pub(crate) context: u32,
 }
 
-/// Resident memory, in MiB; nothing where the system does not tell.
+/// Resident memory, in MiB; 0 where there is no /proc.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Memory {
     pub(crate) draft: f64,
@@ -80,33 +83,33 @@ pub(crate) struct Memory {
     pub(crate) orchestrator: f64,
 }
 
-/// Whether all that clients had is free again.
+/// Whether everything that clients held is free again.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Settled {
-    /// Until it was.
+    /// How long that took.
     pub(crate) after_seconds: f64,
-    /// What was still held when patience ended.
+    /// What was still held when the timeout passed.
     pub(crate) left: Option<String>,
 }
 
 impl Cluster {
     pub(crate) async fn start(setup: &Setup, models: &Models, flags: Flags) -> anyhow::Result<Self> {
-        let binaries = setup.binaries()?;
-        let worker = |name: &str, model: &Path| {
-            let mut args = vec!["--model".to_owned(), model.display().to_string()];
-            args.extend(setup.worker_flags().into_iter().chain(flags.workers.clone()));
-            Process::start(&binaries.join(name), &args)
-        };
-        let draft = worker("tandem-draft", &models.draft)?;
-        let target = worker("tandem-target", &models.target)?;
+        let draft = start_worker(setup, "tandem-draft", &models.draft, &flags.workers)?;
+        let target = start_worker(setup, "tandem-target", &models.target, &flags.workers)?;
         let mut args = vec!["--draft".to_owned(), draft.url(), "--target".to_owned(), target.url()];
         args.extend(flags.orchestrator.clone());
-        let orchestrator = Process::start(&binaries.join("tandem-orchestrator"), &args)?;
+        let orchestrator = Process::start(&setup.programs.binary("tandem-orchestrator")?, &args)?;
         let mut client = connect(&orchestrator.url()).await?;
         let status = client.get_status(v1::GetStatusRequest {}).await?.into_inner();
-        ensure!(status.vocab_size > 0, "the orchestrator names no vocabulary to draw prompts from");
-        let (vocab, context) = (status.vocab_size, status.context_length);
-        Ok(Self { draft, target, orchestrator, client, vocab, context })
+        ensure!(status.vocab_size > 0, "the orchestrator does not report the size of its vocabulary");
+        Ok(Self {
+            draft,
+            target,
+            orchestrator,
+            client,
+            vocab: status.vocab_size,
+            context: status.context_length,
+        })
     }
 
     /// Connections to the orchestrator.
@@ -119,25 +122,39 @@ impl Cluster {
     }
 
     pub(crate) fn memory(&self) -> Memory {
-        let mib = |process: &Process| process.resident_bytes().unwrap_or(0) as f64 / f64::from(1 << 20);
-        Memory { draft: mib(&self.draft), target: mib(&self.target), orchestrator: mib(&self.orchestrator) }
+        Memory {
+            draft: mebibytes(&self.draft),
+            target: mebibytes(&self.target),
+            orchestrator: mebibytes(&self.orchestrator),
+        }
     }
 
     /// Waits until nothing runs and no worker holds a session or a KV-cache row.
-    pub(crate) async fn settle(&mut self, patience: Duration) -> anyhow::Result<Settled> {
+    pub(crate) async fn settle(&mut self, timeout: Duration) -> anyhow::Result<Settled> {
         let begun = Instant::now();
-        // Nothing tells when the last is freed: it is asked for.
-        let mut ticks = interval(ASK_EVERY);
+        // That the last session was freed is not an event here, so this polls.
+        let mut ticks = interval(STATUS_POLL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let status = self.client.get_status(v1::GetStatusRequest {}).await?.into_inner();
             let left = held(&status);
-            if left.is_none() || begun.elapsed() >= patience {
+            if left.is_none() || begun.elapsed() >= timeout {
                 return Ok(Settled { after_seconds: begun.elapsed().as_secs_f64(), left });
             }
         }
     }
+}
+
+fn start_worker(setup: &Setup, program: &str, model: &Path, flags: &[String]) -> anyhow::Result<Process> {
+    let mut args = vec!["--model".to_owned(), model.display().to_string()];
+    args.extend(setup.worker_flags());
+    args.extend_from_slice(flags);
+    Ok(Process::start(&setup.programs.binary(program)?, &args)?)
+}
+
+fn mebibytes(process: &Process) -> f64 {
+    process.resident_bytes().unwrap_or(0) as f64 / f64::from(1 << 20)
 }
 
 impl Memory {
@@ -147,7 +164,7 @@ impl Memory {
     }
 }
 
-/// What is not free; `None` if all is.
+/// What is still held, or `None`.
 fn held(status: &v1::GetStatusResponse) -> Option<String> {
     let mut held = Vec::new();
     if status.running + status.waiting > 0 {

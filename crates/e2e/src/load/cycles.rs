@@ -1,4 +1,4 @@
-//! Clients that go away at any moment, and what they leave behind.
+//! Clients that disconnect at any moment, and what they leave behind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tandem_cli::client::Client;
@@ -18,19 +19,19 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Status};
 
-use crate::args::{CyclesArgs, Setup};
-use crate::client::{numbers, request};
-use crate::cluster::{Cluster, Flags, Memory, Models, Settled};
-use crate::figures::{grown, memory_table};
+use super::args::{CyclesArgs, Setup};
+use super::client::{numbers, request};
+use super::cluster::{Cluster, Flags, Memory, Models, Settled};
+use super::figures::{grown, memory_table};
 use crate::progress::bar;
 
-/// Shares of all cycles, in percent, after which everything must be free, and memory is weighed.
-const WEIGHED_AT: [u64; 3] = [10, 50, 100];
-/// Tokens of an answer, if it is read to its end.
+/// Percentages of all cycles after which everything must be free and memory is measured.
+const MEASURED_AT: [u64; 3] = [10, 50, 100];
+/// The longest answer.
 const MOST_NEW_TOKENS: u32 = 64;
-/// What is freed later than this was forgotten by whoever had it, and found by the lease.
+/// What is freed later than this was not freed by cancelling, but by a lease that expired.
 const AT_ONCE: Duration = Duration::from_secs(2);
-/// Beyond a lease.
+/// Added to the lease.
 const SLACK: Duration = Duration::from_secs(15);
 
 /// What was found.
@@ -38,29 +39,29 @@ const SLACK: Duration = Duration::from_secs(15);
 pub(crate) struct Cycles {
     cycles: u64,
     seconds: f64,
-    /// How they ended, and how many did.
+    /// How many cycles ended in which way.
     endings: BTreeMap<String, u64>,
-    weighed: Vec<Weighed>,
+    measured: Vec<Measured>,
 }
 
-/// The processes after some of the cycles, with nothing running.
+/// The processes after some of the cycles, with no request running.
 #[derive(Clone, Debug, Serialize)]
-struct Weighed {
+struct Measured {
     cycles: u64,
     settled: Settled,
     memory: Memory,
 }
 
-/// When a client goes away.
+/// When a client disconnects.
 #[derive(Clone, Copy, Debug)]
 enum Leaves {
-    /// Wherever the request is by then: on its way, in a queue, in a prefill.
+    /// After some time, wherever the request is by then: in transit, in a queue, in a prefill.
     After(Duration),
-    /// Once it has its place: most prompts are in their prefill then.
+    /// Once it is admitted, when most prompts are in their prefill.
     Started,
-    /// In the middle of a text.
+    /// In the middle of the stream.
     Chunks(u32),
-    /// Never, but the server is to give up after so long.
+    /// Never, but the request has a deadline.
     Deadline(Duration),
     /// Never.
     Finished,
@@ -76,16 +77,16 @@ pub(crate) async fn run(
         workers: vec!["--session-lease-seconds".into(), args.lease.to_string()],
         orchestrator: Vec::new(),
     };
-    let mut cluster = Cluster::start(setup, &Models::pair(&setup.models), flags).await?;
+    let mut cluster = Cluster::start(setup, &Models::pair(&setup.programs.models), flags).await?;
     let clients = cluster.connect(args.clients).await?;
     let bar = bar("cycles", args.cycles);
     let begun = Instant::now();
     let mut found =
-        Cycles { cycles: args.cycles, seconds: 0.0, endings: BTreeMap::new(), weighed: Vec::new() };
+        Cycles { cycles: args.cycles, seconds: 0.0, endings: BTreeMap::new(), measured: Vec::new() };
     let next = Arc::new(AtomicU64::new(0));
-    for percent in WEIGHED_AT {
+    for percent in MEASURED_AT {
         let until = args.cycles * percent / 100;
-        next.store(found.weighed.last().map_or(0, |w| w.cycles), Ordering::SeqCst);
+        next.store(found.measured.last().map_or(0, |w| w.cycles), Ordering::SeqCst);
         let mut running = JoinSet::new();
         for client in &clients {
             let maker = Maker { seed: setup.seed, vocab: cluster.vocab, context: cluster.context };
@@ -97,7 +98,7 @@ pub(crate) async fn run(
             }
         }
         let settled = cluster.settle(Duration::from_secs(args.lease) + SLACK).await?;
-        found.weighed.push(Weighed { cycles: until, settled, memory: cluster.memory() });
+        found.measured.push(Measured { cycles: until, settled, memory: cluster.memory() });
     }
     bar.finish_and_clear();
     found.seconds = begun.elapsed().as_secs_f64();
@@ -112,7 +113,7 @@ struct Maker {
     context: u32,
 }
 
-/// One client: cycles until they are all taken. Counts how they ended.
+/// One client, which takes cycles until none is left. Returns how many ended in which way.
 async fn cycles(
     maker: Maker,
     mut client: Client,
@@ -135,11 +136,11 @@ async fn cycles(
 }
 
 impl Maker {
-    /// Lengths are spread evenly on a scale of powers, so that there are short prompts as well as some that fill the context.
+    /// A request whose prompt length is log-uniform, so that there are short prompts and some that fill the context.
     fn request(&self, rng: &mut ChaCha8Rng) -> v1::GenerateRequest {
         let longest = f64::from(self.context.saturating_sub(2).max(1));
         let prompt_tokens = longest.powf(rng.random_range(0.0..=1.0)) as u32;
-        let method = Method::ALL[rng.random_range(0..Method::ALL.len())];
+        let method = *Method::ALL.choose(rng).unwrap_or(&Method::Mmtad);
         let new_tokens = rng.random_range(1..=MOST_NEW_TOKENS);
         request(rng, self.vocab, prompt_tokens, new_tokens, method)
     }
@@ -159,23 +160,23 @@ impl Leaves {
     }
 }
 
-/// Asks, and goes away as planned: how it ended.
+/// Sends a request, disconnects as planned, and returns how it ended.
 async fn cycle(client: &mut Client, request: v1::GenerateRequest, leaves: Leaves) -> String {
     let mut request = Request::new(request);
-    let mut patience = Duration::MAX;
+    let mut leave_after = Duration::MAX;
     match leaves {
-        Leaves::After(limit) => patience = limit,
+        Leaves::After(limit) => leave_after = limit,
         Leaves::Deadline(limit) => request.set_timeout(limit),
         _ => {}
     }
-    let ended = match timeout(patience, read(client, request, leaves)).await {
+    let ended = match timeout(leave_after, read(client, request, leaves)).await {
         Ok(ended) => ended,
         Err(_) => return "left".into(),
     };
     match (ended, leaves) {
         (Ok(true), _) => "finished".into(),
         (Ok(false), _) => "left".into(),
-        // The one is the server's clock, the other that of the transport.
+        // The first code is from the server's clock, the second from that of the transport.
         (Err(status), Leaves::Deadline(_))
             if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) =>
         {
@@ -186,7 +187,7 @@ async fn cycle(client: &mut Client, request: v1::GenerateRequest, leaves: Leaves
     }
 }
 
-/// Whether it was read to its end.
+/// Reads the stream, and returns whether it was read to its end.
 async fn read(
     client: &mut Client,
     request: Request<v1::GenerateRequest>,
@@ -207,7 +208,7 @@ async fn read(
             _ => {}
         }
     }
-    Err(Status::unavailable("the stream ended without a word"))
+    Err(Status::unavailable("the stream ended before it was finished"))
 }
 
 impl Cycles {
@@ -215,20 +216,20 @@ impl Cycles {
         let mut violations = Vec::new();
         let known = ["finished", "left", "deadline passed", "refused"];
         for (ending, count) in self.endings.iter().filter(|(ending, _)| !known.contains(&ending.as_str())) {
-            violations.push(format!("{count} cycles ended otherwise than planned, with {ending}"));
+            violations.push(format!("{count} cycles did not end as planned, but with {ending}"));
         }
-        for Weighed { cycles, settled, .. } in &self.weighed {
+        for Measured { cycles, settled, .. } in &self.measured {
             let after = settled.after_seconds;
             if let Some(left) = &settled.left {
-                violations.push(format!("after {cycles} cycles and {after:.1} s of rest {left}"));
+                violations.push(format!("{after:.1} s after {cycles} cycles {left}"));
             } else if after > AT_ONCE.as_secs_f64() {
                 violations.push(format!(
-                    "after {cycles} cycles it took {after:.1} s until everything was free: cancelling did not free it, \
-                     a lease did"
+                    "after {cycles} cycles it took {after:.1} s until everything was free: it was not freed by \
+                     cancelling, but by a lease that expired"
                 ));
             }
         }
-        if let [first, .., last] = self.weighed.as_slice() {
+        if let [first, .., last] = self.measured.as_slice() {
             let when = format!("between {} and {} cycles", first.cycles, last.cycles);
             violations.extend(grown(&first.memory, &last.memory, &when));
         }
@@ -242,13 +243,13 @@ impl Cycles {
             endings.add_row([ending.clone(), count.to_string()]);
         }
         let mut settled = table(&["after cycles", "all free after ms", "left"]);
-        for w in &self.weighed {
+        for w in &self.measured {
             let left = w.settled.left.clone().unwrap_or_else(|| "nothing".into());
             settled.add_row([w.cycles.to_string(), format!("{:.0}", w.settled.after_seconds * 1e3), left]);
         }
-        let counts: Vec<String> = self.weighed.iter().map(|w| format!("{} cycles", w.cycles)).collect();
+        let counts: Vec<String> = self.measured.iter().map(|w| format!("{} cycles", w.cycles)).collect();
         let moments: Vec<(&str, Memory)> =
-            counts.iter().zip(&self.weighed).map(|(count, w)| (count.as_str(), w.memory)).collect();
+            counts.iter().zip(&self.measured).map(|(count, w)| (count.as_str(), w.memory)).collect();
         format!(
             "cycles: {} in {:.0} s\n\n{endings}\n\n{settled}\n\n{}",
             self.cycles,

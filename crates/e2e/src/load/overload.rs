@@ -1,4 +1,4 @@
-//! More requests than can be served: who is, who is refused, and whether it is over when it is over.
+//! More requests than can be served: how many are, how many are refused, and whether the system recovers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rand_distr::Exp1;
 use serde::Serialize;
 use tandem_cli::bench::Summary;
 use tandem_cli::client::{Client, generate};
@@ -18,23 +19,23 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use crate::args::{OverloadArgs, Setup};
-use crate::client::{numbers, request};
-use crate::cluster::{Cluster, Flags, Memory, Models};
-use crate::figures::{grown, memory_table, summary, two};
+use super::args::{OverloadArgs, Setup};
+use super::client::{numbers, request};
+use super::cluster::{Cluster, Flags, Memory, Models};
+use super::figures::{grown, memory_table, summary, two};
 use crate::progress::bar;
 
 const PROMPT_TOKENS: u32 = 16;
 const NEW_TOKENS: u32 = 32;
 /// Connections that requests are spread over: a server allows only so many requests on one.
 const CONNECTIONS: usize = 8;
-/// When memory is weighed first: by then all places were taken and the queue was full.
-const SETTLED_IN: Duration = Duration::from_secs(10);
-/// Beyond the deadline, for the news of it.
+/// When memory is first measured: by then all permits are taken and the queue is full.
+const EARLY: Duration = Duration::from_secs(10);
+/// How long after the deadline the client waits for the error.
 const SLACK: Duration = Duration::from_secs(2);
-/// Before everything is free again.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Streams of random numbers that no request has.
+/// How long it may take until everything is free again.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The random numbers of arrivals; those of a request have its number.
 const ARRIVALS: u64 = u64::MAX;
 
 /// What was found.
@@ -43,24 +44,24 @@ pub(crate) struct Overload {
     /// Requests per second in a closed loop.
     rate_before: f64,
     rate_after: f64,
-    /// Arrivals per second meanwhile.
+    /// Arrivals per second during the overload.
     rate_offered: f64,
-    /// Of the arrivals, by what became of them.
+    /// Counts of the requests by outcome.
     met_deadline: u64,
     missed_deadline: u64,
     refused: u64,
     refused_without_retry_info: u64,
-    /// By code and message.
+    /// Other errors, by code and message.
     other: BTreeMap<String, u64>,
-    /// Of those that met their deadline, from their arrival on, in milliseconds.
+    /// From arrival to end, of requests that met their deadline.
     latency_ms: Summary,
-    /// Of those that were refused.
+    /// From arrival to refusal.
     refusal_ms: Summary,
     memory_early: Memory,
     memory_late: Memory,
 }
 
-/// What became of a request.
+/// How a request ended.
 enum Outcome {
     Finished(Duration),
     Late,
@@ -81,20 +82,23 @@ pub(crate) async fn run(
     ];
     let orchestrator = limits.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
     let flags = Flags { workers: Vec::new(), orchestrator };
-    let mut cluster = Cluster::start(setup, &Models::pair(&setup.models), flags).await?;
+    let mut cluster = Cluster::start(setup, &Models::pair(&setup.programs.models), flags).await?;
     let clients = cluster.connect(CONNECTIONS).await?;
     let sender = Sender { clients, seed: setup.seed, vocab: cluster.vocab, deadline: args.deadline };
-    // The first one pays for what later ones reuse.
+    // A warm-up: the first requests pay for what later ones reuse.
     sender.closed(args.max_sessions, Duration::from_secs(2)).await?;
     let rate_before = sender.closed(args.max_sessions, args.closed).await?;
     let rate_offered = rate_before * args.times;
     let (outcomes, memory_early, memory_late) = sender.open(&cluster, rate_offered, args.duration).await?;
-    let settled = cluster.settle(PATIENCE).await?;
-    violations.extend(settled.left.map(|left| format!("{PATIENCE:?} after the overload {left}")));
+    let settled = cluster.settle(SETTLE_TIMEOUT).await?;
+    violations.extend(settled.left.map(|left| format!("{SETTLE_TIMEOUT:?} after the overload {left}")));
     let rate_after = sender.closed(args.max_sessions, args.closed).await?;
     let mut found = Overload::of(outcomes);
-    (found.rate_before, found.rate_after, found.rate_offered) = (rate_before, rate_after, rate_offered);
-    (found.memory_early, found.memory_late) = (memory_early, memory_late);
+    found.rate_before = rate_before;
+    found.rate_after = rate_after;
+    found.rate_offered = rate_offered;
+    found.memory_early = memory_early;
+    found.memory_late = memory_late;
     violations.extend(found.violations());
     Ok(found)
 }
@@ -109,7 +113,7 @@ struct Sender {
 }
 
 impl Sender {
-    /// So many requests at once, each followed by the next: how many per second were finished.
+    /// A closed loop with `at_once` requests. Returns how many were finished per second.
     async fn closed(&self, at_once: usize, duration: Duration) -> anyhow::Result<f64> {
         let next = Arc::new(AtomicU64::new(0));
         let begun = Instant::now();
@@ -130,11 +134,11 @@ impl Sender {
         while let Some(client) = running.join_next().await {
             finished += client?;
         }
-        ensure!(finished > 0, "in the closed loop no request was finished");
+        ensure!(finished > 0, "no request of the closed loop was finished");
         Ok(finished as f64 / begun.elapsed().as_secs_f64())
     }
 
-    /// A Poisson process of requests, whatever still runs; and memory early and late in it.
+    /// An open loop: requests arrive as a Poisson process. Returns their outcomes, and memory early and late.
     async fn open(
         &self,
         cluster: &Cluster,
@@ -147,17 +151,22 @@ impl Sender {
         let mut outcomes = Vec::new();
         let mut early = None;
         let start = Instant::now();
-        let (mut number, mut at) = (0, gap(&mut rng, per_second));
+        let mut number = 0;
+        let mut at = gap(&mut rng, per_second);
         while at < duration {
-            // Arrivals happen at their times: nothing else tells.
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "requests arrive at drawn times, not after an event"
+            )]
             sleep_until(start + at).await;
             while let Some(finished) = running.try_join_next() {
                 outcomes.push(finished?);
             }
-            if early.is_none() && at >= SETTLED_IN.min(duration / 2) {
+            if early.is_none() && at >= EARLY.min(duration / 2) {
                 early = Some(cluster.memory());
             }
-            let (sender, arrived) = (self.clone(), start + at);
+            let sender = self.clone();
+            let arrived = start + at;
             running.spawn(async move { sender.send(number, arrived).await });
             bar.set_position(at.as_secs());
             number += 1;
@@ -178,42 +187,44 @@ impl Sender {
         let mut request = Request::new(request);
         request.set_timeout(self.deadline);
         let mut client = self.clients[number as usize % self.clients.len()].clone();
-        let by = arrived + self.deadline;
-        match timeout_at(by + SLACK, generate(&mut client, request, |_| ())).await {
+        let deadline = arrived + self.deadline;
+        match timeout_at(deadline + SLACK, generate(&mut client, request, |_| ())).await {
             Err(_) => Outcome::Other("no answer long after the deadline".into()),
-            Ok(Ok(_)) if Instant::now() <= by => Outcome::Finished(arrived.elapsed()),
+            Ok(Ok(_)) if Instant::now() <= deadline => Outcome::Finished(arrived.elapsed()),
             Ok(Ok(_)) => Outcome::Late,
-            Ok(Err(status)) => Outcome::of(&status, arrived, by),
+            Ok(Err(status)) => Outcome::of(&status, arrived, deadline),
         }
     }
 }
 
-/// The time between two arrivals, which is exponential.
+/// The time between two arrivals, exponentially distributed.
 fn gap(rng: &mut ChaCha8Rng, per_second: f64) -> Duration {
-    let uniform: f64 = rng.random_range(0.0..1.0);
-    Duration::from_secs_f64(-(1.0 - uniform).ln() / per_second)
+    let gap: f64 = rng.sample(Exp1);
+    Duration::from_secs_f64(gap / per_second)
 }
 
 impl Outcome {
-    fn of(status: &Status, arrived: Instant, by: Instant) -> Self {
+    fn of(status: &Status, arrived: Instant, deadline: Instant) -> Self {
         match status.code() {
             Code::ResourceExhausted => Self::Refused {
                 after: arrived.elapsed(),
                 retry_info: status.get_details_retry_info().is_some(),
             },
             Code::DeadlineExceeded => Self::Late,
-            // The transport's own clock, which says it with another code.
-            Code::Cancelled if Instant::now() >= by => Self::Late,
+            // The clock of the transport, which reports it with another code.
+            Code::Cancelled if Instant::now() >= deadline => Self::Late,
             code => Self::Other(format!("{code:?}: {}", status.message())),
         }
     }
 }
 
 impl Overload {
-    /// Counts of what became of the requests; the other figures are left out.
+    /// Counts and latencies of the outcomes; the other figures are left zero.
     fn of(outcomes: Vec<Outcome>) -> Self {
-        let (mut latencies, mut refusals) = (Vec::new(), Vec::new());
-        let (mut missed_deadline, mut refused_without_retry_info) = (0, 0);
+        let mut latencies = Vec::new();
+        let mut refusals = Vec::new();
+        let mut missed_deadline = 0;
+        let mut refused_without_retry_info = 0;
         let mut other = BTreeMap::<String, u64>::new();
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         for outcome in outcomes {
@@ -250,7 +261,7 @@ impl Overload {
         }
         if self.refused_without_retry_info > 0 {
             violations
-                .push(format!("{} refusals did not say when to come back", self.refused_without_retry_info));
+                .push(format!("{} refusals did not say when to retry", self.refused_without_retry_info));
         }
         violations.extend(grown(&self.memory_early, &self.memory_late, "under overload"));
         violations
@@ -258,7 +269,7 @@ impl Overload {
 
     /// As tables.
     pub(crate) fn show(&self) -> String {
-        let mut counts = table(&["became of it", "requests", "ms, p50 / p99"]);
+        let mut counts = table(&["outcome", "requests", "ms, p50 / p99"]);
         let without = self.refused_without_retry_info;
         counts.add_row(["met its deadline", &self.met_deadline.to_string(), &two(&self.latency_ms)]);
         counts.add_row(["missed its deadline", &self.missed_deadline.to_string(), ""]);

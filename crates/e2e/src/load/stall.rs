@@ -1,4 +1,4 @@
-//! What a running text feels of the longest prompt that is admitted beside it.
+//! How much a running stream slows down while the longest prompts are admitted beside it.
 
 use std::time::Duration;
 
@@ -13,42 +13,42 @@ use tandem_decoding::Method;
 use tandem_proto::v1::generate_response::Event;
 use tokio::time::{Instant, timeout_at};
 
-use crate::args::{Setup, StallArgs};
-use crate::client::{numbers, request};
-use crate::cluster::{Cluster, Flags, Models};
-use crate::figures::{summary, three, two};
+use super::args::{Setup, StallArgs};
+use super::client::{numbers, request};
+use super::cluster::{Cluster, Flags, Models};
+use super::figures::{summary, three, two};
 use crate::progress::bar;
 
-/// Of the running text: short, so that its own admissions are nothing.
+/// Prompt of the running stream: short, so that its own admission takes no time.
 const PROMPT_TOKENS: u32 = 16;
-/// Of the running text. The next one begins where it ends.
+/// Length of the running stream; when it ends, the next one starts.
 const NEW_TOKENS: u32 = 256;
-/// Long prompts that are admitted while nothing else runs, to see what they cost by themselves.
-const ALONE: usize = 5;
-/// Before everything is free again.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// So many times its time per token a text may take while a prompt is admitted, at the 99th percentile.
-const TARGET: f64 = 3.0;
+/// Long prompts that are admitted while nothing else runs, for comparison.
+const ADMISSIONS_ALONE: usize = 5;
+/// How long it may take until everything is free again.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer a token may take while a prompt is admitted, at the 99th percentile, as a factor.
+const RATIO_LIMIT: f64 = 3.0;
 
 /// One pair under one method. Times in milliseconds.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Stall {
     pair: &'static str,
     method: String,
-    /// Of the prompts that are admitted.
+    /// Length of the prompts that are admitted.
     prompt_tokens: u32,
-    /// Time per output token of the running text.
+    /// Time per output token of the running stream, alone and during admissions.
     before: Summary,
     during: Summary,
-    /// Of the 99th percentiles.
+    /// `during` divided by `before`, at the 99th percentile.
     ratio_p99: f64,
     ratio_p50: f64,
-    /// Time to first token of the prompts, with nothing beside them and beside the text.
+    /// Time to first token of the prompts, alone and beside the stream.
     admission_alone: Summary,
     admission_beside: Summary,
 }
 
-/// Between two chunks.
+/// The time between two chunks.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     begun: Instant,
@@ -56,7 +56,7 @@ struct Gap {
     tokens: u32,
 }
 
-/// Of a long prompt: from the request to its first token.
+/// The admission of a long prompt, from the request to its first token.
 #[derive(Clone, Copy, Debug)]
 struct Admission {
     begun: Instant,
@@ -67,10 +67,10 @@ struct Admission {
 pub(crate) async fn run(setup: &Setup, args: &StallArgs) -> anyhow::Result<Vec<Stall>> {
     let phases = if args.long_context == 0 { 1 } else { 2 } * 2 * 2 * u64::from(args.rounds);
     let bar = bar("stall", phases);
-    let demo = Models::pair(&setup.models);
+    let demo = Models::pair(&setup.programs.models);
     let mut stalls = pair(setup, args, ("demo", &demo, None), &bar).await?;
     if args.long_context > 0 {
-        let random = Models::random(&setup.models, args.long_context)?;
+        let random = Models::random(&setup.programs.models, args.long_context)?;
         stalls.extend(pair(setup, args, ("random", &random, Some(args.long_prompt)), &bar).await?);
     }
     bar.finish_and_clear();
@@ -84,7 +84,7 @@ async fn pair(
     bar: &ProgressBar,
 ) -> anyhow::Result<Vec<Stall>> {
     let cluster = Cluster::start(setup, models, Flags::default()).await?;
-    // What the answer needs, of one token.
+    // The answer of one token needs the rest.
     let longest = cluster.context - 2;
     let prompt_tokens = prompt.map_or(longest, |tokens| tokens.min(longest));
     let mut pair = Pair { clients: cluster.connect(2).await?, cluster, prompt_tokens, seed: setup.seed };
@@ -92,7 +92,9 @@ async fn pair(
     for method in [Method::Autoregressive, Method::Mmtad] {
         bar.set_message(format!("stall: {name}, {}", method));
         let admission_alone = pair.alone(method).await?;
-        let (mut before, mut during, mut admission_beside) = (Vec::new(), Vec::new(), Vec::new());
+        let mut before = Vec::new();
+        let mut during = Vec::new();
+        let mut admission_beside = Vec::new();
         for _ in 0..args.rounds {
             let (gaps, _) = pair.phase(method, args.phase, false).await?;
             before.extend(gaps.iter().map(Gap::ms_per_token));
@@ -103,8 +105,9 @@ async fn pair(
             admission_beside.extend(admissions.iter().filter_map(Admission::ms));
             bar.inc(1);
         }
-        let (before, during) = (summary(before), summary(during));
-        ensure!(before.samples > 0 && during.samples > 0, "no text ran: give it more time by --phase");
+        let before = summary(before);
+        let during = summary(during);
+        ensure!(before.samples > 0 && during.samples > 0, "no stream ran: give it more time with --phase");
         stalls.push(Stall {
             pair: name,
             method: method.to_string(),
@@ -123,34 +126,35 @@ async fn pair(
 /// A pair that runs.
 struct Pair {
     cluster: Cluster,
-    /// Of the text, and of the prompts beside it.
+    /// One for the stream, and one for the prompts beside it.
     clients: Vec<Client>,
     prompt_tokens: u32,
     seed: u64,
 }
 
 impl Pair {
-    /// Long prompts with nothing beside them.
+    /// Admits long prompts with nothing beside them.
     async fn alone(&mut self, method: Method) -> anyhow::Result<Summary> {
         let mut admissions = Vec::new();
-        while admissions.len() < ALONE {
+        while admissions.len() < ADMISSIONS_ALONE {
             self.admit(method, &mut admissions).await?;
         }
         Ok(summary(admissions.iter().filter_map(Admission::ms).collect()))
     }
 
-    /// One text after the other for a while; if `disturbed`, beside one long prompt after the other.
+    /// Runs one stream after the other for `duration`; if `disturbed`, beside one long prompt after the other.
     async fn phase(
         &mut self,
         method: Method,
         duration: Duration,
         disturbed: bool,
     ) -> anyhow::Result<(Vec<Gap>, Vec<Admission>)> {
-        let settled = self.cluster.settle(PATIENCE).await?;
-        ensure!(settled.left.is_none(), "something is left of the phase before: {:?}", settled.left);
-        let (mut gaps, mut admissions) = (Vec::new(), Vec::new());
-        let by = Instant::now() + duration;
-        let text = self.text(method, &mut gaps);
+        let settled = self.cluster.settle(SETTLE_TIMEOUT).await?;
+        ensure!(settled.left.is_none(), "the phase before left something: {:?}", settled.left);
+        let mut gaps = Vec::new();
+        let mut admissions = Vec::new();
+        let end = Instant::now() + duration;
+        let streams = self.streams(method, &mut gaps);
         let prompts = async {
             if !disturbed {
                 return std::future::pending::<anyhow::Result<()>>().await;
@@ -159,14 +163,14 @@ impl Pair {
                 self.admit(method, &mut admissions).await?;
             }
         };
-        // Both are cut off where the phase ends.
-        let both = async { tokio::try_join!(text, prompts) };
-        let ended = timeout_at(by, both).await;
+        // The end of the phase cancels both.
+        let both = async { tokio::try_join!(streams, prompts) };
+        let ended = timeout_at(end, both).await;
         if let Ok(Err(error)) = ended { Err(error) } else { Ok((gaps, admissions)) }
     }
 
-    /// One text after the other, until this is dropped.
-    async fn text(&self, method: Method, gaps: &mut Vec<Gap>) -> anyhow::Result<()> {
+    /// Runs one stream after the other, until this is dropped.
+    async fn streams(&self, method: Method, gaps: &mut Vec<Gap>) -> anyhow::Result<()> {
         let mut client = self.clients[0].clone();
         for number in 0.. {
             let mut rng = numbers(self.seed, number);
@@ -187,7 +191,7 @@ impl Pair {
         Ok(())
     }
 
-    /// One long prompt, answered with one token.
+    /// Admits a long prompt, which is answered with one token.
     async fn admit(&self, method: Method, admissions: &mut Vec<Admission>) -> anyhow::Result<()> {
         let mut rng = numbers(self.seed, u64::MAX - admissions.len() as u64);
         let request = request(&mut rng, self.cluster.vocab, self.prompt_tokens, 1, method);
@@ -214,7 +218,7 @@ impl Gap {
 }
 
 impl Admission {
-    /// `None` of one that was cut off.
+    /// `None` if it was cancelled.
     fn ms(&self) -> Option<f64> {
         Some((self.ended? - self.begun).as_secs_f64() * 1e3)
     }
@@ -241,7 +245,7 @@ pub(crate) fn show(stalls: &[Stall]) -> String {
             stall.prompt_tokens.to_string(),
             three(&stall.before),
             three(&stall.during),
-            format!("{:.2}{}", stall.ratio_p99, if stall.ratio_p99 > TARGET { " !" } else { "" }),
+            format!("{:.2}{}", stall.ratio_p99, if stall.ratio_p99 > RATIO_LIMIT { " !" } else { "" }),
             format!("{:.2}", stall.ratio_p50),
             two(&stall.admission_alone),
             two(&stall.admission_beside),
@@ -249,8 +253,8 @@ pub(crate) fn show(stalls: &[Stall]) -> String {
         ]);
     }
     format!(
-        "stall: time per output token of a running text before and during the admission of long prompts, ms, p50 / p90 / \
-         p99 (target of the p99 ratio: <= {TARGET}x); time to first token of the prompts, ms, p50 / p99\n\n{rows}"
+        "stall: time per output token of a running stream before and during the admission of long prompts, ms, p50 / p90 / \
+         p99 (target of the p99 ratio: <= {RATIO_LIMIT}x); time to first token of the prompts, ms, p50 / p99\n\n{rows}"
     )
 }
 

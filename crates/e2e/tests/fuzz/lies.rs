@@ -1,4 +1,4 @@
-//! Workers that answer whatever the fuzzer says.
+//! Workers that answer what the fuzzer chooses.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tandem_proto::v1;
 use tandem_proto::v1::draft_server::Draft;
 use tandem_proto::v1::target_server::Target;
+use tandem_testkit::toy_tokenizer_json;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::toy::toy_tokenizer_json;
-
-/// Answers prepared from a fuzzer's bytes, in turns; when there are none left, an honest refusal.
+/// Gives replies that were drawn from a fuzzer's bytes, in order; after the last one it refuses.
 #[derive(Clone, Default)]
 pub(super) struct Liar {
     pub(super) proposals: Arc<Mutex<VecDeque<v1::ProposeResponse>>>,

@@ -1,16 +1,17 @@
-//! Messages that are mostly right.
+//! Messages that are valid except for some fields, from a fuzzer's bytes.
 
 use arbitrary::{Arbitrary, Error, Result, Unstructured};
 use tandem_proto::v1;
 
-/// Tokens of the toys.
+/// Size of the toy models' vocabulary.
 const VOCAB: u32 = 8;
 
-/// `right`, or now and then anything at all, or the edge of something.
+/// `right`, or one time in ten an arbitrary value.
 fn mostly<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>, right: T) -> Result<T> {
     if u.ratio(1, 10)? { u.arbitrary() } else { Ok(right) }
 }
 
+/// A number in the range `right`, or one time in ten an edge case or an arbitrary one.
 fn number(u: &mut Unstructured<'_>, right: std::ops::RangeInclusive<u32>) -> Result<u32> {
     let edges = [0, 1, u32::MAX, u32::MAX - 1, i32::MAX as u32, 1 << 16, 255, 256, 257, 33];
     match u.int_in_range(0..=19)? {
@@ -20,6 +21,7 @@ fn number(u: &mut Unstructured<'_>, right: std::ops::RangeInclusive<u32>) -> Res
     }
 }
 
+/// `right`, or one time in six an edge case or an arbitrary number.
 fn real(u: &mut Unstructured<'_>, right: f64) -> Result<f64> {
     let edges = [0.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE, -1.0, 1e300, 1.0];
     match u.int_in_range(0..=11)? {
@@ -29,14 +31,14 @@ fn real(u: &mut Unstructured<'_>, right: f64) -> Result<f64> {
     }
 }
 
-/// Up to `most`, or now and then very many.
+/// Up to `most` values, or one time in forty a great many.
 fn many<T>(
     u: &mut Unstructured<'_>,
     most: usize,
     mut one: impl FnMut(&mut Unstructured<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let count = if u.ratio(1, 40)? { 2000 } else { u.int_in_range(0..=most)? };
-    // Bytes that are used up read as zeros for ever, and would make large messages of nothing.
+    // After the last byte everything reads as zero, which would make large messages out of nothing.
     (0..count).map(|_| if u.is_empty() { Err(Error::NotEnoughData) } else { one(u) }).collect()
 }
 
@@ -121,7 +123,7 @@ fn commit(u: &mut Unstructured<'_>) -> Result<v1::Commit> {
 fn tree(u: &mut Unstructured<'_>) -> Result<v1::TokenTree> {
     let tokens = many(u, 12, token)?;
     let parent = |i: usize, u: &mut Unstructured<'_>| -> Result<i32> {
-        // As a rule a node before this one.
+        // Mostly a node before this one, as in a valid tree.
         let right = u.int_in_range(0..=u32::try_from(i).unwrap_or(0))?.cast_signed() - 1;
         mostly(u, right)
     };
@@ -132,7 +134,7 @@ fn tree(u: &mut Unstructured<'_>) -> Result<v1::TokenTree> {
     Ok(v1::TokenTree { tokens, parents })
 }
 
-/// A step of the session `known`, or of any.
+/// A step of the session `known`, or of an arbitrary one.
 pub(super) fn score(
     u: &mut Unstructured<'_>,
     known: Option<(v1::SessionHandle, u64)>,
@@ -159,7 +161,7 @@ fn step_of(
 ) -> Result<(Option<v1::SessionHandle>, u64)> {
     match known {
         Some((mut known, step)) => {
-            // The count that the commit leads to is not known here: try some.
+            // How many tokens the commit leads to is not known here, so this is a guess.
             known.committed_tokens += u.int_in_range(0..=4)?;
             Ok((Some(known), mostly(u, step)?))
         }
@@ -202,12 +204,17 @@ fn distribution(u: &mut Unstructured<'_>) -> Result<v1::Distribution> {
     Ok(v1::Distribution { tokens, log_probs })
 }
 
-/// A target's reply about a tree of `nodes`.
+fn reals(u: &mut Unstructured<'_>, count: usize) -> Result<Vec<f64>> {
+    (0..count).map(|_| real(u, -1.5)).collect()
+}
+
+/// A target's reply to a tree of `nodes` nodes.
 pub(super) fn scores(u: &mut Unstructured<'_>, nodes: usize) -> Result<v1::ScoreTreeResponse> {
-    let mut reals = |count: usize| (0..count).map(|_| real(u, -1.5)).collect::<Result<Vec<f64>>>();
-    let (joint_log_probs, by_node, drawn) = (reals(nodes)?, reals(nodes)?, reals(nodes + 1)?);
-    let rows = |u: &mut Unstructured<'_>| mostly(u, nodes + 1).map(|n| n.min(4000));
-    let (tokens, distributions) = (rows(u)?, rows(u)?.min(64));
+    let joint_log_probs = reals(u, nodes)?;
+    let by_node = reals(u, nodes)?;
+    let drawn = reals(u, nodes + 1)?;
+    let tokens = mostly(u, nodes + 1)?.min(4000);
+    let distributions = mostly(u, nodes + 1)?.min(64);
     Ok(v1::ScoreTreeResponse {
         joint_log_probs,
         drawn_tokens: (0..tokens).map(|_| token(u)).collect::<Result<_>>()?,
@@ -223,7 +230,7 @@ pub(super) fn scores(u: &mut Unstructured<'_>, nodes: usize) -> Result<v1::Score
     })
 }
 
-/// A draft's reply.
+/// A draft's proposal.
 pub(super) fn proposal(u: &mut Unstructured<'_>) -> Result<v1::ProposeResponse> {
     let tree = tree(u)?;
     let nodes = tree.tokens.len();

@@ -1,22 +1,16 @@
-//! What a wire may bring: messages that are right but for some fields, from a fuzzer's bytes.
-//!
-//! [`conversions`] feeds them to the conversions of `tandem-proto`, [`services`] to the three services as a whole, in one process and
-//! over connections in memory: requests of rude clients, and replies of workers that lie. Nothing may panic, nothing may hang
-//! (time is simulated, so that a hang is found at once), and at the end no row of KV cache may be held.
-
-mod lies;
-mod messages;
-mod system;
+//! What is fuzzed: the conversions of `tandem-proto`, and the three services.
 
 use arbitrary::{Result, Unstructured};
-use tandem_decoding::{TokenTree, TreeLimits, exact_match};
+use tandem_decoding::{TokenId, TokenTree, TreeLimits, exact_match};
 use tandem_proto::{GenerateParams, OpenSession, SessionRef, Wanted, v1};
+use tokio::runtime::Builder;
 
-use messages as make;
+use super::messages as make;
+use super::{panics, system};
 
-/// Every conversion that a service makes of what it was sent.
-pub fn conversions(data: &[u8]) {
-    // Bytes that do not suffice are no input.
+/// Runs every conversion of a message that a service receives.
+pub(super) fn conversions(data: &[u8]) {
+    // An error means that the bytes ran out, which ends the input.
     let _ = convert(&mut Unstructured::new(data));
 }
 
@@ -33,7 +27,7 @@ fn convert(u: &mut Unstructured<'_>) -> Result<()> {
     };
     let tree = score.take_tree().unwrap_or_else(|_| small_tree());
     if let Ok(scores) = make::scores(u, tree.len())?.into_scores(&tree, wanted) {
-        // What passed is used as the loop uses it.
+        // Scores that passed the conversion must be usable by the loop.
         let accepted = exact_match(&tree, &scores.drawn);
         assert!(accepted.path.len() <= tree.max_depth());
     }
@@ -44,17 +38,22 @@ fn convert(u: &mut Unstructured<'_>) -> Result<()> {
 }
 
 fn small_tree() -> TokenTree {
-    let tokens = [1, 2, 3].map(tandem_decoding::TokenId).to_vec();
+    let tokens = [1, 2, 3].map(TokenId).to_vec();
     TokenTree::new(tokens, vec![None, Some(0), None], TreeLimits::default()).unwrap_or_default()
 }
 
-/// The three services under whatever `data` makes of their clients, and of the workers themselves.
+/// Sends the three services whatever `data` makes of their clients and, in a quarter of the inputs, of their workers.
 ///
 /// # Panics
-/// If a request hangs, or rows stay held.
-pub fn services(data: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let Ok(runtime) = runtime else { return };
-    // Bytes that do not suffice end the calls.
+/// If a request hangs, or KV-cache rows stay held.
+pub(super) fn services(data: &[u8]) {
+    // On a paused clock a request that hangs is found at once.
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        // The threads of the blocking pool fuzz too: they tokenize prompts.
+        .on_thread_start(panics::recorder())
+        .build()
+        .unwrap();
     let _ = runtime.block_on(system::exercise(&mut Unstructured::new(data)));
 }

@@ -1,12 +1,12 @@
-//! What goes wrong.
+//! Faults: what goes wrong in a run, and when.
 
 use std::time::Duration;
 
 use turmoil::Sim;
 
-use super::World;
+use super::world::World;
 
-/// Something that goes wrong, or right again.
+/// Something that breaks or recovers at a moment of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
     pub(crate) at: Duration,
@@ -15,30 +15,30 @@ pub(crate) struct Fault {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    /// The process is gone without a word.
+    /// The process of a host ends without closing anything.
     Crash(String),
-    /// A new life of it.
+    /// A new incarnation starts on the host.
     Restart(String),
-    /// Messages between the two are lost.
+    /// Messages between two hosts are lost.
     Partition((String, String)),
     Repair((String, String)),
-    /// Messages between the two wait.
+    /// Messages between two hosts are held back.
     Hold((String, String)),
     Release((String, String)),
-    /// Of every message between the two.
+    /// Every message between two hosts takes so long.
     Latency((String, String), Duration),
-    /// SIGTERM.
+    /// The worker drains, as after SIGTERM.
     Drain(String),
     /// A name no longer stands for a host, as when a pod is scaled away.
-    Unname(String, String),
-    Name(String, String),
+    RemoveFromName(String, String),
+    AddToName(String, String),
 }
 
 impl Fault {
     pub(crate) fn apply(&self, sim: &mut Sim<'_>, world: &World) {
         match &self.kind {
             Kind::Crash(host) => {
-                world.with(|w| w.workers.remove(host));
+                world.with(|shared| shared.workers.remove(host));
                 sim.crash(host.as_str());
             }
             Kind::Restart(host) => sim.bounce(host.as_str()),
@@ -48,20 +48,12 @@ impl Fault {
             Kind::Release((a, b)) => sim.release(a.as_str(), b.as_str()),
             Kind::Latency((a, b), latency) => sim.set_link_latency(a.as_str(), b.as_str(), *latency),
             Kind::Drain(host) => {
-                if let Some(shutdown) = world.with(|w| w.workers.get(host).map(|(_, s)| s.clone())) {
-                    shutdown.drain();
+                if let Some(worker) = world.with(|shared| shared.workers.get(host).cloned()) {
+                    worker.shutdown.drain();
                 }
             }
-            Kind::Unname(name, host) => world.with(|w| {
-                if let Some(hosts) = w.names.get_mut(name).filter(|hosts| hosts.len() > 1) {
-                    hosts.retain(|h| h != host);
-                }
-            }),
-            Kind::Name(name, host) => world.with(|w| {
-                if let Some(hosts) = w.names.get_mut(name).filter(|hosts| !hosts.contains(host)) {
-                    hosts.push(host.clone());
-                }
-            }),
+            Kind::RemoveFromName(name, host) => world.network.remove_host(name, host),
+            Kind::AddToName(name, host) => world.network.add_host(name, host),
         }
     }
 }

@@ -3,23 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
 use tandem_engine::ModelThread;
-use tandem_orchestrator::{OrchestratorArgs, Pair};
 use tandem_serving::Shutdown;
-use tandem_worker::WorkerArgs;
+use tandem_testkit::{ToyModel, incoming, orchestrator_args, orchestrator_serving, worker_args};
 use turmoil::{Builder, Sim};
 
-use super::network::{SimulatedNetwork, incoming};
-use super::scenario::{DRAFT, Scenario, TARGET};
-use super::{LONGEST, TICK, World, client, rude};
+use super::names::{ORCHESTRATOR, worker};
+use super::scenario::Scenario;
+use super::world::{RunningWorker, World};
+use super::{client, rude};
 
-pub(crate) const ORCHESTRATOR: &str = "orchestrator";
-
-/// The name of a worker's host.
-pub(crate) fn worker(kind: &str, index: usize) -> String {
-    format!("{kind}-{index}")
-}
+/// A step of the simulation: short enough that faults fall between the messages of a generation.
+const TICK: Duration = Duration::from_millis(4);
+/// How long the simulation may run; every run ends earlier.
+const LONGEST: Duration = Duration::from_secs(60);
+/// How long a session without steps stays open on a worker.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+/// How long the orchestrator waits for its workers when it starts.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// All hosts of `scenario`.
 pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
@@ -30,17 +31,18 @@ pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
         .min_message_latency(Duration::ZERO)
         .max_message_latency(scenario.latency)
         .build();
-    for (kind, count) in [("draft", scenario.drafts), ("target", scenario.targets)] {
-        let hosts: Vec<String> = (0..count).map(|i| worker(kind, i)).collect();
+    for (role, count) in [("draft", scenario.drafts), ("target", scenario.targets)] {
+        let hosts: Vec<String> = (0..count).map(|i| worker(role, i)).collect();
         for host in &hosts {
-            let (world, name) = (world.clone(), host.clone());
-            let (target, kv_tokens) = (kind == "target", scenario.kv_tokens);
-            sim.host(host.as_str(), move || serve_worker(world.clone(), name.clone(), target, kv_tokens));
+            let world = world.clone();
+            let name = host.clone();
+            let kv_tokens = scenario.kv_tokens;
+            sim.host(host.as_str(), move || serve_worker(world.clone(), name.clone(), role, kv_tokens));
         }
-        world.with(|w| w.names.insert(kind.into(), hosts));
+        world.network.set_name(role, hosts);
     }
-    let network = world.clone();
-    sim.host(ORCHESTRATOR, move || serve_orchestrator(network.clone()));
+    let orchestrator_world = world.clone();
+    sim.host(ORCHESTRATOR, move || serve_orchestrator(orchestrator_world.clone()));
     for (i, request) in scenario.requests.iter().enumerate() {
         sim.client(format!("client-{i}"), client::run(i, request.clone(), world.clone()));
     }
@@ -50,14 +52,15 @@ pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
     sim
 }
 
-async fn serve_worker(world: World, host: String, target: bool, kv_tokens: usize) -> turmoil::Result {
-    let mut args = WorkerArgs::try_parse_from(["worker", "--model", "toy", "--session-lease-seconds", "2"])?;
-    args.incarnation = world.begin_life();
-    let model = if target { TARGET } else { DRAFT };
-    let model = ModelThread::start_as_task(model.loaded(&host, kv_tokens));
+async fn serve_worker(world: World, host: String, role: &str, kv_tokens: usize) -> turmoil::Result {
+    let mut args = worker_args(&format!("--session-lease-seconds {}", LEASE.as_secs()));
+    args.incarnation = world.next_incarnation();
+    let toy = if role == "target" { ToyModel::TARGET } else { ToyModel::DRAFT };
+    let model = ModelThread::start_as_task(toy.loaded(&host, kv_tokens));
     let shutdown = Shutdown::new();
-    world.with(|w| w.workers.insert(host, (model.budget().clone(), shutdown.clone())));
-    let serving = if target {
+    let running = RunningWorker { budget: model.budget().clone(), shutdown: shutdown.clone() };
+    world.with(|shared| shared.workers.insert(host, running));
+    let serving = if role == "target" {
         tandem_target_service::serving(model, &args)
     } else {
         tandem_draft_service::serving(model, &args)
@@ -66,13 +69,11 @@ async fn serve_worker(world: World, host: String, target: bool, kv_tokens: usize
 }
 
 async fn serve_orchestrator(world: World) -> turmoil::Result {
-    let args = OrchestratorArgs::try_parse_from(
-        "orchestrator --draft http://draft:7000 --target http://target:7000 --step-seconds 1 \
-         --worker-silence-seconds 0.4 --failover-seconds 5 --resolve-seconds 0.25"
-            .split_whitespace(),
-    )?;
-    let (patience, limits) = (Duration::from_secs(20), args.limits.workers());
-    let network = Arc::new(SimulatedNetwork(world));
-    let pair = Pair::connect(args.names(), patience, limits, network).await?;
-    Ok(tandem_orchestrator::serving(pair, &args, None).run(incoming().await?, Shutdown::new()).await?)
+    let args = orchestrator_args(
+        "--draft http://draft:7000 --target http://target:7000 --step-seconds 1 \
+         --worker-silence-seconds 0.4 --failover-seconds 5 --resolve-seconds 0.25",
+    );
+    let network = Arc::new(world.network);
+    let serving = orchestrator_serving(&args, network, CONNECT_TIMEOUT, None).await?;
+    Ok(serving.run(incoming().await?, Shutdown::new()).await?)
 }

@@ -1,4 +1,4 @@
-//! The same request without services, network or faults: the loop on the toy models themselves.
+//! The same request without services, network or faults: the loop runs directly on the toy models.
 
 use std::time::Duration;
 
@@ -7,12 +7,9 @@ use tandem_orchestrator::{
     DraftSession, Drafter, FinishReason, GenerateError, Job, Proposal, Watch, generate as run_loop,
 };
 use tandem_proto::{GenerateParams, Input, OpenSession, Propose, v1};
+use tandem_testkit::{ToyModel, toy_tokenizer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-
-use super::scenario::{DRAFT, TARGET};
-use crate::backend::CONTEXT;
-use crate::{ToyModel, toy_tokenizer};
 
 /// What should come out.
 #[derive(Debug, Default)]
@@ -24,31 +21,34 @@ pub(crate) struct Expected {
     pub(crate) undrafted: usize,
 }
 
-/// A draft that is away in the iterations that had none.
-struct Away<'a> {
+/// A draft that is missing in the iterations that had none.
+struct IntermittentDraft<'a> {
     drafted: &'a [bool],
 }
 
-struct AwaySession<'a> {
+struct IntermittentSession<'a> {
     inner: <ToyModel as Drafter>::Session,
     drafted: std::slice::Iter<'a, bool>,
 }
 
-impl<'a> Drafter for Away<'a> {
-    type Session = AwaySession<'a>;
+impl<'a> Drafter for IntermittentDraft<'a> {
+    type Session = IntermittentSession<'a>;
 
-    async fn open(&self, open: &OpenSession, by: Instant) -> Result<AwaySession<'a>, GenerateError> {
-        Ok(AwaySession { inner: Drafter::open(&DRAFT, open, by).await?, drafted: self.drafted.iter() })
+    async fn open(&self, open: &OpenSession, by: Instant) -> Result<IntermittentSession<'a>, GenerateError> {
+        Ok(IntermittentSession {
+            inner: Drafter::open(&ToyModel::DRAFT, open, by).await?,
+            drafted: self.drafted.iter(),
+        })
     }
 }
 
-impl DraftSession for AwaySession<'_> {
+impl DraftSession for IntermittentSession<'_> {
     async fn propose(
         &mut self,
         commit: Option<&Accepted>,
         propose: &Propose,
     ) -> Result<Option<Proposal>, GenerateError> {
-        // Asked and thrown away, so that it knows what was committed.
+        // Always called, so that the session sees every commit.
         let proposal = self.inner.propose(commit, propose).await?;
         if self.drafted.next() == Some(&false) {
             self.inner.forget_tree();
@@ -58,15 +58,14 @@ impl DraftSession for AwaySession<'_> {
     }
 }
 
-/// The text of `wire`, with drafts where `drafted` says so, and everywhere behind.
+/// The result of `wire`, with drafts in the iterations where `drafted` says so, and in all iterations after those.
 pub(crate) fn generate(wire: &v1::GenerateRequest, drafted: &[bool]) -> Expected {
-    #[allow(clippy::expect_used, reason = "the scenario's own request")]
     let params = GenerateParams::try_from(wire.clone()).expect("a valid request");
     let Input::Tokens(prompt) = params.input.clone() else { return Expected::default() };
-    let tokenizer = toy_tokenizer(TARGET.vocab);
+    let tokenizer = toy_tokenizer(ToyModel::TARGET.vocab);
     let job = Job {
         open: OpenSession {
-            max_new_tokens: params.max_new_tokens.min(CONTEXT - prompt.len()),
+            max_new_tokens: params.max_new_tokens.min(ToyModel::CONTEXT_TOKENS - prompt.len()),
             prompt,
             max_tree_nodes: params.decoding.max_tree_nodes(),
             sampling: params.sampling,
@@ -85,10 +84,9 @@ pub(crate) fn generate(wire: &v1::GenerateRequest, drafted: &[bool]) -> Expected
         by: Instant::now() + Duration::from_secs(60),
         watch: &Watch::nobody(),
     };
-    let (out, mut pieces) = mpsc::channel(CONTEXT + 2);
-    let away = Away { drafted };
-    let run = run_loop(&away, &TARGET, &job, &out);
-    #[allow(clippy::expect_used, reason = "a runtime without anything, and toys that cannot fail")]
+    let (out, mut pieces) = mpsc::channel(ToyModel::CONTEXT_TOKENS + 2);
+    let draft = IntermittentDraft { drafted };
+    let run = run_loop(&draft, &ToyModel::TARGET, &job, &out);
     let finish = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime")

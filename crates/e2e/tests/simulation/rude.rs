@@ -1,4 +1,4 @@
-//! Somebody who sends the workers steps twice, late, early and at once.
+//! A client of a worker that sends its steps twice, late, early and concurrently.
 
 use std::time::Duration;
 
@@ -6,27 +6,28 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::{Reason, v1};
+use tandem_testkit::{PORT, SimulatedNetwork};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::World;
-use super::hosts::worker;
-use super::network::{PORT, channel};
+use super::names::worker;
+use super::world::World;
 
-/// Tries, each a request or two.
-const TRIES: usize = 30;
-/// For one request.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Attempts per session, each of one or two requests.
+const ATTEMPTS: usize = 30;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The life of the rude one. What it gets must be the same for the same step, and an error for any other.
+/// Runs the rude client. The same step must give the same reply, and any other step an error.
 pub(crate) async fn run(seed: u64, world: World) -> turmoil::Result {
     let address = turmoil::lookup(worker("target", 0));
-    let endpoint = Endpoint::from_shared(format!("http://{address}:{PORT}"))?.connect_timeout(PATIENCE);
-    let target = TargetClient::new(channel(&endpoint));
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}:{PORT}"))?.connect_timeout(CONNECT_TIMEOUT);
+    let target = TargetClient::new(SimulatedNetwork::connect(&endpoint));
     let mut rude = Rude { target, rng: ChaCha8Rng::seed_from_u64(seed), world };
-    // The worker may be away: that is not the point here.
+    // Errors are ignored: the worker may have crashed, which other checks cover.
     for _ in 0..2 {
-        let _ = tokio::time::timeout(Duration::from_secs(5), rude.session()).await;
+        let _ = tokio::time::timeout(SESSION_TIMEOUT, rude.session()).await;
     }
     Ok(())
 }
@@ -38,7 +39,7 @@ struct Rude {
 }
 
 impl Rude {
-    /// A session whose steps are repeated, skipped, sent twice at once, and at last not closed.
+    /// A session whose steps are repeated, skipped and sent concurrently, and which is never closed.
     async fn session(&mut self) -> Result<(), Status> {
         let open = v1::OpenSessionRequest {
             prompt_tokens: vec![1, 2, 3],
@@ -52,17 +53,17 @@ impl Rude {
         let mut handle = handle.ok_or_else(|| Status::internal("no handle"))?;
         let mut step = score(handle, 1, None);
         let mut reply = self.target.score_tree(step.clone()).await?.into_inner();
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             match self.rng.random_range(0..4) {
                 0 => self.expect_same(&step, &reply).await?,
                 1 => self.expect_refused(handle, step.step).await?,
                 2 => {
-                    // Twice at once: one of them may be told that the other still runs.
-                    let (mut a, mut b) = (self.target.clone(), self.target.clone());
-                    let both = tokio::join!(a.score_tree(step.clone()), b.score_tree(step.clone()));
-                    for answer in [both.0, both.1] {
-                        self.expect(answer, &reply)?;
-                    }
+                    // Concurrently: one of the two may be refused because the other still runs.
+                    let mut first = self.target.clone();
+                    let mut second = self.target.clone();
+                    let both = tokio::join!(first.score_tree(step.clone()), second.score_tree(step.clone()));
+                    self.expect(both.0, &reply)?;
+                    self.expect(both.1, &reply)?;
                 }
                 _ => {
                     let bonus_token = reply.drawn_tokens.first().copied().unwrap_or_default();
@@ -93,8 +94,7 @@ impl Rude {
         match answer {
             Ok(again) if again.get_ref() == reply => Ok(()),
             Ok(again) => {
-                let what = format!("the same step, another reply: {reply:?}, then {again:?}");
-                self.world.with(|w| w.violations.push(what));
+                self.world.violation(format!("the same step, another reply: {reply:?}, then {again:?}"));
                 Ok(())
             }
             Err(status) if status.code() == Code::ResourceExhausted => Ok(()),
@@ -107,7 +107,7 @@ impl Rude {
         let wrong = if step > 1 && self.rng.random() { step - 1 } else { step + 5 };
         match self.target.score_tree(score(handle, wrong, None)).await {
             Ok(_) => {
-                self.world.with(|w| w.violations.push(format!("step {wrong} was taken behind {step}")));
+                self.world.violation(format!("step {wrong} was accepted after step {step}"));
                 Ok(())
             }
             Err(status) if Reason::of(&status) == Some(Reason::StepOutOfOrder) => Ok(()),

@@ -9,60 +9,58 @@ use tandem_decoding::Method;
 use tandem_proto::{method_to_wire, v1};
 
 use super::fault::{Fault, Kind};
-use super::hosts::{ORCHESTRATOR, worker};
-use crate::ToyModel;
+use super::names::{ORCHESTRATOR, worker};
 
-/// The models of every scenario.
-pub(crate) const TARGET: ToyModel = ToyModel { vocab: 8, salt: 1 };
-pub(crate) const DRAFT: ToyModel = ToyModel { vocab: 8, salt: 2 };
-
-/// Faults begin within this.
-const TROUBLE: f64 = 2.5;
+/// Faults begin before this.
+const LAST_FAULT_SECONDS: f64 = 2.5;
+/// Deadline of most requests: long enough for every fault to pass.
+const DEADLINE_SECONDS: f64 = 15.0;
 
 /// What happens in a run.
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     pub(crate) seed: u64,
     pub(crate) drafts: usize,
     pub(crate) targets: usize,
-    /// Of a message, at most.
+    /// The longest that a message takes.
     pub(crate) latency: Duration,
     /// KV-cache tokens of a worker.
     pub(crate) kv_tokens: usize,
     pub(crate) requests: Vec<Request>,
-    /// By time.
+    /// Sorted by time.
     pub(crate) faults: Vec<Fault>,
-    /// Somebody sends the workers what nobody should.
+    /// Whether a client sends steps to a worker out of order.
     pub(crate) rude: bool,
 }
 
-/// What a client asks, and when it loses interest.
+/// What a client sends, and when it cancels.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) after: Duration,
     pub(crate) request: v1::GenerateRequest,
     pub(crate) deadline: Duration,
-    /// Chunks after which the client goes away.
-    pub(crate) leaves_after: Option<usize>,
+    /// Chunks after which the client cancels.
+    pub(crate) cancels_after: Option<usize>,
 }
 
 impl Scenario {
     /// The scenario of `seed`.
-    pub fn draw(seed: u64) -> Self {
+    pub(crate) fn draw(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let (drafts, targets) = (rng.random_range(1..=2), rng.random_range(1..=2));
+        let drafts = rng.random_range(1..=2);
+        let targets = rng.random_range(1..=2);
         let latency = Duration::from_millis(*[1, 5, 20].choose(&mut rng).unwrap_or(&1));
         let requests = (0..rng.random_range(1..=4)).map(|_| Request::draw(&mut rng)).collect();
-        // Some runs go undisturbed: what they show must be right, too.
+        // Runs without faults are checked more strictly.
         let count = *[0, 1, 2, 3, 5, 8].choose(&mut rng).unwrap_or(&0);
         let mut faults: Vec<Fault> = (0..count).flat_map(|_| draw_fault(&mut rng, drafts, targets)).collect();
         faults.sort_by_key(|fault| fault.at);
-        // Some workers are too small for all at once; nobody is refused where nothing should be.
+        // Some workers are too small for all requests at once; in runs without faults no request may be refused.
         let kv_tokens = if faults.is_empty() || rng.random() { 1024 } else { 250 };
         Self { seed, drafts, targets, latency, kv_tokens, requests, faults, rude: rng.random_bool(0.3) }
     }
 
-    /// Nothing goes wrong.
+    /// Whether it has no faults.
     pub(crate) fn is_calm(&self) -> bool {
         self.faults.is_empty()
     }
@@ -91,34 +89,33 @@ impl Request {
             ..v1::GenerateRequest::default()
         };
         Self {
-            // Not before the orchestrator listens, even over the slowest network.
+            // After the orchestrator listens, even over the slowest network.
             after: Duration::from_secs_f64(rng.random_range(0.5..1.5)),
             request,
-            deadline: Duration::from_secs_f64(if rng.random_bool(0.1) {
-                rng.random_range(0.01..1.0)
-            } else {
-                15.0
-            }),
-            leaves_after: rng.random_bool(0.15).then(|| rng.random_range(0..10)),
+            deadline: Duration::from_secs_f64(draw_deadline(rng)),
+            cancels_after: rng.random_bool(0.15).then(|| rng.random_range(0..10)),
         }
     }
 }
 
-/// A fault and, as a rule, its end.
+fn draw_deadline(rng: &mut impl Rng) -> f64 {
+    if rng.random_bool(0.1) { rng.random_range(0.01..1.0) } else { DEADLINE_SECONDS }
+}
+
+/// A fault and, for most kinds, the recovery from it.
 fn draw_fault(rng: &mut impl Rng, drafts: usize, targets: usize) -> Vec<Fault> {
-    let at = Duration::from_secs_f64(rng.random_range(0.05..TROUBLE));
+    let at = Duration::from_secs_f64(rng.random_range(0.05..LAST_FAULT_SECONDS));
     let end = at + Duration::from_secs_f64(rng.random_range(0.02..1.5));
-    let target = rng.random_bool(0.6);
-    let (kind, count) = if target { ("target", targets) } else { ("draft", drafts) };
-    let host = worker(kind, rng.random_range(0..count));
+    let (role, count) = if rng.random_bool(0.6) { ("target", targets) } else { ("draft", drafts) };
+    let host = worker(role, rng.random_range(0..count));
     let pair = (ORCHESTRATOR.to_owned(), host.clone());
     let both = |begins: Kind, ends: Kind| vec![Fault { at, kind: begins }, Fault { at: end, kind: ends }];
     match rng.random_range(0..100) {
         0..30 => both(Kind::Crash(host.clone()), Kind::Restart(host)),
-        // At once: a new life before anybody has noticed the end of the old one.
+        // At once: the new incarnation starts before the end of the old one is noticed.
         30..40 => vec![Fault { at, kind: Kind::Restart(host) }],
         40..55 => both(Kind::Partition(pair.clone()), Kind::Repair(pair)),
-        // A pause; a long one outlasts the lease.
+        // A pause, maybe longer than the lease.
         55..70 => {
             let end = at + Duration::from_secs_f64(rng.random_range(0.1..4.0));
             let kind = Kind::Hold(pair.clone());
@@ -129,7 +126,7 @@ fn draw_fault(rng: &mut impl Rng, drafts: usize, targets: usize) -> Vec<Fault> {
             Kind::Latency(pair, Duration::from_millis(1)),
         ),
         80..90 => both(Kind::Drain(host.clone()), Kind::Restart(host)),
-        90..96 => both(Kind::Unname(kind.into(), host.clone()), Kind::Name(kind.into(), host)),
+        90..96 => both(Kind::RemoveFromName(role.into(), host.clone()), Kind::AddToName(role.into(), host)),
         _ => both(Kind::Crash(ORCHESTRATOR.into()), Kind::Restart(ORCHESTRATOR.into())),
     }
 }

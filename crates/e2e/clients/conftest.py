@@ -1,4 +1,4 @@
-"""What the tests share: a running `tandem serve` with the bundled pair, its addresses, a prompt."""
+"""Fixtures of the tests: a running `tandem serve` with the bundled pair, its addresses, a prompt."""
 
 import contextlib
 import os
@@ -19,13 +19,13 @@ TANDEM = os.environ.get("TANDEM", str(ROOT / "target/debug/tandem"))
 NAMES = ("orchestrator", "http", "draft", "target")
 
 
-# A run that is asked to end ends its fixtures too, and so the processes that they started.
+# On SIGTERM pytest tears down its fixtures, which ends the processes that they started.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @dataclass(frozen=True)
 class Server:
-    """Addresses of a running system, and its process."""
+    """The addresses of a running system, and its process."""
 
     orchestrator: str
     http: str
@@ -36,7 +36,7 @@ class Server:
 
 @contextlib.contextmanager
 def serve(log, *flags, env=None):
-    """`tandem serve` on free ports until the block ends; its log goes to the file `log`."""
+    """Runs `tandem serve` on free ports until the block ends. Its log goes to the file `log`."""
     command = [TANDEM, "serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", *flags]
     with open(log, "w") as errors:
         process = subprocess.Popen(

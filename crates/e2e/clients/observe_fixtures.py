@@ -1,4 +1,4 @@
-"""What the tests of metrics and traces share: the three services as processes of their own, and something to do for them."""
+"""Fixtures of the tests of metrics and traces: the three services as processes, and requests to them."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ PROMPT = (ROOT / "models/demo/prompt.txt").read_text().removesuffix("\n")
 
 @dataclass
 class Service:
-    """A process, where it listens for gRPC and for HTTP, and what it has logged."""
+    """A process, its gRPC and HTTP addresses, and its log so far."""
 
     process: subprocess.Popen
     grpc: str
@@ -31,13 +31,13 @@ def _start(binary, flags, env):
     try:
         log = []
         lines, found, deadline = read_lines(process.stderr, log), {}, time.monotonic() + START_SECONDS
-        # The port of HTTP is bound first.
+        # The HTTP port is bound and logged before the gRPC port.
         while "listening" not in found:
             fields = json.loads(next_line(lines, deadline, lambda: f"{binary}: {''.join(log)}"))["fields"]
             if "address" in fields and fields["message"] in ("listening", "listening for HTTP"):
                 found[fields["message"]] = fields["address"]
     except BaseException:
-        # Nobody else knows it yet.
+        # No other code can end the process yet.
         process.kill()
         process.wait(30)
         raise
@@ -45,13 +45,13 @@ def _start(binary, flags, env):
 
 
 def stop(service):
-    """Ends a service as an operator would, and waits."""
+    """Ends a service with SIGTERM, and waits."""
     end(service.process)
 
 
 @contextlib.contextmanager
 def system(flags=(), env=None, orchestrator_flags=()):
-    """The bundled pair as three processes, by role."""
+    """Runs the bundled pair as three processes, which are returned by role."""
     with contextlib.ExitStack() as stack:
         services = {}
 
@@ -67,7 +67,7 @@ def system(flags=(), env=None, orchestrator_flags=()):
 
 
 def generate(services, *flags, prompt=PROMPT, env=None, check=True):
-    """One generation by the command; its statistics."""
+    """Runs `tandem generate`, and returns the statistics."""
     command = [BIN / "tandem", "generate", "--endpoint", f"http://{services['orchestrator'].grpc}", "--json"]
     done = subprocess.run(
         [*command, *flags], cwd=ROOT, input=prompt, capture_output=True, text=True, env={**os.environ, **(env or {})},

@@ -1,4 +1,4 @@
-"""Processes that the tests start: what they print, how long they may take, and their end."""
+"""Starting and ending the processes under test, and reading what they print."""
 
 import queue
 import subprocess
@@ -9,7 +9,7 @@ START_SECONDS = 120
 
 
 def end(process):
-    """Ends a process as an operator would, and waits; it is killed if that is not enough."""
+    """Ends a process with SIGTERM, or with SIGKILL if it is still running after 30 s."""
     process.terminate()
     try:
         process.wait(30)
@@ -19,7 +19,7 @@ def end(process):
 
 
 def read_lines(stream, log=None):
-    """A queue of the lines of a process, as a thread reads them, None at its end; they are added to the list `log`, too."""
+    """Returns a queue of lines, which a thread reads from `stream`; the last entry is None. Also adds the lines to the list `log`."""
     lines = queue.Queue()
 
     def read():
@@ -33,11 +33,11 @@ def read_lines(stream, log=None):
     return lines
 
 
-def next_line(lines, deadline, told):
-    """The next line before the deadline; fails with what `told` returns where there is none."""
+def next_line(lines, deadline, output):
+    """Returns the next line before the deadline. If there is none, fails with what `output()` returns."""
     try:
         line = lines.get(timeout=max(0.1, deadline - time.monotonic()))
     except queue.Empty:
-        raise AssertionError(f"did not start within {START_SECONDS} s:\n{told()}") from None
-    assert line is not None, f"ended at its start:\n{told()}"
+        raise AssertionError(f"did not start within {START_SECONDS} s:\n{output()}") from None
+    assert line is not None, f"ended at its start:\n{output()}"
     return line

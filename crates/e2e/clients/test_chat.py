@@ -1,7 +1,7 @@
-"""Chat with the real `openai` package: templates against Python's jinja2, as Hugging Face's transformers sets it up.
+"""Chat with the `openai` package: templates are compared with Python's jinja2, set up as in Hugging Face's transformers.
 
-The bundled pair has no chat template, so copies of it get well-known ones. What the server rendered shows in two ways: the number
-of prompt tokens, and the text, which must be that of a completion of the tokens of the prompt as rendered here.
+The bundled pair has no chat template, so copies of it get well-known ones. Two results show what the server rendered: the
+number of prompt tokens, and the answer, which must be that of a completion whose prompt was rendered and tokenized here.
 """
 
 import datetime
@@ -67,7 +67,7 @@ MISTRAL = """\
 {% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}\
 {% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"""
 
-# What else templates of that hub use: JSON of values, slices, dict methods, string methods, macros, filters, loops over pairs.
+# Other features that templates of that hub use: JSON, slices, methods of dicts and strings, macros, filters, loops over pairs.
 EXTRAS = """\
 {%- macro turn(message, n=1) -%}[{{ n }}|{{ message.role|upper }}|{{ message['content']|tojson }}]{%- endmacro -%}
 {{ bos_token }}{{ messages|tojson }} {{ messages|tojson(indent=2) }}
@@ -91,7 +91,7 @@ CONVERSATIONS = {
 
 
 def render(template, messages):
-    """As transformers does it."""
+    """Renders as transformers does."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = lambda x, indent=None: json.dumps(x, ensure_ascii=False, indent=indent)
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
@@ -111,7 +111,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module", params=TEMPLATES)
 def chat(request, tmp_path_factory):
-    """A client of a server whose target has the template, and the template."""
+    """A client of a server whose target has a chat template, and the template."""
     home = tmp_path_factory.mktemp(request.param)
     flags = []
     for role in ("target", "draft"):
@@ -139,7 +139,7 @@ def test_the_prompt_is_what_jinja_renders(chat, tokenizer, name):
     client, template = chat
     messages = CONVERSATIONS[name]
     try:
-        # Midnight may pass between the two: one of them is the server's day.
+        # Rendered before and after the request, in case midnight passes and the date changes.
         before = render(template, messages)
         answer = ask(client, messages)
         rendered = {before, render(template, messages)}
@@ -150,7 +150,7 @@ def test_the_prompt_is_what_jinja_renders(chat, tokenizer, name):
         assert str(raised) in caught.value.message
         assert caught.value.param == "messages"
         return
-    # Templates write the special tokens themselves.
+    # The templates contain the special tokens.
     tokens = [tokenizer.encode(text, add_special_tokens=False).ids for text in rendered]
     assert answer.usage.prompt_tokens in [len(ids) for ids in tokens]
     texts = [client.completions.create(model=answer.model, prompt=ids, max_tokens=24, seed=3).choices[0].text for ids in tokens]
@@ -229,7 +229,7 @@ NEUTRAL = {
 
 @pytest.mark.parametrize("chat", ["chatml"], indirect=True)
 @pytest.mark.parametrize("field", NEUTRAL)
-def test_values_that_ask_for_nothing_are_taken(chat, field):
+def test_values_that_change_nothing_are_accepted(chat, field):
     client, _ = chat
     answer = ask(client, [USER], **{field: NEUTRAL[field]})
     assert answer.choices[0].message.content == ask(client, [USER]).choices[0].message.content

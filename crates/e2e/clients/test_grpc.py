@@ -1,4 +1,4 @@
-"""grpcio without generated stubs: the API is found by reflection, messages are built from its descriptors."""
+"""grpcio without generated stubs: it finds the API by reflection and builds messages from the descriptors."""
 
 import grpc
 import openai
@@ -13,7 +13,7 @@ SECONDS = 60
 
 
 class Generation:
-    """tandem.v1.Generation, as reflection describes it."""
+    """A client of tandem.v1.Generation, built from reflection."""
 
     def __init__(self, channel):
         self.channel = channel
@@ -76,7 +76,7 @@ def test_generate_streams_text_and_statistics(api, prompt):
     assert statistics.block_efficiency == pytest.approx(1 + statistics.accepted_tokens / statistics.iterations)
 
 
-def test_grpc_and_http_write_the_same(api, server, prompt):
+def test_grpc_and_http_give_the_same_text(api, server, prompt):
     exact = api.number("Method", "METHOD_EXACT_MATCH")
     events = api.generate(prompt=prompt, seed=7, max_new_tokens=40, temperature=1, top_k=0, top_p=1, decoding={"method": exact})
     with openai.OpenAI(base_url=f"{server.http}/v1", api_key="none", max_retries=0) as client:
@@ -110,7 +110,7 @@ def test_log_probs_and_alternatives(api, prompt):
 def test_several_choices(api, prompt):
     events = api.generate(prompt=prompt, seed=5, max_new_tokens=20, temperature=2, top_k=0, top_p=1, n=2)
     assert text_of(events, 0) != text_of(events, 1)
-    # Candidate i is what seed + i gives alone.
+    # Choice i is what seed + i gives alone.
     assert text_of(events, 1) == text_of(api.generate(prompt=prompt, seed=6, max_new_tokens=20, temperature=2, top_k=0, top_p=1))
     assert sorted(event.index for event in events if event.WhichOneof("event") == "finished") == [0, 1]
 
@@ -172,5 +172,5 @@ def test_health_is_checked_and_watched(channel, service):
     assert next(watch).status == serving
     watch.cancel()
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=SECONDS)
+        stub.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=SECONDS)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND

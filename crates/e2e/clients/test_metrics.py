@@ -1,4 +1,4 @@
-"""Metrics as Prometheus gets them: every query of the dashboard and of the alerts is run against a real one that scrapes a real system."""
+"""Metrics: a real Prometheus scrapes a real system, and runs every query of the dashboard and of the alerts."""
 
 import contextlib
 import json
@@ -19,11 +19,11 @@ from processes import end
 DASHBOARD = ROOT / "deploy/grafana/dashboard.json"
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 METHODS = ["mmtad", "mtad", "exact-match", "speculative", "specinfer", "mtjd", "autoregressive"]
-PATIENCE_SECONDS = 30
-# What has a value only where a meter can be read.
+TIMEOUT_SECONDS = 30
+# These have a value only where an energy meter can be read.
 MAY_BE_EMPTY = {"Energy per token"}
 
-pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="no Prometheus here: apt-get install prometheus")
+pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="Prometheus is not installed: apt-get install prometheus")
 
 
 def get(url):
@@ -31,17 +31,17 @@ def get(url):
         return response.read().decode(), response.headers
 
 
-def eventually(check, seconds=PATIENCE_SECONDS):
-    """What `check` returns once that is something. Another process does the work: nothing to await but its answers."""
+def eventually(check, seconds=TIMEOUT_SECONDS):
+    """Polls until `check` returns something, and returns that. The work happens in another process, which sends no events."""
     deadline = time.monotonic() + seconds
     while not (found := check()):
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.1)
     return found
 
 
 def samples(text):
-    """Name -> list of (labels, value)."""
+    """Parses metrics: name -> list of (labels, value)."""
     found = {}
     for line in text.splitlines():
         if match := re.fullmatch(r"([\w:]+)(?:\{(.*)\})? (\S+)", line):
@@ -52,13 +52,13 @@ def samples(text):
 
 @contextlib.contextmanager
 def prometheus(folder, services):
-    """A Prometheus that scrapes the services twice a second: its address."""
+    """Runs a Prometheus that scrapes the services twice a second. Returns its address."""
     scrapes = "".join(f'  - {{job_name: {r}, static_configs: [{{targets: ["{s.http}"]}}]}}\n' for r, s in services.items())
     settings = "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
     (folder / "prometheus.yml").write_text(f"{settings}rule_files: [{ALERTS}]\nscrape_configs:\n{scrapes}")
     command = [shutil.which("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with open(folder / "log", "w") as log:
-        # It cannot be asked to choose a port and tell; one that was free a moment ago may be taken.
+        # Prometheus does not report a port of its own choice, and a port that was free a moment ago may be taken: try again.
         for _ in range(3):
             address = free_address()
             process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log)
@@ -98,13 +98,13 @@ def asked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     with system(flags=["--metrics-alias", "vllm:"]) as services, prometheus(folder, services) as address:
         a = Asked(address, services)
-        # It looks for its targets some seconds after its start.
+        # Prometheus finds its targets some seconds after its start.
         eventually(lambda: len(a.query("up == 1")) == 3)
-        # Every method twice, so that there is a rate; what a worker and the orchestrator refuse, too.
+        # Every method twice, so that rates are defined.
         for _ in range(2):
             for method in METHODS:
                 generate(services, "--method", method, "--max-new-tokens", "16", "--seed", "1")
-            # Refused by the orchestrator; and by the workers, who have no session of such a handle.
+            # A request that the orchestrator refuses, and requests without a handle, which the workers refuse.
             generate(services, "--method", "mmtad", "--draft-tokens", "0", check=False)
             for role, call in (("draft", "Draft/Propose"), ("target", "Target/ScoreTree")):
                 refused(services[role].grpc, f"/tandem.v1.{call}")
@@ -126,7 +126,7 @@ def panels():
 
 
 def short(result):
-    """A query's answer in a line."""
+    """The result of a query, on one line."""
     def one(series):
         labels = ", ".join(v for k, v in sorted(series["metric"].items()) if k != "instance")
         return f"{labels + ': ' if labels else ''}{float(series['value'][1]):.4g}"
@@ -138,7 +138,7 @@ def test_every_panel_has_data(asked):
     empty = []
     for title, expression in panels():
         result = asked.query(expression)
-        # A division of nothing by nothing is no data.
+        # NaN comes from a division of 0 by 0, which is not data.
         numbers = [s for s in result if s["value"][1] != "NaN"]
         print(f"| {title} | {short(numbers)} |")
         if not numbers and title not in MAY_BE_EMPTY:
@@ -149,14 +149,14 @@ def test_every_panel_has_data(asked):
 
 
 def names_in(expression):
-    """The metrics that a query reads."""
+    """The names of the metrics that a query reads."""
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"|\b(?:by|on|ignoring|group_left|without)\s*\([^)]*\)", " ", expression)
     words = set(re.findall(r"[a-z_:][a-z0-9_:]*", bare))
     return {w for w in words if "_" in w or w == "workers"} - {"histogram_quantile"}
 
 
 def documented():
-    """Name -> (service, type, labels) by the table of docs/observability.md."""
+    """The table in docs/observability.md: name -> (services, type, labels)."""
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| (\w+) \| ([^|]*) \|", (ROOT / "docs/observability.md").read_text(), re.M)
     return {name: (services, kind, set(re.findall(r"`(\w+)`", labels))) for name, services, kind, labels in rows}
 
@@ -180,7 +180,7 @@ def test_alerts_run(asked):
 
     rules = eventually(evaluated)
     assert len(rules) == ALERTS.read_text().count("- alert: ")
-    # A system that does well.
+    # The system is healthy.
     assert [r["name"] for r in rules if r["state"] == "firing"] == []
 
 
@@ -195,8 +195,8 @@ def test_energy_is_queried_as_it_is_tested():
     assert query in ALERTS.with_name("alerts_test.yml").read_text()
 
 
-def test_the_table_is_what_there_is(asked):
-    """Every metric of the reference with its type and labels, and none beside it."""
+def test_the_table_lists_every_metric(asked):
+    """The table has every metric with its type and labels, and no others."""
     known, seen = documented(), {}
     for role, service in asked.services.items():
         text, _ = get(f"http://{service.http}/metrics")
@@ -220,9 +220,9 @@ def test_the_table_is_what_there_is(asked):
 
 
 def test_counters_agree_with_the_statistics(asked):
-    """What clients are told of their generations is what is counted."""
+    """The counters add up what clients read in their statistics."""
     before = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
-    told = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "24", "--seed", "3")
+    statistics = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "24", "--seed", "3")
     after = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
 
     def more(name, **labels):
@@ -231,24 +231,24 @@ def test_counters_agree_with_the_statistics(asked):
 
         return total(after) - total(before)
 
-    assert more("generation_tokens_total") == told["new_tokens"]
-    assert more("iterations_total") == told["iterations"]
+    assert more("generation_tokens_total") == statistics["new_tokens"]
+    assert more("iterations_total") == statistics["iterations"]
     assert more("request_success_total") == more("e2e_request_latency_seconds_count") == 1
     efficiency = 1 + more("spec_decode_num_accepted_tokens_total") / more("iterations_total")
-    assert abs(efficiency - told["block_efficiency"]) < 1e-6
+    assert abs(efficiency - statistics["block_efficiency"]) < 1e-6
     by_position = [more("spec_decode_num_accepted_tokens_per_pos_total", position=str(p)) for p in range(8)]
     assert sum(by_position) == more("spec_decode_num_accepted_tokens_total")
     assert by_position == sorted(by_position, reverse=True)
-    # The parts of the time add up to the time.
+    # The parts add up to the whole time.
     parts = {p: more("request_time_seconds_total", part=p) for p in ("waiting", "prefill", "draft", "target", "network", "orchestration")}
     assert abs(sum(parts.values()) - more("e2e_request_latency_seconds_sum")) < 1e-3
-    assert abs(sum(parts.values()) - told["total_ms"] / 1e3) < 1e-3
-    assert abs(parts["draft"] + parts["target"] + parts["network"] - (told["draft_ms"] + told["target_ms"]) / 1e3) < 1e-3
+    assert abs(sum(parts.values()) - statistics["total_ms"] / 1e3) < 1e-3
+    assert abs(parts["draft"] + parts["target"] + parts["network"] - (statistics["draft_ms"] + statistics["target_ms"]) / 1e3) < 1e-3
     assert 0 < parts["network"] < parts["draft"] + parts["target"]
 
 
 def test_benchmark_tools_find_the_alias(asked):
-    """As vLLM's benchmark reads it: a prefix of the line, `position`, and the last word."""
+    """Reads metrics as vLLM's benchmark does: the prefix of the line, `position`, and the last word."""
     text, headers = get(f"http://{asked.services['orchestrator'].http}/metrics")
     assert headers["Content-Type"].startswith("application/openmetrics-text")
     totals, by_position = {}, {}
@@ -270,8 +270,8 @@ def test_benchmark_tools_find_the_alias(asked):
     assert expected <= aliased and not any(n.startswith(("workers", "failovers")) for n in aliased)
 
 
-def test_a_lost_worker_is_seen(asked):
-    """Last: it ends the draft. The gauge follows, and texts that go on are counted."""
+def test_a_lost_worker_shows_in_the_metrics(asked):
+    """Runs last, because it ends the draft. The gauge follows, and iterations without a draft are counted."""
     stop(asked.services["draft"])
 
     def serving():
@@ -280,8 +280,8 @@ def test_a_lost_worker_is_seen(asked):
 
     eventually(lambda: serving()[("draft", "serving")] == 0)
     assert serving()[("target", "serving")] == 1
-    told = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "8")
-    assert told["new_tokens"] > 0
+    statistics = generate(asked.services, "--method", "mmtad", "--max-new-tokens", "8")
+    assert statistics["new_tokens"] > 0
     text = samples(get(f"http://{asked.services['orchestrator'].http}/metrics")[0])
     assert sum(v for labels, v in text["undrafted_iterations_total"]) > 0
     assert PROMPT.split()[0] not in json.dumps({k: str(v) for k, v in text.items()})

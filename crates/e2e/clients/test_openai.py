@@ -1,4 +1,4 @@
-"""The `openai` package, as it comes, against /v1/models, /v1/completions and /v1/chat/completions."""
+"""The `openai` package, unchanged, with /v1/models, /v1/completions and /v1/chat/completions."""
 
 import itertools
 import pathlib
@@ -65,7 +65,7 @@ def test_a_stream_adds_up_to_the_completion(complete):
     assert chunks[-1].tandem["statistics"]["new_tokens"] == whole.usage.completion_tokens
 
 
-def test_usage_comes_last_in_a_stream_when_asked_for(complete):
+def test_usage_comes_last_in_a_stream_if_requested(complete):
     whole = complete(seed=7)
     *chunks, last = complete(seed=7, stream=True, stream_options={"include_usage": True})
     assert last.choices == []
@@ -76,9 +76,9 @@ def test_usage_comes_last_in_a_stream_when_asked_for(complete):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_text_ends_before_the_stop_string(complete, method, stream):
+def test_a_choice_ends_before_the_stop_sequence(complete, method, stream):
     free = complete(seed=3, extra_body=decoding(method=method)).choices[0].text
-    # Across a border of tokens, and the first of the two that comes.
+    # It spans two tokens, and it is the one of the two stop sequences that comes first.
     stop = free[12:16]
     answer = complete(seed=3, stop=["\x00 never", stop], stream=stream, extra_body=decoding(method=method))
     chunks = list(answer) if stream else [answer]
@@ -86,7 +86,7 @@ def test_a_text_ends_before_the_stop_string(complete, method, stream):
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_a_seed_means_a_text(complete):
+def test_a_seed_determines_the_choice(complete):
     first, again, other = (complete(seed=seed, temperature=2.0).choices[0].text for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -94,7 +94,7 @@ def test_a_seed_means_a_text(complete):
     assert complete(temperature=2.0, seed=drawn.tandem["choices"][0]["seed"]).choices[0].text == drawn.choices[0].text
 
 
-def test_max_tokens_ends_a_text(complete):
+def test_max_tokens_ends_a_choice(complete):
     completion = complete(max_tokens=5, seed=1)
     assert completion.choices[0].finish_reason == "length"
     assert completion.usage.completion_tokens == 5
@@ -117,7 +117,7 @@ def test_several_choices(complete):
     assert [choice.index for choice in completion.choices] == [0, 1, 2]
     assert len(set(texts)) == 3
     assert texts == [choice.text for choice in complete(n=3, seed=5, temperature=2.0).choices]
-    # Candidate i is what seed + i gives alone.
+    # Choice i is what seed + i gives alone.
     assert texts == [complete(seed=seed, temperature=2.0).choices[0].text for seed in (5, 6, 7)]
     assert completion.usage.prompt_tokens == 88
     assert completion.usage.completion_tokens == sum(c["statistics"]["new_tokens"] for c in completion.tandem["choices"])
@@ -131,7 +131,7 @@ def test_several_choices(complete):
 
 
 def test_a_prompt_of_tokens(client):
-    # "<s>" is added to a text, not to tokens.
+    # "<s>" is added to a prompt of text, not to one of tokens.
     fields = {"model": TARGET, "max_tokens": 4, "temperature": 0}
     assert client.completions.create(prompt=[0, 500, 600, 700], **fields).usage.prompt_tokens == 4
 
@@ -155,7 +155,7 @@ def test_decoding_knobs(complete, method):
     assert sum(statistics[part] for part in parts) == pytest.approx(statistics["total_ms"], rel=1e-6)
 
 
-def test_a_trace_tells_every_token_and_tree(complete):
+def test_a_trace_has_every_token_and_tree(complete):
     body = {"decoding": {"method": "mmtad", "trace": True}}
     chunks = list(complete(seed=7, stream=True, extra_body=body))
     text = "".join(chunk.choices[0].text for chunk in chunks)
@@ -206,10 +206,10 @@ def test_logprobs_of_exact_match_are_those_of_autoregressive(complete, stop):
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "mtjd"])
 @pytest.mark.parametrize("stop", [None, " FROM", "M c"])
-def test_logprobs_belong_to_the_text(complete, method, stop):
+def test_logprobs_match_the_text(complete, method, stop):
     choice = complete(seed=11, logprobs=2, stop=stop, extra_body=decoding(method=method)).choices[0]
     logprobs = choice.logprobs
-    # What stands before a stop string in the token that the string begins in has no token.
+    # If the stop sequence begins inside a token, the part of the token before it has no log-probability.
     rest = choice.text.removeprefix("".join(logprobs.tokens))
     assert rest == (" FRO" if stop == "M c" and choice.finish_reason == "stop" else "")
     assert list(itertools.accumulate((len(token) for token in logprobs.tokens[:-1]), initial=0)) == [
@@ -217,7 +217,7 @@ def test_logprobs_belong_to_the_text(complete, method, stop):
     ]
     for token, value, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert value <= 0
-        # The two likeliest, and the chosen one if it is not among them.
+        # The two likeliest, and the generated one if it is not among them.
         assert 2 <= len(top) <= 3
         assert top[token] == pytest.approx(value, abs=1e-5)
         assert sorted(top.values(), reverse=True)[0] >= value - 1e-6
@@ -241,7 +241,7 @@ def test_streamed_logprobs_are_those_of_the_whole(complete):
 
 
 def test_logprobs_are_the_unwarped_ones(complete):
-    """Temperature and filters choose tokens; they do not change what is told about them."""
+    """Temperature and filters change which tokens are drawn, but not their log-probabilities."""
     body = decoding(method="exact-match")
     warm = complete(temperature=0, logprobs=1, extra_body=body).choices[0].logprobs
     filtered = complete(temperature=0, logprobs=1, top_p=0.5, extra_body={"top_k": 2, **body}).choices[0].logprobs
@@ -314,7 +314,7 @@ NEUTRAL = {"echo": False, "suffix": None, "best_of": 1, "logit_bias": {}, "prese
 
 
 @pytest.mark.parametrize("field", NEUTRAL)
-def test_values_that_ask_for_nothing_are_taken(complete, field):
+def test_values_that_change_nothing_are_accepted(complete, field):
     assert complete(seed=1, **{field: NEUTRAL[field]}).choices[0].text == complete(seed=1).choices[0].text
 
 
@@ -326,7 +326,7 @@ def test_an_unknown_field_is_refused_by_name(complete):
 
 @pytest.mark.parametrize("body", [b'{"model": ', b"[]", b'{"model": 5}', b"\xff\xfe", b""])
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_broken_json_is_told(client, server, path, body):
+def test_invalid_json_is_refused(client, server, path, body):
     answer = client._client.post(f"{server.http}/v1/{path}", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     error = answer.json()["error"]
@@ -334,7 +334,7 @@ def test_broken_json_is_told(client, server, path, body):
     assert error["message"]
 
 
-def test_other_paths_and_verbs_are_told(client, server):
+def test_other_paths_and_methods_are_refused(client, server):
     missing = client._client.get(f"{server.http}/v1/embeddings")
     assert missing.status_code == 404
     assert missing.json()["error"]["message"]
@@ -348,11 +348,11 @@ def test_chat_without_a_template_is_refused(client):
     assert caught.value.param == "messages"
 
 
-def test_leaving_a_stream_ends_its_work(client, server, complete):
+def test_closing_a_stream_ends_its_generation(client, server, complete):
     stream = complete(stream=True, max_tokens=400, extra_body={"ignore_eos": True, "decoding": {"method": "autoregressive"}})
     next(iter(stream))
     stream.close()
-    # Bounded: each question takes the server a round trip; the text alone would take seconds.
+    # 200 round trips take less time than the rest of the generation would.
     for _ in range(200):
         if client._client.get(f"{server.http}/v1/status").json()["running"] == 0:
             return
@@ -363,7 +363,7 @@ def test_leaving_a_stream_ends_its_work(client, server, complete):
 
 
 def documented(heading):
-    """The fields of a table of docs/api.md."""
+    """The fields of a table in docs/api.md."""
     section = (ROOT / "docs/api.md").read_text().partition(f"### {heading}\n")[2].partition("\n#")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
     return {field.strip(" `"): cells for names, *cells in rows for field in names.split(",")}
@@ -383,4 +383,4 @@ def test_the_table_has_every_field_of_the_client_and_a_test_for_it(heading, fiel
     for field, cells in table.items():
         named = re.findall(r"`(test_\w+)`", cells[-1])
         assert named, f"{field} has no test"
-        assert all(f"def {name}(" in tests for name in named), f"{field} names a test that is not there"
+        assert all(f"def {name}(" in tests for name in named), f"{field} names a test that does not exist"

@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium, against the real system. SCREENSHOTS=directory keeps pictures of it."""
+"""The page in a headless Chromium, with the real system. SCREENSHOTS=directory keeps screenshots."""
 
 import os
 import pathlib
@@ -31,7 +31,7 @@ def _chromium():
 
 @pytest.fixture
 def opened(browser, server):
-    """Opens the page; at the end: nothing left its origin, and the console has no complaint."""
+    """Opens the page. At the end, no request has left its origin, and the console is empty."""
     asked, complaints = [], []
     contexts = []
 
@@ -89,7 +89,7 @@ def keep(page, name):
         page.screenshot(path=pathlib.Path(folder) / f"{name}.png", full_page=True)
 
 
-def test_the_workers_are_told(opened):
+def test_the_workers_are_shown(opened):
     page = opened()
     expect(page.locator("#pair")).to_contain_text("models/demo/target with models/demo/draft")
     roles = sorted(page.locator("#workers b").all_inner_texts())
@@ -112,7 +112,7 @@ def test_a_run_shows_text_tokens_tree_and_figures(opened):
     drafted, drawn = part(page, "text").locator(".drafted"), part(page, "text").locator(".drawn")
     assert drafted.count() > 5
     assert drawn.count() > 1
-    # Not by colour alone.
+    # They differ not only in colour.
     assert drawn.first.evaluate("token => getComputedStyle(token).textDecorationLine") == "underline"
     assert drafted.first.evaluate("token => getComputedStyle(token).textDecorationLine") == "none"
 
@@ -129,7 +129,7 @@ def test_a_run_shows_text_tokens_tree_and_figures(opened):
     times = part(page, "parts").locator("li").all_inner_texts()
     assert len(times) == 5
     assert sum(int(re.search(r"(\d+) %", time)[1]) for time in times) in range(97, 104)
-    # Heard once, at the end.
+    # Announced to screen readers once, at the end.
     expect(page.get_by_role("status")).to_contain_text(text.strip())
 
 
@@ -147,7 +147,7 @@ def test_iterations_are_stepped_through(opened):
     expect(tree.locator("g.bonus")).to_have_count(1)
     proposed = int(re.search(r"(\d+) proposed", part(page, "step").inner_text())[1])
     assert tree.locator("g").count() == proposed + 2
-    # What is behind this iteration is dimmed, what it wrote is marked.
+    # Tokens of later iterations are dimmed, those of this one are marked.
     assert part(page, "text").locator(".now").count() == 5
     assert part(page, "text").locator(".later").count() == part(page, "text").locator(".token").count() - 5
 
@@ -205,9 +205,9 @@ def test_the_keyboard_alone(opened):
             page.keyboard.press("Tab")
             if wanted.evaluate("e => e === document.activeElement"):
                 seen = "e => getComputedStyle(e.querySelector?.('.box') ?? e)[e.tagName === 'g' ? 'strokeWidth' : 'outlineStyle']"
-                assert wanted.evaluate(seen) not in ("none", "1px"), f"the focus on {selector} cannot be seen"
+                assert wanted.evaluate(seen) not in ("none", "1px"), f"the focus on {selector} is not visible"
                 return
-        pytest.fail(f"no way to {selector} by Tab")
+        pytest.fail(f"{selector} is not reachable by Tab")
 
     tab_to("#prompt")
     page.keyboard.insert_text(SAMPLE)
@@ -237,7 +237,7 @@ def test_a_run_is_stopped(opened):
     expect(page.locator("#stop")).to_be_disabled()
 
 
-def test_errors_are_told_in_the_servers_words(opened):
+def test_errors_are_shown_with_the_servers_message(opened):
     page = opened(expect_errors=True)
     run_sample(page, **{"decoding.beam_width": 33})
     expect(part(page, "problem")).to_contain_text("beam_width")
@@ -270,7 +270,7 @@ def test_it_fits_and_can_be_read(opened, scheme, name, viewport):
     keep(page, f"page-{name}-{scheme}")
 
 
-# Controls without a name for those who do not see them; ids that are not unique.
+# Controls without an accessible name, and ids that are not unique.
 NAMELESS = """() => {
   const named = (e) => e.labels?.length || e.getAttribute("aria-label") || (e.tagName === "BUTTON" && e.textContent.trim());
   const controls = [...document.querySelectorAll("input, select, textarea, button, [role=img], [role=region]")];
@@ -280,7 +280,7 @@ NAMELESS = """() => {
     .concat(ids.filter((id, i) => ids.indexOf(id) !== i), document.documentElement.lang ? [] : ["no language"]);
 }"""
 
-# Every element's own text against what lies behind it: 4.5 to 1, as WCAG 2 AA asks; controls' borders 3 to 1.
+# The contrast of each element's text with its background, at least 4.5 to 1 as WCAG 2 AA requires, and of borders of controls, 3 to 1.
 CONTRASTS = """() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const rgba = (color) => {

@@ -1,4 +1,4 @@
-"""Traces as an OTLP receiver gets them: OpenTelemetry's own service definition, served by grpcio."""
+"""Traces, exported to an OTLP receiver: OpenTelemetry's own service definition, served by grpcio."""
 
 import concurrent.futures
 import contextlib
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from observe_fixtures import PROMPT, generate, stop, system
 
 SERVICES = {"tandem-orchestrator", "tandem-draft", "tandem-target"}
-# What the trace of the client names.
+# The traces and the span of the clients.
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HTTP_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -53,7 +53,7 @@ def receiver():
 
 
 def ask(address, metadata):
-    """The same call as `generate`, from a client that has a trace already. The message by hand: prompt = 1, max_new_tokens = 3."""
+    """Calls `Generate` with metadata of a client's own trace. The message is encoded by hand: prompt is field 1, max_new_tokens field 3."""
     text = PROMPT.encode()
     length = bytes([len(text) & 127 | 128, len(text) >> 7]) if len(text) > 127 else bytes([len(text)])
     with grpc.insecure_channel(address) as channel:
@@ -62,7 +62,7 @@ def ask(address, metadata):
 
 
 def ask_http(address, headers, **fields):
-    """Two texts by the other API."""
+    """The same over HTTP."""
     body = json.dumps({"model": "models/demo/target", "prompt": PROMPT, **fields}).encode()
     headers = {"Content-Type": "application/json", **headers}
     with urllib.request.urlopen(urllib.request.Request(f"http://{address}/v1/completions", body, headers), timeout=60) as r:
@@ -70,7 +70,7 @@ def ask_http(address, headers, **fields):
 
 
 def tree(spans, root=""):
-    """The spans below `root` as lines, in the order that they began."""
+    """The spans below `root` as lines, in the order in which they began."""
     lines = []
 
     def below(parent, depth):
@@ -87,14 +87,14 @@ def tree(spans, root=""):
 
 @pytest.fixture(scope="module")
 def traced():
-    """The spans of a generation that began in a client's trace, and of one by the command."""
+    """The spans of generations that belong to a client's trace and of one by `tandem generate`, and the logs of the services."""
     with receiver() as (servicer, env):
         with system(env=env) as services:
             ask(services["orchestrator"].grpc, [("traceparent", f"00-{TRACE}-{PARENT}-01")])
             generate(services, "--max-new-tokens", "8", "--method", "speculative", env=env)
             ask_http(services["orchestrator"].http, {"traceparent": f"00-{HTTP_TRACE}-{PARENT}-01"}, n=2, max_tokens=8)
             logs = "".join(line for service in services.values() for line in service.log)
-        # All have ended: what they had is here.
+        # The services have ended, so that all spans have been exported.
         yield servicer.spans, logs
 
 
@@ -128,7 +128,7 @@ def test_one_trace_over_all_services(traced):
     }
     for _, span in spans:
         parent = by_id.get(span.parent_span_id.hex())
-        # Clocks are the same: all run here.
+        # All services run on this machine and have the same clock.
         assert parent is None or span.start_time_unix_nano >= parent.start_time_unix_nano
         assert span.status.code != Status.STATUS_CODE_ERROR
     print("\n".join(tree(spans, PARENT)))
@@ -153,7 +153,7 @@ def test_attributes_follow_the_semantic_conventions(traced):
     assert all(p["tandem.batch.rows"] >= p["tandem.rows"] >= 1 for p in passes)
 
 
-def test_http_headers_carry_a_trace_and_each_of_several_texts_has_a_span(traced):
+def test_http_headers_carry_a_trace_and_each_of_several_choices_has_a_span(traced):
     spans = [span for _, span in traced[0] if span.trace_id.hex() == HTTP_TRACE]
     (root,) = (span for span in spans if span.parent_span_id.hex() == PARENT)
     assert values(root.attributes)["gen_ai.request.choice.count"] == 2
@@ -165,13 +165,13 @@ def test_http_headers_carry_a_trace_and_each_of_several_texts_has_a_span(traced)
     assert {resource["service.name"] for resource, span in traced[0] if span.trace_id.hex() == HTTP_TRACE} == SERVICES
 
 
-def test_the_command_begins_a_trace(traced):
+def test_the_command_starts_a_trace(traced):
     (client,) = (s for s in traced[0] if s[1].name == "tandem generate")
     below = {span.name for _, span in traced[0] if span.trace_id == client[1].trace_id}
     assert client[0]["service.name"] == "tandem" and {"ScoreTree", "Propose", "iteration"} <= below
 
 
-def test_no_text_is_traced_or_logged(traced):
+def test_prompts_are_neither_traced_nor_logged(traced):
     spans, logs = traced
     words = [w for w in PROMPT.split() if len(w) > 5]
     assert words
@@ -179,13 +179,13 @@ def test_no_text_is_traced_or_logged(traced):
     assert [w for w in words if w in everything] == []
 
 
-def test_sampling_and_switching_off():
+def test_sampling_and_disabling():
     with receiver() as (servicer, env):
         for off in ({"OTEL_TRACES_SAMPLER": "always_off"}, {"OTEL_SDK_DISABLED": "true"}):
             with system(env={**env, **off}) as services:
                 generate(services, "--max-new-tokens", "4")
         assert servicer.spans == []
-        # What a client has not sampled, the services do not either; what it has, they do, whatever their own ratio.
+        # The services follow the sampling decision of the client, whatever their own ratio.
         ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
         with system(env={**env, **ratio, "OTEL_SERVICE_NAME": "here"}) as services:
             address = services["orchestrator"].grpc
@@ -196,7 +196,7 @@ def test_sampling_and_switching_off():
         assert {resource["service.name"] for resource, _ in servicer.spans} == {"here"}
 
 
-def test_an_unreachable_receiver_harms_nobody():
+def test_an_unreachable_receiver_does_no_harm():
     with system(env={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}) as services:
         assert generate(services, "--max-new-tokens", "4")["new_tokens"] > 0
         stop(services["orchestrator"])

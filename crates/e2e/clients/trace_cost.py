@@ -1,8 +1,8 @@
-"""What traces cost: the same generations without a receiver, with one, and with one trace in a hundred, in turns.
+"""Measures what traces cost: the same generations without a receiver, with one, and with one trace in a hundred, in turns.
 
     python trace_cost.py [rounds] [folder of other binaries, to compare with]
 
-Prints processor time of the three services per token, which other work on the machine disturbs least, and wall time per token.
+Prints the processor time of the three services per token, which depends least on other load, and the wall time per token.
 """
 
 import os
@@ -29,13 +29,13 @@ def cpu_seconds(services):
 
 def measure(env):
     flags = ("--max-new-tokens", str(TOKENS), "--ignore-eos", "--seed", "1", "--method", "autoregressive")
-    # One thread per model: no team that spins while it waits.
+    # One thread per model, so that no threads spin while they wait.
     with system(env={**env, "MODEL_THREADS": "1"}) as services:
         generate(services, *flags)
         before, wall = cpu_seconds(services), []
         for _ in range(GENERATIONS):
-            told = generate(services, *flags)
-            wall.append((told["total_ms"] - told["prefill_ms"]) / told["new_tokens"])
+            done = generate(services, *flags)
+            wall.append((done["total_ms"] - done["prefill_ms"]) / done["new_tokens"])
         return (cpu_seconds(services) - before) / GENERATIONS / TOKENS * 1e6, statistics.median(wall) * 1e3
 
 

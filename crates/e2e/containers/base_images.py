@@ -1,4 +1,4 @@
-"""Base images out of this machine: its C library and a shell. For machines that can pull no images, and for the container test."""
+"""Builds base images from this machine's C library and shell. For the container test, and for machines that cannot pull images."""
 
 import io
 import re
@@ -9,17 +9,17 @@ import tempfile
 from pathlib import Path
 
 BINARIES = ("tandem", "tandem-draft", "tandem-target", "tandem-orchestrator")
-# What the Dockerfile's steps use of the builder when the binaries are there.
+# The programs of the builder image that the Dockerfile's steps use when the binaries are already built.
 TOOLS = ("sh", "cp", "mkdir")
-# The C library loads these by name when it looks up names, where it has not got them built in.
+# The C library loads these by name to resolve host names, unless they are built in.
 NAME_SERVICES = ("libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2")
 
 
 def build_base(builder, runtime, binaries):
-    """Imports both images. Their sizes in MB."""
+    """Imports both images, and returns their sizes in MB."""
     missing = [name for name in BINARIES if not (binaries / name).is_file()]
     if missing:
-        raise SystemExit(f"{binaries} has no {', '.join(missing)}: cargo build --workspace --bins makes them")
+        raise SystemExit(f"{binaries} has no {', '.join(missing)}: build them with cargo build --workspace --bins")
     libraries = set().union(*(libraries_of(binaries / name) for name in BINARIES))
     libraries |= {path.parent / name for path in libraries for name in NAME_SERVICES if (path.parent / name).exists()}
     tools = {Path(shutil.which(tool)) for tool in TOOLS}
@@ -33,20 +33,20 @@ def build_base(builder, runtime, binaries):
 
 
 def build_prometheus(name):
-    """An image of this machine's Prometheus, to stand for the one that would be pulled."""
+    """Imports an image of this machine's Prometheus, in place of the one that would be pulled."""
     prometheus = Path(shutil.which("prometheus"))
     files = {path: path for path in libraries_of(prometheus)} | {Path("/bin/prometheus"): prometheus}
     import_image(name, files, "ENTRYPOINT [\"/bin/prometheus\"]")
 
 
 def libraries_of(binary):
-    """What the loader would load, and the loader; nothing for a binary that is complete."""
+    """The shared libraries of a binary, and the loader; empty for a static binary."""
     shown = subprocess.run(["ldd", binary], capture_output=True, text=True).stdout
     return {Path(path) for path in re.findall(r"(/\S+) \(0x", shown)}
 
 
 def strip(binary, scratch):
-    """Without what only a debugger reads, if there is something to strip it with."""
+    """The binary without debug information, if `strip` is installed."""
     small = scratch / binary.name
     if shutil.which("strip") and subprocess.run(["strip", "-o", small, binary], capture_output=True).returncode == 0:
         return small
@@ -54,7 +54,7 @@ def strip(binary, scratch):
 
 
 def import_image(name, files, *changes):
-    """An image of these files, by their paths in it. Its size in MB."""
+    """Imports an image with these files, by their paths in the image. Returns its size in MB."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for directory, mode in (("tmp", 0o1777), ("etc", 0o755), ("var", 0o755), ("var/cache", 0o755)):

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The system in containers: images from deploy/Dockerfile, networks from deploy/compose.yaml, and workers that are killed, cut off and
-frozen while texts are being written.
+"""Tests the system in containers: the image of deploy/Dockerfile, the networks of deploy/compose.yaml, and workers that are killed,
+disconnected and frozen while generations run.
 
-    deploy/containers_test.py [--binaries target/debug] [--keep]
+    crates/e2e/containers/containers_test.py [--binaries target/debug] [--keep]
 
-No image is pulled: the base images are made of this machine's own C library, and the binaries are those that are built already. Says
-what it did and what survived; ends with 1 if a text was lost or differs. Skipped, with a line, where no Docker engine answers.
-Everything that it made is removed at the end.
+No image is pulled: the base images are made from this machine's C library, and the binaries must be built already. Prints each
+step, and ends with 1 if a stream was lost or its text differs. Without a Docker engine it prints a line and is skipped.
+Everything that it created is removed at the end.
 """
 
 import argparse
@@ -24,9 +24,9 @@ import urllib.request
 from pathlib import Path
 
 sys.dont_write_bytecode = True
-from containers_base import build_base, build_prometheus  # noqa: E402
+from base_images import build_base, build_prometheus  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
 PROJECT = f"tandem-test-{os.getpid()}"
 IMAGE = f"{PROJECT}:test"
@@ -36,9 +36,9 @@ PROMPT = (ROOT / "models/demo/prompt.txt").read_text()
 SEED = 7
 TOKENS = 200
 STREAMS = {"http": 4, "grpc": 2}
-# Of a processor, for every worker while faults happen: a text must take long enough to be disturbed.
+# Share of a processor for every worker while faults happen: a generation must take long enough to be disturbed.
 SLOW = 0.15
-# Looks more often, and gives up sooner, than the defaults: the test is to be short.
+# Shorter intervals and timeouts than the defaults, to keep the test short.
 OVERRIDE = """
 services:
   orchestrator:
@@ -69,17 +69,17 @@ def docker(*arguments, **options):
 
 
 def wait_for(what, seconds, ready):
-    """Asks until it is so: nobody tells when a container is."""
+    """Polls until `ready` returns something, and returns that. Containers send no events here."""
     end = time.monotonic() + seconds
     while not (answer := ready()):
         if time.monotonic() > end:
-            raise Failed(f"{what}: not within {seconds} s")
+            raise Failed(f"{what}: timed out after {seconds} s")
         time.sleep(0.1)
     return answer
 
 
 class System:
-    """What compose brought up."""
+    """The containers that compose started."""
 
     def __init__(self, compose, binaries):
         self.tandem = binaries / "tandem"
@@ -88,7 +88,7 @@ class System:
         self.override.write_text(OVERRIDE)
         self.command = [*compose, "-p", PROJECT, "--env-file", str(ROOT / "deploy/core.env"), "-f", str(ROOT / "deploy/compose.yaml"),
                         "-f", str(self.override)]
-        # Ports of the system's choice.
+        # Published on free ports.
         self.environment = {**os.environ, **BASES, "TANDEM_IMAGE": IMAGE, "TANDEM_GRPC_PORT": "0", "TANDEM_HTTP_PORT": "0",
                             "PROMETHEUS_IMAGE": PROMETHEUS, "PROMETHEUS_PORT": "0"}
         if run("docker", "buildx", "version", check=False).returncode != 0:
@@ -109,15 +109,15 @@ class System:
                        f"label=com.docker.compose.service={service}").split()
         return sorted(found, key=container_name)
 
-    def wait_until_well(self):
-        """All four workers serve, as the orchestrator sees it."""
-        def well():
+    def wait_until_healthy(self):
+        """Waits until the orchestrator reports that all four workers serve."""
+        def healthy():
             try:
                 workers = json.load(urllib.request.urlopen(f"{self.url}/v1/status", timeout=5))["workers"]
             except (OSError, ValueError):
                 return False
             return sorted(w["role"] for w in workers if w["state"] == "serving") == ["draft"] * 2 + ["target"] * 2
-        wait_for("two drafts and two targets that serve", 60, well)
+        wait_for("two drafts and two targets that serve", 60, healthy)
 
     def slow(self, cpus):
         docker("update", "--cpus", str(cpus), *self.drafts, *self.targets)
@@ -131,7 +131,7 @@ def container_name(container):
 
 
 class Stream(threading.Thread):
-    """A text in the making."""
+    """A stream that runs on its own thread."""
 
     def __init__(self, system):
         super().__init__(daemon=True)
@@ -147,7 +147,7 @@ class Stream(threading.Thread):
 
 
 class HttpStream(Stream):
-    """Through the published port, as an OpenAI client asks."""
+    """Over HTTP through the published port, as an OpenAI client sends it."""
     way = "http"
 
     def generate(self):
@@ -191,7 +191,7 @@ class GrpcStream(Stream):
             while piece := child.stdout.read1():
                 shown += piece
                 text = shown.decode(errors="ignore")[len(PROMPT):]
-                # A table follows the text.
+                # The command prints a table after the text.
                 self.text, table, _ = text.partition("\n\n|")
             complaint = child.stderr.read().decode()
         if child.returncode != 0 or not table:
@@ -199,7 +199,7 @@ class GrpcStream(Stream):
 
 
 class InnerGrpcStream(GrpcStream):
-    """From inside the orchestrator's container, with that of the image."""
+    """From inside the orchestrator's container, with the command of the image."""
     way = "grpc in the container"
 
     def client(self):
@@ -208,14 +208,14 @@ class InnerGrpcStream(GrpcStream):
 
 def build(system, binaries):
     sizes = build_base(BASES["BUILDER"], BASES["RUNTIME"], binaries)
-    say(f"base images made of this machine's C library: builder {sizes[0]} MB with the binaries, runtime {sizes[1]} MB")
+    say(f"base images made from this machine's C library: builder {sizes[0]} MB with the binaries, runtime {sizes[1]} MB")
     system.compose("build", "draft")
     size = int(docker("image", "inspect", "-f", "{{.Size}}", IMAGE)) // 1_000_000
     say(f"deploy/Dockerfile built: an image of {size} MB")
 
 
 def check_files(system, compose):
-    """What compose makes of the files that are not brought up here."""
+    """Checks the configurations that are not started here."""
     files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.gpus.yaml")]
     config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
     gpus = re.findall(r"device_ids:\s*- ['\"](\w+)['\"]", config)
@@ -224,16 +224,16 @@ def check_files(system, compose):
     files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.tls.yaml")]
     config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
     if re.search(r"http://(draft|target|[a-z0-9.]+:77)", config) or config.count("TLS_CERT: ") != 3 or config.count("TLS_CLIENT_CA: ") != 2:
-        raise Failed("with compose.tls.yaml something of Tandem is asked, or answers, without TLS")
-    say("compose.gpus.yaml gives draft and target a GPU each; compose.tls.yaml leaves no port of Tandem without TLS")
+        raise Failed("with compose.tls.yaml a port or a URL of Tandem is without TLS")
+    say("compose.gpus.yaml gives draft and target a GPU each; compose.tls.yaml uses TLS on every port of Tandem")
 
 
 def check_confinement(system):
-    """What the kernel says about the processes, not what was asked for."""
+    """Checks what the kernel reports about the processes, not the configuration."""
     for container in [system.orchestrator, *system.drafts, *system.targets]:
         pid = docker("inspect", "-f", "{{.State.Pid}}", container)
         if not Path(f"/proc/{pid}").exists():
-            return say("the engine runs elsewhere: how its processes are confined is not looked at")
+            return say("the Docker engine runs on another machine: the confinement of its processes is not checked")
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         root = next(line.split() for line in Path(f"/proc/{pid}/mounts").read_text().splitlines() if line.split()[1] == "/")
         found = {"uid": status["Uid"].split()[1], "capabilities": int(status["CapEff"], 16) | int(status["CapBnd"], 16),
@@ -254,9 +254,9 @@ def check_networks(system):
     draft, target = system.drafts[0], system.targets[0]
     draft_url, target_url = f"http://{address(draft, 'drafts')}:7701", f"http://{address(target, 'targets')}:7702"
     for url in (draft_url, target_url):
-        asked = probe(system.orchestrator, url, 20)
-        if asked.returncode != 0:
-            raise Failed(f"the orchestrator does not reach {url}: {asked.stderr}")
+        probed = probe(system.orchestrator, url, 20)
+        if probed.returncode != 0:
+            raise Failed(f"the orchestrator does not reach {url}: {probed.stderr}")
     refused = [(draft, target_url), (target, draft_url), (draft, f"http://{address(system.orchestrator, 'edge')}:7700")]
     for container, url in refused:
         if probe(container, url, 2).returncode == 0:
@@ -269,9 +269,9 @@ def check_networks(system):
 
 
 def check_metrics(system):
-    """A real Prometheus with the configuration of compose.yaml, if this machine has one."""
+    """Runs this machine's Prometheus, if there is one, with the configuration of compose.yaml."""
     if not shutil.which("prometheus"):
-        return say("no Prometheus on this machine: its part of compose.yaml is not tried")
+        return say("Prometheus is not installed: its part of compose.yaml is not tested")
     build_prometheus(PROMETHEUS)
     system.compose("up", "-d", "--no-deps", "prometheus")
     url = f"http://127.0.0.1:{system.compose('port', 'prometheus', '9090').rpartition(':')[2]}/api/v1"
@@ -285,14 +285,14 @@ def check_metrics(system):
     def all_up():
         found = [(r["metric"]["job"], r["value"][1]) for r in ask("query?query=up").get("result", [])]
         return sorted(found) == [("tandem-draft", "1")] * 2 + [("tandem-orchestrator", "1")] + [("tandem-target", "1")] * 2
-    wait_for("five services that Prometheus finds and reads", 45, all_up)
+    wait_for("five services that Prometheus scrapes", 45, all_up)
     rules = sum(len(group["rules"]) for group in ask("rules")["groups"])
-    say(f"Prometheus found all five by their names and reads their metrics, with {rules} alert rules")
+    say(f"Prometheus found all five services by name and scrapes them, with {rules} alert rules")
     docker("rm", "-f", "-v", *system.containers("prometheus"))
 
 
 def undisturbed(system):
-    """The text, which every way must give."""
+    """Returns the undisturbed text, which every way must give."""
     streams = [kind(system) for kind in (HttpStream, GrpcStream, InnerGrpcStream)]
     for stream in streams:
         stream.join(120)
@@ -302,73 +302,73 @@ def undisturbed(system):
         if streams[0].text != other.text:
             raise Failed(f"HTTP and {other.way} give different texts:\n{streams[0].text!r}\n{other.text!r}")
     if len(streams[0].text) < TOKENS:
-        raise Failed(f"a text of {TOKENS} tokens is too short: {streams[0].text!r}")
+        raise Failed(f"the text of {TOKENS} tokens is too short: {streams[0].text!r}")
     say(f"{TOKENS} tokens over HTTP and gRPC (published ports) and gRPC in the container: the same {len(streams[0].text)} characters, seed {SEED}")
     return streams[0].text
 
 
 def disturb(system, what, strike, recover, expected):
-    """Texts run, something happens to a worker in the midst of them, and all texts must be what they would have been."""
+    """Runs streams, makes a worker fail in the middle of them, and checks that all their texts are the undisturbed one."""
     cpus = SLOW
     for _ in range(4):
         system.slow(cpus)
         streams = [kind(system) for kind in (HttpStream, GrpcStream) for _ in range(STREAMS[kind.way])]
         under_way = lambda: all(s.text or not s.is_alive() for s in streams) and max(len(s.text) for s in streams) > len(expected) // 5
-        wait_for("texts that are under way", 90, under_way)
+        wait_for("streams in progress", 90, under_way)
         at = sorted(100 * len(s.text) // len(expected) for s in streams)
         strike()
         if not any(s.finished for s in streams):
-            # It has happened; the rest may be fast.
+            # The fault hit the streams; the rest may run fast.
             system.slow(2)
             break
-        # This machine is too fast: again, slower.
+        # The streams ended before the fault: try again with slower workers.
         for stream in streams:
             stream.join(120)
         recover()
-        system.wait_until_well()
+        system.wait_until_healthy()
         cpus /= 2
     else:
-        raise Failed(f"{what}: the texts ended before it happened")
+        raise Failed(f"{what}: the streams ended before the fault")
     struck = time.monotonic()
     for stream in streams:
         stream.join(120)
     took = time.monotonic() - struck
     lost = [f"over {s.way} at {len(s.text)} characters: {s.error or 'no end'}" for s in streams if not s.finished]
     if lost:
-        raise Failed(f"{what}: {len(lost)} of {len(streams)} texts lost:\n" + "\n".join(lost))
+        raise Failed(f"{what}: {len(lost)} of {len(streams)} streams lost:\n" + "\n".join(lost))
     differing = [s for s in streams if s.text != expected]
     if differing:
         raise Failed(f"{what}: {len(differing)} texts differ:\n{differing[0].text!r}\nundisturbed:\n{expected!r}")
     failovers = sum(s.statistics.get("failovers", 0) for s in streams)
     undrafted = sum(s.statistics.get("undrafted_iterations", 0) for s in streams)
     if failovers == 0:
-        raise Failed(f"{what}: no text noticed, so nothing was tried")
-    say(f"{what}, {len(streams)} texts at {at[0]} to {at[-1]} %: all finished {took:.1f} s later with the same text "
+        raise Failed(f"{what}: no stream had a failover, so that nothing was tested")
+    say(f"{what}, {len(streams)} streams at {at[0]} to {at[-1]} %: all finished {took:.1f} s later with the same text "
         f"({failovers} sessions moved, {undrafted} iterations without a draft, of the {STREAMS['http']} over HTTP)")
     recover()
-    system.wait_until_well()
+    system.wait_until_healthy()
 
 
 def faults(system, expected):
     def kill(container):
         return lambda: docker("kill", container), lambda: docker("start", container)
 
-    def cut(container, service):
+    def disconnect(container, service):
         network = system.network(f"{service}s")
         return (lambda: docker("network", "disconnect", network, container),
                 lambda: docker("network", "connect", "--alias", service, network, container))
 
     def freeze(container):
-        # The kernel freezes a process when it runs, and these hardly do: an engine may give up.
+        # The kernel freezes a process when it next runs. These rarely run, and the engine may time out: try again.
         def pause():
             wait_for("a frozen worker", 10, lambda: run("docker", "pause", container, check=False).returncode == 0)
         return pause, lambda: docker("unpause", container)
 
-    # Those first that leave sessions behind, for their leases to end.
+    # First the faults that leave sessions behind, whose leases then expire during the others.
     for what, (strike, recover) in [
         ("a target frozen", freeze(system.targets[0])),
-        ("a target cut off from its network", cut(system.targets[1], "target")),
-        ("a draft cut off from its network", cut(system.drafts[1], "draft")),
+        ("a target disconnected from its network", disconnect(system.targets[1], "target")),
+        ("a draft disconnected from its network", disconnect(system.drafts[1], "draft")),
         ("a target killed", kill(system.targets[0])),
         ("a draft killed", kill(system.drafts[0])),
     ]:
@@ -380,13 +380,13 @@ def check_end(system):
     for container in [system.orchestrator, *system.drafts, *system.targets]:
         code = docker("inspect", "-f", "{{.State.ExitCode}}", container)
         if code != "0":
-            raise Failed(f"{container_name(container)} was asked to end and ended with {code}")
-    say("all five ended by themselves when asked to (SIGTERM), with 0")
+            raise Failed(f"{container_name(container)} ended with {code} after SIGTERM")
+    say("all five ended with 0 after SIGTERM")
 
 
 def clean_up(system):
     system.compose("down", "-v", "--remove-orphans", "-t", "0", check=False)
-    # What the builder without BuildKit left of the stages stands on our bases.
+    # Without BuildKit, images of the build stages remain, which are based on ours.
     ours = {docker("image", "inspect", "-f", "{{.Id}}", name, check=False) for name in (IMAGE, *BASES.values())} - {""}
     every = set(docker("images", "-aq", "--no-trunc", check=False).split())
     parents = {image: docker("image", "inspect", "-f", "{{.Parent}}", image, check=False) for image in every}
@@ -405,29 +405,29 @@ def exists(image):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", type=Path, default=TARGET / "debug")
-    parser.add_argument("--keep", action="store_true", help="leave everything as it is at the end")
+    parser.add_argument("--keep", action="store_true", help="do not remove anything at the end")
     args = parser.parse_args()
     if not shutil.which("docker") or run("docker", "info", check=False).returncode != 0:
-        sys.exit(print("skipped: no containers are tested, no Docker engine answers here"))
+        sys.exit(print("skipped: no Docker engine answers here, so that no containers are tested"))
     compose = next((c for c in (["docker", "compose"], ["docker-compose"]) if shutil.which(c[0]) and run(*c, "version", check=False).returncode == 0),
                    None)
     if compose is None:
-        sys.exit(print("skipped: no containers are tested, there is neither docker compose nor docker-compose here"))
+        sys.exit(print("skipped: neither docker compose nor docker-compose is installed, so that no containers are tested"))
     system = System(compose, args.binaries)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         check_files(system, compose)
         build(system, args.binaries)
         system.start()
-        system.wait_until_well()
-        say("compose brought up two drafts, two targets and the orchestrator, which found them all")
+        system.wait_until_healthy()
+        say("compose started two drafts, two targets and the orchestrator, which found them all")
         check_confinement(system)
         check_networks(system)
         expected = undisturbed(system)
         check_metrics(system)
         faults(system, expected)
         check_end(system)
-        say("survived: " + "a draft and a target killed, a draft and a target cut off, a target frozen; no text lost, no character changed")
+        say("passed: a draft and a target killed, a draft and a target disconnected, a target frozen; no stream lost, no character changed")
     except Failed as failure:
         print(f"FAILED: {failure}", flush=True)
         print(system.compose("logs", "--no-color", "--tail", "15", check=False)[-6000:])

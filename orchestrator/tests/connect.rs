@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use tandem_orchestrator::{ConnectError, Pair, Tcp, WorkerLimits, WorkerName, WorkerNames};
+use tandem_orchestrator::{ConnectError, Pair, Tcp, WorkerName, WorkerNames, WorkerTimeouts};
 use tokio::net::TcpListener;
 
 async fn connect(url: &str) -> ConnectError {
     let name: WorkerName = url.parse().unwrap();
     let names = WorkerNames { draft: vec![name.clone()], target: vec![name] };
-    let limits = WorkerLimits {
-        step: Duration::from_secs(1),
-        draft: Duration::from_secs(1),
+    let timeouts = WorkerTimeouts {
+        request: Duration::from_secs(1),
+        draft_request: Duration::from_secs(1),
         silence: Duration::from_millis(200),
-        patience: Duration::from_secs(1),
-        resolve: Duration::from_secs(1),
+        failover: Duration::from_secs(1),
+        resolve_interval: Duration::from_secs(1),
     };
-    Pair::connect(names, Duration::from_millis(600), limits, Tcp::default().shared()).await.err().unwrap()
+    Pair::connect(names, Duration::from_millis(600), timeouts, Tcp::default().shared()).await.err().unwrap()
 }
 
 #[tokio::test]

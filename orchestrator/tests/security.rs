@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tandem_orchestrator::{ConnectError, Keys};
+use tandem_orchestrator::{ConnectError, Tcp};
 use tandem_proto::v1;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_serving::{ClientTls, ClientTlsFiles, ServerTls};
 use tandem_testkit::{
     ANSWER, Authority, PROMPT, Services, bundled_model, generate, greedy, loopback_listener,
-    orchestrator_args, orchestrator_serving, worker_args,
+    orchestrator_config, orchestrator_serving, worker_config,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -19,6 +19,8 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 const KEY: &str = "the-key-of-alice-for-tests";
+/// Several times the interval at which files are checked for changes.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Client = GenerationClient<InterceptedService<Channel, Key>>;
 /// Files of a certificate and its key.
@@ -71,7 +73,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Serves the bundled pair, and returns the flags of an orchestrator that name the two workers.
 async fn serve_workers(services: &Services, tls: Option<&ServerTls>) -> String {
-    let args = worker_args("");
+    let args = worker_config("");
     let draft = tandem_draft_service::serving(bundled_model("draft").await, &args);
     let target = tandem_target_service::serving(bundled_model("target").await, &args);
     let draft = services.serve(draft, tls.cloned()).await.port();
@@ -82,10 +84,10 @@ async fn serve_workers(services: &Services, tls: Option<&ServerTls>) -> String {
 
 /// Serves an orchestrator over TLS, if `flags` have a certificate, and returns its URL.
 async fn serve_orchestrator(services: &Services, flags: &str) -> Result<String, ConnectError> {
-    let args = orchestrator_args(flags);
-    let network = args.worker_tls.network(&args.names()).unwrap().shared();
-    let serving = orchestrator_serving(&args, network, args.patience(), None).await?;
-    let tls = args.serve.tls.load().unwrap();
+    let config = orchestrator_config(flags);
+    let network = Tcp::new(&config.workers, &config.worker_tls).unwrap().shared();
+    let serving = orchestrator_serving(&config, network, None).await?;
+    let tls = config.serve.load_tls().unwrap();
     let scheme = if tls.is_some() { "https" } else { "http" };
     Ok(format!("{scheme}://localhost:{}", services.serve(serving, tls).await.port()))
 }
@@ -101,7 +103,7 @@ async fn a_generation_runs_over_mutual_tls_from_end_to_end() {
     let inside = Authority::new(dir.path(), "inside");
     let public = Authority::new(dir.path(), "public");
     let services = Services::default();
-    let workers = inside.server(dir.path(), Some(&inside)).load().unwrap();
+    let workers = Some(inside.server(dir.path(), Some(&inside)).load().unwrap());
     let flags = serve_workers(&services, workers.as_ref()).await;
     let inner = inside.sign((dir.path(), "orchestrator"), &["orchestrator"], |_| {});
     let user = public.sign((dir.path(), "user"), &["user"], |_| {});
@@ -147,13 +149,12 @@ async fn an_api_with_keys_serves_their_owners_within_their_limits() {
     let path = dir.path().join("keys");
     std::fs::write(&path, format!("alice {KEY} concurrent=1 tokens_per_minute=2000\n")).unwrap();
     let services = Services::default();
-    let keys = Keys::load(path.clone()).unwrap();
-    let mut args = orchestrator_args(&serve_workers(&services, None).await);
-    args.access.api_keys_file = Some(keys.clone());
-    let network = args.worker_tls.network(&args.names()).unwrap().shared();
+    let mut config = orchestrator_config(&serve_workers(&services, None).await);
+    config.access.api_keys_file = Some(path.clone());
+    let network = Tcp::default().shared();
     let http = loopback_listener().await;
     let web = format!("http://{}", http.local_addr().unwrap());
-    let serving = orchestrator_serving(&args, network, args.patience(), Some(http)).await.unwrap();
+    let serving = orchestrator_serving(&config, network, Some(http)).await.unwrap();
     let url = format!("http://{}", services.serve(serving, None).await);
 
     check_unknown_keys(&url).await;
@@ -164,10 +165,12 @@ async fn an_api_with_keys_serves_their_owners_within_their_limits() {
     check_concurrency_limit(&alice, &web).await;
     check_token_limit(&alice).await;
 
-    // A changed file takes effect with the next request.
+    // A changed file takes effect with the next check of it.
     let next = "the-next-key-of-alice-for-tests";
     std::fs::write(&path, format!("alice {KEY}\nbob {next}\n")).unwrap();
-    assert!(keys.refresh().unwrap());
+    let mut bob = client(&url, Some(next));
+    let admitted = async { while bob.get_status(v1::GetStatusRequest {}).await.is_err() {} };
+    tokio::time::timeout(RELOAD_TIMEOUT, admitted).await.expect("the changed file is not in use");
     for key in [KEY, next] {
         assert_eq!(answer(client(&url, Some(key))).await.unwrap(), ANSWER);
     }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tandem_cli::client::{AccessArgs, Client, EndpointTlsArgs, generate};
-use tandem_orchestrator::{Keys, Tcp};
+use tandem_orchestrator::Tcp;
 use tandem_proto::v1;
 use tandem_testkit::{
-    ANSWER, Authority, Services, bundled_model, greedy, orchestrator_args, orchestrator_serving, worker_args,
+    ANSWER, Authority, Services, bundled_model, greedy, orchestrator_config, orchestrator_serving,
+    worker_config,
 };
 use tonic::{Code, Status};
 
@@ -18,18 +19,18 @@ type Identity = (PathBuf, PathBuf);
 
 /// Serves the bundled pair with an orchestrator that requires TLS, a certificate of `public` and an API key. Returns its URL.
 async fn serve(services: &Services, dir: &Path, public: &Authority) -> String {
-    let worker = worker_args("");
+    let worker = worker_config("");
     let draft = tandem_draft_service::serving(bundled_model("draft").await, &worker);
     let target = tandem_target_service::serving(bundled_model("target").await, &worker);
     let draft = services.serve(draft, None).await;
     let target = services.serve(target, None).await;
     let keys = dir.join("keys");
     std::fs::write(&keys, format!("alice {KEY}\n")).unwrap();
-    let mut args = orchestrator_args(&format!("--draft http://{draft} --target http://{target}"));
-    args.access.api_keys_file = Some(Keys::load(keys).unwrap());
+    let mut config = orchestrator_config(&format!("--draft http://{draft} --target http://{target}"));
+    config.access.api_keys_file = Some(keys);
     let network = Tcp::default().shared();
-    let serving = orchestrator_serving(&args, network, args.patience(), None).await.unwrap();
-    let tls = public.server(dir, Some(public)).load().unwrap();
+    let serving = orchestrator_serving(&config, network, None).await.unwrap();
+    let tls = Some(public.server(dir, Some(public)).load().unwrap());
     format!("https://localhost:{}", services.serve(serving, tls).await.port())
 }
 

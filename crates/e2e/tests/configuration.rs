@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use clap::{Arg, Command, CommandFactory};
 use tandem_cli::Cli;
-use tandem_orchestrator::OrchestratorArgs;
-use tandem_worker::WorkerArgs;
+use tandem_orchestrator::args::OrchestratorArgs;
+use tandem_worker::args::WorkerArgs;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
 /// If this is set, the test writes the file.

@@ -11,7 +11,6 @@
 #![allow(clippy::print_stderr, reason = "what a test reports")]
 
 mod configuration;
-mod distribution;
 mod fuzz;
 mod imports;
 mod metrics;

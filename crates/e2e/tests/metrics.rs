@@ -6,7 +6,7 @@ use std::path::Path;
 use tandem_engine::ModelThread;
 use tandem_orchestrator::Tcp;
 use tandem_serving::Serving;
-use tandem_testkit::{Services, ToyModel, orchestrator_args, orchestrator_serving, worker_args};
+use tandem_testkit::{Services, ToyModel, orchestrator_config, orchestrator_serving, worker_config};
 
 /// Present only where an energy meter can be read.
 const OPTIONAL: &str = "energy_joules_total";
@@ -42,7 +42,7 @@ async fn existing() -> BTreeSet<(String, String, String)> {
             by_metric.entry((metric.name.clone(), metric.kind.clone())).or_default().insert(service);
         }
     };
-    let args = worker_args("");
+    let args = worker_config("");
     let draft = ModelThread::start_as_task(ToyModel::DRAFT.loaded("draft", 100));
     let draft = tandem_draft_service::serving(draft, &args);
     add("draft", &draft);
@@ -51,8 +51,8 @@ async fn existing() -> BTreeSet<(String, String, String)> {
     add("target", &target);
     let draft = services.serve(draft, None).await;
     let target = services.serve(target, None).await;
-    let args = orchestrator_args(&format!("--draft http://{draft} --target http://{target}"));
-    let serving = orchestrator_serving(&args, Tcp::default().shared(), args.patience(), None).await.unwrap();
+    let args = orchestrator_config(&format!("--draft http://{draft} --target http://{target}"));
+    let serving = orchestrator_serving(&args, Tcp::default().shared(), None).await.unwrap();
     add("orchestrator", &serving);
     by_metric
         .into_iter()

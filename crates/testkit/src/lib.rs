@@ -14,7 +14,7 @@ mod toy;
 pub use authority::Authority;
 pub use network::{AcceptedStream, PORT, SimulatedNetwork, incoming};
 pub use services::{
-    Services, bundled_model, loopback_listener, orchestrator_args, orchestrator_serving, worker_args,
+    Services, bundled_model, loopback_listener, orchestrator_config, orchestrator_serving, worker_config,
 };
 pub use system::{ANSWER, Answer, PROMPT, System, channel, generate, greedy, request, statistics};
 pub use toy::{ToyModel, ToySession, toy_tokenizer, toy_tokenizer_json};

@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::Parser;
 use std::sync::Arc;
 use tandem_engine::{ModelArgs, ModelThread};
-use tandem_orchestrator::{ConnectError, Network, OrchestratorArgs, Pair};
+use tandem_orchestrator::args::OrchestratorArgs;
+use tandem_orchestrator::{ConnectError, Network, OrchestratorConfig, Pair};
 use tandem_serving::{ServerTls, Serving, Shutdown, bind, incoming};
-use tandem_worker::WorkerArgs;
+use tandem_worker::WorkerConfig;
+use tandem_worker::args::WorkerArgs;
 use tokio::net::TcpListener;
 
 /// Services that run until this is dropped.
@@ -47,13 +48,13 @@ pub async fn bundled_model(role: &str) -> ModelThread {
 }
 
 /// The configuration of a worker whose model is loaded already.
-pub fn worker_args(flags: &str) -> WorkerArgs {
-    parse(&format!("worker --model none {flags}"))
+pub fn worker_config(flags: &str) -> WorkerConfig {
+    parse::<WorkerArgs>(&format!("worker --model none {flags}")).into()
 }
 
 /// The configuration of an orchestrator.
-pub fn orchestrator_args(flags: &str) -> OrchestratorArgs {
-    parse(&format!("orchestrator {flags}"))
+pub fn orchestrator_config(flags: &str) -> OrchestratorConfig {
+    parse::<OrchestratorArgs>(&format!("orchestrator {flags}")).into()
 }
 
 fn parse<A: Parser>(command_line: &str) -> A {
@@ -61,14 +62,15 @@ fn parse<A: Parser>(command_line: &str) -> A {
         .unwrap_or_else(|error| panic!("{command_line}: {error}"))
 }
 
-/// Connects to the workers that `args` names over `network`, and returns the orchestrator to serve. With `http`, it has the
+/// Connects to the workers that `config` names over `network`, and returns the orchestrator to serve. With `http`, it has the
 /// HTTP API on that listener.
 pub async fn orchestrator_serving(
-    args: &OrchestratorArgs,
+    config: &OrchestratorConfig,
     network: Arc<dyn Network>,
-    connect_timeout: Duration,
     http: Option<TcpListener>,
 ) -> Result<Serving, ConnectError> {
-    let pair = Pair::connect(args.names(), connect_timeout, args.limits.workers(), network).await?;
-    Ok(tandem_orchestrator::serving(pair, args, http.map(|listener| (listener, None))))
+    let workers = config.workers.clone();
+    let pair = Pair::connect(workers, config.connect_timeout, config.worker_timeouts, network).await?;
+    let http = http.map(|listener| (listener, None));
+    Ok(tandem_orchestrator::serving(pair, config, http).unwrap())
 }

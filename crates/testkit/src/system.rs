@@ -16,7 +16,7 @@ use tonic::codegen::{Body as HttpBody, Bytes, StdError};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::services::{
-    Services, bundled_model, loopback_listener, orchestrator_args, orchestrator_serving, worker_args,
+    Services, bundled_model, loopback_listener, orchestrator_config, orchestrator_serving, worker_config,
 };
 
 /// A question in the form that the bundled pair was trained on.
@@ -50,14 +50,15 @@ impl System {
         let draft_model = bundled_model("draft").await;
         let target_model = bundled_model("target").await;
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
-        let worker = worker_args("");
+        let worker = worker_config("");
         let draft = services.serve(tandem_draft_service::serving(draft_model, &worker), None).await;
         let target = services.serve(tandem_target_service::serving(target_model, &worker), None).await;
-        let args = orchestrator_args(&format!("--draft http://{draft} --target http://{target}"));
+        let workers = format!("--connect-seconds 10 --draft http://{draft} --target http://{target}");
+        let config = orchestrator_config(&workers);
         let http_listener = loopback_listener().await;
         let http = http_listener.local_addr().unwrap();
         let network = Tcp::default().shared();
-        let serving = orchestrator_serving(&args, network, Duration::from_secs(10), Some(http_listener));
+        let serving = orchestrator_serving(&config, network, Some(http_listener));
         let orchestrator = services.serve(serving.await.unwrap(), None).await;
         let client = GenerationClient::new(channel(orchestrator).await);
         let client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);

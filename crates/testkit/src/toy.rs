@@ -1,10 +1,13 @@
 //! A language model small enough to enumerate.
 
 use tandem_decoding::{
-    Accepted, Distribution, Drafting, Draws, JointLogProbs, Purpose, Sampling, TokenId, TokenTree, TreeSearch,
+    Accepted, Distribution, Drafting, Draws, JointLogProbs, NodeRows, Purpose, Sampling, TokenId, TokenTree,
+    TreeSearch,
 };
-use tandem_orchestrator::{DraftSession, Drafter, GenerateError, Proposal, Scorer, TargetSession};
-use tandem_proto::{Fault, OpenSession, Propose, Scores, TokenLogProbs, TopTokens, Wanted};
+use tandem_generation::{
+    DraftRequest, DraftSession, Drafter, GenerateError, OpenSession, Proposal, ScoreRequest, Scorer, Scores,
+    TargetSession, TokenLogProbs, TopTokens,
+};
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
 
@@ -51,7 +54,7 @@ impl ToyModel {
         tokens: &[TokenId],
         sampling: Sampling,
     ) -> Result<Distribution, GenerateError> {
-        sampling.warp(&self.logits(tokens)).map_err(|e| Fault::Bug(e.to_string()).into())
+        sampling.warp(&self.logits(tokens)).map_err(|e| GenerateError::Internal(e.to_string()))
     }
 
     fn session(self, open: &OpenSession) -> ToySession {
@@ -99,10 +102,10 @@ impl ToySession {
         self.model.distribution(&tokens, sampling)
     }
 
-    /// The distributions at the root, then at each node.
-    fn rows(&self, tree: &TokenTree, sampling: Sampling) -> Result<Vec<Distribution>, GenerateError> {
-        let nodes = std::iter::once(None).chain((0..tree.len()).map(Some));
-        nodes.map(|node| self.at(tree, node, sampling)).collect()
+    /// The distributions at the root and at each node.
+    fn rows(&self, tree: &TokenTree, sampling: Sampling) -> Result<NodeRows<Distribution>, GenerateError> {
+        let nodes = (0..tree.len()).map(|node| self.at(tree, Some(node), sampling));
+        Ok(NodeRows::new(self.at(tree, None, sampling)?, nodes.collect::<Result<Vec<_>, _>>()?))
     }
 
     /// Log-probabilities of the nodes' tokens under the unwarped distribution.
@@ -114,34 +117,28 @@ impl ToySession {
             .collect()
     }
 
-    /// Unwarped log-probabilities of nodes, of drawn tokens, and of the `top` likeliest ones; `warped` and `drawn` have a row
-    /// for the root, then one for each node.
+    /// Log-probabilities, under the unwarped distribution, of the nodes, of the drawn tokens, and of the likeliest ones.
     fn token_log_probs(
         &self,
         tree: &TokenTree,
-        warped: &[Distribution],
-        drawn: &[TokenId],
-        top: usize,
+        warped: &NodeRows<Distribution>,
+        drawn: &NodeRows<TokenId>,
+        request: ScoreRequest,
     ) -> Result<TokenLogProbs, GenerateError> {
         let unwarped = self.rows(tree, Sampling::UNWARPED)?;
-        let temperature = self.sampling.likelihood_temperature();
-        let distribution_offsets = warped
-            .iter()
-            .zip(&unwarped)
-            .map(|(warped, unwarped)| {
-                warped
-                    .iter()
-                    .next()
-                    .map_or(0.0, |(t, log_prob)| unwarped.log_prob(t) - temperature * log_prob)
-            })
-            .collect();
+        let offset = |node: Option<usize>, warped: &Distribution| match warped.iter().next() {
+            Some((token, log_prob)) => {
+                self.sampling.unwarping_offset(unwarped.at(node).log_prob(token), log_prob)
+            }
+            None => 0.0,
+        };
         Ok(TokenLogProbs {
             nodes: self.unwarped_nodes(tree)?,
-            drawn: drawn.iter().zip(&unwarped).map(|(&t, u)| u.log_prob(t)).collect(),
-            distribution_offsets,
-            top: match top {
-                0 => Vec::new(),
-                n => unwarped.iter().map(|u| likeliest(u, n)).collect(),
+            drawn: drawn.map(|node, &token| unwarped.at(node).log_prob(token)),
+            distribution_offsets: request.distributions.then(|| warped.map(offset)),
+            top: match request.top_log_probs {
+                0 => None,
+                n => Some(unwarped.map(|_, unwarped| likeliest(unwarped, n))),
             },
         })
     }
@@ -159,10 +156,10 @@ impl DraftSession for ToySession {
     async fn propose(
         &mut self,
         commit: Option<&Accepted>,
-        propose: &Propose,
+        request: &DraftRequest,
     ) -> Result<Option<Proposal>, GenerateError> {
         self.commit(commit);
-        let drafting = &propose.drafting;
+        let drafting = &request.drafting;
         let mut search = TreeSearch::new(drafting, self.sampling.is_greedy());
         for depth in 0..drafting.depth() {
             let q: Vec<Distribution> = search
@@ -176,7 +173,7 @@ impl DraftSession for ToySession {
         if let Drafting::Beams { best_only: true, .. } = drafting {
             draft = draft.best_beam_alone().map(|(_, alone)| alone).unwrap_or_default();
         }
-        let log_probs = if propose.log_probs { self.unwarped_nodes(&draft.tree)? } else { Vec::new() };
+        let log_probs = if request.log_probs { self.unwarped_nodes(&draft.tree)? } else { Vec::new() };
         self.tree = draft.tree.clone();
         Ok(Some(Proposal { draft, log_probs }))
     }
@@ -184,9 +181,9 @@ impl DraftSession for ToySession {
 
 impl Scorer for ToyModel {
     type Session = ToySession;
-    type Own = Self;
+    type OwnDrafter = Self;
 
-    fn own(&self) -> &Self {
+    fn own_drafter(&self) -> &Self {
         self
     }
 
@@ -200,29 +197,24 @@ impl TargetSession for ToySession {
         &mut self,
         commit: Option<&Accepted>,
         tree: &TokenTree,
-        wanted: Wanted,
+        request: ScoreRequest,
     ) -> Result<Scores, GenerateError> {
         self.commit(commit);
         self.tree = tree.clone();
         let p = self.rows(tree, self.sampling)?;
-        let drawn: Vec<TokenId> = p
-            .iter()
-            .enumerate()
-            .map(|(row, p)| {
-                let depth = row.checked_sub(1).map_or(0, |node| tree.depth(node));
-                self.sampling.pick(p, self.draws.uniform(self.tokens.len() + depth, Purpose::TargetToken))
-            })
-            .collect();
-        let steps: Vec<f64> = (0..tree.len())
-            .map(|n| p[tree.parents()[n].map_or(0, |parent| parent + 1)].log_prob(tree.tokens()[n]))
-            .collect();
-        let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
-        let log_probs = if wanted.log_probs {
-            Some(self.token_log_probs(tree, &p, &drawn, wanted.top_log_probs)?)
-        } else {
-            None
+        let drawn = p.map(|node, p| {
+            let depth = node.map_or(0, |node| tree.depth(node));
+            self.sampling.pick(p, self.draws.uniform(self.tokens.len() + depth, Purpose::TargetToken))
+        });
+        let steps: Vec<f64> =
+            (0..tree.len()).map(|node| p.at_parent(tree, node).log_prob(tree.tokens()[node])).collect();
+        let joint = JointLogProbs::from_steps(tree, &steps);
+        let joint = joint.map_err(|e| GenerateError::Internal(e.to_string()))?;
+        let log_probs = match request.log_probs {
+            true => Some(self.token_log_probs(tree, &p, &drawn, request)?),
+            false => None,
         };
-        let distributions = if wanted.distributions { p } else { Vec::new() };
+        let distributions = request.distributions.then_some(p);
         Ok(Scores { joint, drawn, distributions, log_probs })
     }
 }

@@ -12,7 +12,7 @@ use tandem_proto::v1::target_client::TargetClient;
 use tandem_proto::v1::target_server::TargetServer;
 use tandem_proto::{FILE_DESCRIPTOR_SET, v1};
 use tandem_serving::{Metrics, Serving};
-use tandem_testkit::{ToyModel, orchestrator_args, orchestrator_serving, worker_args};
+use tandem_testkit::{ToyModel, orchestrator_config, orchestrator_serving, worker_config};
 use tokio::time::{sleep, timeout};
 use tonic::service::RoutesBuilder;
 use tonic::transport::Channel;
@@ -65,7 +65,7 @@ pub(super) async fn exercise(u: &mut Unstructured<'_>) -> Result<()> {
 
 /// Starts workers with toy models, and returns their budgets.
 fn start_workers(network: &MemoryNetwork) -> Vec<KvBudget> {
-    let args = worker_args("--max-sessions 8");
+    let args = worker_config("--max-sessions 8");
     let draft = ModelThread::start_as_task(ToyModel::DRAFT.loaded("draft", KV_TOKENS));
     let target = ModelThread::start_as_task(ToyModel::TARGET.loaded("target", KV_TOKENS));
     let budgets = vec![draft.budget().clone(), target.budget().clone()];
@@ -102,11 +102,11 @@ fn bare_serving(name: &'static str, routes: RoutesBuilder) -> Serving {
 
 async fn start_orchestrator(network: &MemoryNetwork) {
     // The orchestrator waits for a busy worker as long as a request may last, so that must not be long.
-    let args = orchestrator_args(
-        "--draft http://memory:1 --target http://memory:2 --failover-seconds 5 --max-request-seconds 60",
+    let args = orchestrator_config(
+        "--connect-seconds 10 --draft http://memory:1 --target http://memory:2 --failover-seconds 5 --max-request-seconds 60",
     );
     let shared = Arc::new(network.clone());
-    let serving = orchestrator_serving(&args, shared, Duration::from_secs(10), None).await;
+    let serving = orchestrator_serving(&args, shared, None).await;
     network.serve(ORCHESTRATOR_PORT, serving.unwrap());
 }
 

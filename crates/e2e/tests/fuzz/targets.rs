@@ -2,7 +2,8 @@
 
 use arbitrary::{Result, Unstructured};
 use tandem_decoding::{TokenId, TokenTree, TreeLimits, exact_match};
-use tandem_proto::{GenerateParams, OpenSession, SessionRef, Wanted, v1};
+use tandem_generation::{GenerateRequest, OpenSession, ScoreRequest};
+use tandem_proto::v1;
 use tokio::runtime::Builder;
 
 use super::messages as make;
@@ -15,24 +16,24 @@ pub(super) fn conversions(data: &[u8]) {
 }
 
 fn convert(u: &mut Unstructured<'_>) -> Result<()> {
-    let _ = GenerateParams::try_from(make::generate(u)?);
+    let _ = GenerateRequest::try_from(make::generate(u)?);
     let _ = OpenSession::try_from(make::open(u)?);
-    let _ = SessionRef::try_from(Some(make::handle(u)?));
+    let _ = v1::SessionHandle::read(Some(make::handle(u)?));
     let mut score = make::score(u, None)?;
     let _ = score.commit.take().map(v1::Commit::into_accepted);
-    let wanted = Wanted {
+    let request = ScoreRequest {
         distributions: u.arbitrary()?,
         log_probs: u.arbitrary()?,
         top_log_probs: u.int_in_range(0..=3)?,
     };
     let tree = score.take_tree().unwrap_or_else(|_| small_tree());
-    if let Ok(scores) = make::scores(u, tree.len())?.into_scores(&tree, wanted) {
+    if let Ok(scores) = make::scores(u, tree.len())?.into_scores(&tree, request) {
         // Scores that passed the conversion must be usable by the loop.
         let accepted = exact_match(&tree, &scores.drawn);
         assert!(accepted.path.len() <= tree.max_depth());
     }
-    if let Ok(propose) = make::propose(u, None)?.propose() {
-        let _ = make::proposal(u)?.into_draft(&propose);
+    if let Ok(request) = make::propose(u, None)?.draft_request() {
+        let _ = make::proposal(u)?.into_proposal(&request);
     }
     Ok(())
 }

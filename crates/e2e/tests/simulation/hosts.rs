@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tandem_engine::ModelThread;
 use tandem_serving::Shutdown;
-use tandem_testkit::{ToyModel, incoming, orchestrator_args, orchestrator_serving, worker_args};
+use tandem_testkit::{ToyModel, incoming, orchestrator_config, orchestrator_serving, worker_config};
 use turmoil::{Builder, Sim};
 
 use super::names::{ORCHESTRATOR, worker};
@@ -19,8 +19,6 @@ const TICK: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_secs(60);
 /// How long a session without steps stays open on a worker.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
-/// How long the orchestrator waits for its workers when it starts.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// All hosts of `scenario`.
 pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
@@ -53,7 +51,7 @@ pub(crate) fn build<'a>(scenario: &Scenario, world: &World) -> Sim<'a> {
 }
 
 async fn serve_worker(world: World, host: String, role: &str, kv_tokens: usize) -> turmoil::Result {
-    let mut args = worker_args(&format!("--session-lease-seconds {}", LEASE.as_secs()));
+    let mut args = worker_config(&format!("--session-lease-seconds {}", LEASE.as_secs()));
     args.incarnation = world.next_incarnation();
     let toy = if role == "target" { ToyModel::TARGET } else { ToyModel::DRAFT };
     let model = ModelThread::start_as_task(toy.loaded(&host, kv_tokens));
@@ -69,11 +67,11 @@ async fn serve_worker(world: World, host: String, role: &str, kv_tokens: usize) 
 }
 
 async fn serve_orchestrator(world: World) -> turmoil::Result {
-    let args = orchestrator_args(
-        "--draft http://draft:7000 --target http://target:7000 --step-seconds 1 \
+    let args = orchestrator_config(
+        "--connect-seconds 20 --draft http://draft:7000 --target http://target:7000 --step-seconds 1 \
          --worker-silence-seconds 0.4 --failover-seconds 5 --resolve-seconds 0.25",
     );
     let network = Arc::new(world.network);
-    let serving = orchestrator_serving(&args, network, CONNECT_TIMEOUT, None).await?;
+    let serving = orchestrator_serving(&args, network, None).await?;
     Ok(serving.run(incoming().await?, Shutdown::new()).await?)
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tandem_decoding::{Accepted, TokenId};
-use tandem_orchestrator::{
-    DraftSession, Drafter, FinishReason, GenerateError, Job, Proposal, Watch, generate as run_loop,
+use tandem_decoding::Accepted;
+use tandem_generation::{
+    DraftRequest, DraftSession, Drafter, FinishReason, GenerateError, GenerateRequest, Generation, Input,
+    OpenSession, Proposal, generate as run_loop,
 };
-use tandem_proto::{GenerateParams, Input, OpenSession, Propose, v1};
+use tandem_proto::v1;
 use tandem_testkit::{ToyModel, toy_tokenizer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -34,9 +35,13 @@ struct IntermittentSession<'a> {
 impl<'a> Drafter for IntermittentDraft<'a> {
     type Session = IntermittentSession<'a>;
 
-    async fn open(&self, open: &OpenSession, by: Instant) -> Result<IntermittentSession<'a>, GenerateError> {
+    async fn open(
+        &self,
+        open: &OpenSession,
+        deadline: Instant,
+    ) -> Result<IntermittentSession<'a>, GenerateError> {
         Ok(IntermittentSession {
-            inner: Drafter::open(&ToyModel::DRAFT, open, by).await?,
+            inner: Drafter::open(&ToyModel::DRAFT, open, deadline).await?,
             drafted: self.drafted.iter(),
         })
     }
@@ -46,10 +51,10 @@ impl DraftSession for IntermittentSession<'_> {
     async fn propose(
         &mut self,
         commit: Option<&Accepted>,
-        propose: &Propose,
+        request: &DraftRequest,
     ) -> Result<Option<Proposal>, GenerateError> {
         // Always called, so that the session sees every commit.
-        let proposal = self.inner.propose(commit, propose).await?;
+        let proposal = self.inner.propose(commit, request).await?;
         if self.drafted.next() == Some(&false) {
             self.inner.forget_tree();
             return Ok(None);
@@ -60,33 +65,33 @@ impl DraftSession for IntermittentSession<'_> {
 
 /// The result of `wire`, with drafts in the iterations where `drafted` says so, and in all iterations after those.
 pub(crate) fn generate(wire: &v1::GenerateRequest, drafted: &[bool]) -> Expected {
-    let params = GenerateParams::try_from(wire.clone()).expect("a valid request");
-    let Input::Tokens(prompt) = params.input.clone() else { return Expected::default() };
+    let request = GenerateRequest::try_from(wire.clone()).expect("a valid request");
+    let Input::Tokens(prompt) = request.input.clone() else { return Expected::default() };
     let tokenizer = toy_tokenizer(ToyModel::TARGET.vocab);
-    let job = Job {
+    let generation = Generation {
         open: OpenSession {
-            max_new_tokens: params.max_new_tokens.min(ToyModel::CONTEXT_TOKENS - prompt.len()),
+            max_new_tokens: request.max_new_tokens.min(ToyModel::CONTEXT_TOKENS - prompt.len()),
             prompt,
-            max_tree_nodes: params.decoding.max_tree_nodes(),
-            sampling: params.sampling,
-            seed: params.seed.unwrap_or_default(),
+            max_tree_nodes: request.decoding.max_tree_nodes(),
+            sampling: request.sampling,
+            seed: request.seed.unwrap_or_default(),
             vocab_limit: None,
         },
-        decoding: params.decoding.clone(),
+        decoding: request.decoding.clone(),
         log_probs: false,
         top_log_probs: 0,
         trace: false,
         eos: &[],
-        stops: &params.stop,
+        stop: &request.stop,
         tokenizer: &tokenizer,
         arrived: Instant::now(),
         admitted: Instant::now(),
-        by: Instant::now() + Duration::from_secs(60),
-        watch: &Watch::nobody(),
+        deadline: Instant::now() + Duration::from_secs(60),
+        observer: &(),
     };
-    let (out, mut pieces) = mpsc::channel(ToyModel::CONTEXT_TOKENS + 2);
+    let (out, mut chunks) = mpsc::channel(ToyModel::CONTEXT_TOKENS + 2);
     let draft = IntermittentDraft { drafted };
-    let run = run_loop(&draft, &ToyModel::TARGET, &job, &out);
+    let run = run_loop(&draft, &ToyModel::TARGET, &generation, &out);
     let finish = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime")
@@ -99,9 +104,9 @@ pub(crate) fn generate(wire: &v1::GenerateRequest, drafted: &[bool]) -> Expected
         FinishReason::Stop(stop) => (v1::FinishReason::Stop, stop),
         FinishReason::Length => (v1::FinishReason::Length, String::new()),
     };
-    while let Ok(update) = pieces.try_recv() {
-        expected.text += &update.piece.text;
-        expected.tokens.extend(update.piece.tokens.iter().map(|&TokenId(t)| t));
+    while let Ok(chunk) = chunks.try_recv() {
+        expected.text += &chunk.text;
+        expected.tokens.extend(chunk.tokens.iter().map(|token| token.id.0));
     }
     expected
 }

@@ -1,11 +1,12 @@
 //! The loop on toy models: what it generates has the distribution that the method promises.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tandem_decoding::{Decoding, DecodingParams, Expansion, Method, Sampling, TokenId};
-use tandem_orchestrator::{Finish, FinishReason, Job, TokenDetails, Watch, generate};
-use tandem_proto::OpenSession;
+use tandem_generation::{Finish, FinishReason, Generation, OpenSession, Token, generate};
 use tandem_testkit::{ToyModel, toy_tokenizer};
 use tokenizers::Tokenizer;
 use tokio::sync::mpsc;
@@ -38,7 +39,7 @@ impl Setting {
 /// Generates `tokens` tokens, and checks the log-probabilities that come with them.
 async fn run(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usize) -> (Vec<TokenId>, Finish) {
     let Setting { sampling, decoding } = setting;
-    let job = Job {
+    let generation = Generation {
         open: OpenSession {
             prompt: PROMPT.to_vec(),
             max_new_tokens: tokens,
@@ -53,42 +54,41 @@ async fn run(tokenizer: &Tokenizer, setting: &Setting, seed: u64, tokens: usize)
         top_log_probs: if decoding.method == Method::Mtjd { 0 } else { 2 },
         trace: false,
         eos: &[],
-        stops: &[],
+        stop: &[],
         tokenizer,
         arrived: Instant::now(),
         admitted: Instant::now(),
-        by: Instant::now() + Duration::from_secs(60),
-        watch: &Watch::nobody(),
+        deadline: Instant::now() + Duration::from_secs(60),
+        observer: &(),
     };
-    let (out, mut pieces) = mpsc::channel(tokens + 1);
-    let finish = generate(&DRAFT, &TARGET, &job, &out).await.unwrap();
-    drop(out);
-    let mut sequence = Vec::new();
-    let mut details = Vec::new();
-    while let Some(update) = pieces.recv().await {
-        sequence.extend(update.piece.tokens);
-        details.extend(update.details);
+    let (sender, mut chunks) = mpsc::channel(tokens + 1);
+    let finish = generate(&DRAFT, &TARGET, &generation, &sender).await.unwrap();
+    drop(sender);
+    let mut sequence: Vec<Token> = Vec::new();
+    while let Some(chunk) = chunks.recv().await {
+        sequence.extend(chunk.tokens);
     }
-    check_log_probs(&sequence, &details, job.top_log_probs);
-    (sequence, finish)
+    check_log_probs(&sequence, generation.top_log_probs);
+    (sequence.iter().map(|token| token.id).collect(), finish)
 }
 
 /// Whatever the method: the log-probabilities of the tokens, and of the likeliest alternatives, are the target's, unwarped.
-fn check_log_probs(sequence: &[TokenId], details: &[TokenDetails], top: usize) {
-    assert_eq!(sequence.len(), details.len());
+fn check_log_probs(sequence: &[Token], top: usize) {
     let mut whole = PROMPT.to_vec();
-    for (&token, details) in sequence.iter().zip(details) {
+    for token in sequence {
         let p = TARGET.distribution(&whole, Sampling::UNWARPED).unwrap();
-        let log_prob = details.log_prob.unwrap();
-        let expected = p.log_prob(token);
+        let log_prob = token.log_prob.unwrap();
+        let expected = p.log_prob(token.id);
         assert!((log_prob - expected).abs() < 1e-6, "{log_prob} instead of {expected}");
         let mut all: Vec<f64> = p.iter().map(|(_, log_prob)| log_prob).collect();
         all.sort_by(|a, b| b.total_cmp(a));
-        assert_eq!(details.top.len(), top);
-        for (&(token, log_prob), best) in details.top.iter().zip(all) {
-            assert!((log_prob - best).abs() < 1e-6 && (log_prob - p.log_prob(token)).abs() < 1e-6);
+        assert_eq!(token.top.len(), top);
+        for (alternative, best) in token.top.iter().zip(all) {
+            let log_prob = alternative.log_prob;
+            assert!((log_prob - best).abs() < 1e-6);
+            assert!((log_prob - p.log_prob(alternative.id)).abs() < 1e-6);
         }
-        whole.push(token);
+        whole.push(token.id);
     }
 }
 

@@ -1,17 +1,14 @@
 //! Warping and acceptance by joint likelihood, compared with numbers computed by the authors' implementation
 //! (the reference). `crates/testkit/golden/README.md` describes the files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Num, cases, floats};
 use serde::Deserialize;
 use tandem_decoding::{
     InvalidLogits, JointLogProbs, Reference, Sampling, Threshold, TokenId, TokenTree, TreeLimits, mmtad,
 };
+
+use super::cases::{Num, cases, floats};
 
 #[derive(Deserialize)]
 struct Warp {

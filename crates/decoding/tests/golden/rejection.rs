@@ -1,17 +1,14 @@
 //! Rejection sampling, compared with numbers computed by the authors' implementation (the reference).
 //! `crates/testkit/golden/README.md` describes the files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Num, cases, floats};
 use serde::Deserialize;
 use tandem_decoding::{
     Candidates, Distribution, NodeRows, TokenId, TokenTree, TreeLimits, multi_round, test_candidates,
 };
+
+use super::cases::{Num, cases, floats};
 
 /// The distribution of the tokens with positive probability.
 fn distribution(probs: impl IntoIterator<Item = (u32, f64)>) -> Distribution {

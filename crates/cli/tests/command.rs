@@ -189,7 +189,7 @@ fn doctor_times_a_shape_without_its_weights() {
 
 #[test]
 fn services_in_one_process_do_not_take_the_keys_of_others() {
-    // As where one shell has started a service with keys and TLS before. Half of TLS is a mistake of that service.
+    // As in a shell that has started a service with keys and TLS before; half of TLS would be an error of that service.
     let output = Command::new(env!("CARGO_BIN_EXE_tandem"))
         .args(["generate", "--json", "--max-new-tokens", "3", PROMPT])
         .envs([

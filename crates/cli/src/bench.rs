@@ -37,7 +37,7 @@ pub use self::summary::Summary;
 use self::watch::Watch;
 use self::workload::Workload;
 use crate::client::Client;
-use crate::local::{Front, Local};
+use crate::local::{Local, LocalConfig};
 use crate::output::DIM;
 
 /// When a run was interrupted: what the shell reports for Ctrl-C.
@@ -59,7 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), !args.quiet()).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, !args.quiet()).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut status = args.access.connect(&url).await?;

@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use tandem_engine::{Decoder, DeviceChoice, Kernels, LoadOptions, ModelSource, WeightDtype, instruction_set};
 
-use crate::local::PairArgs;
 use crate::output::{BAD, DIM, GOOD};
+use crate::pair::PairArgs;
 use checks::Check;
 use timing::Timing;
 

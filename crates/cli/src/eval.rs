@@ -17,8 +17,9 @@ use tandem_serving::init_logging;
 
 pub use self::args::Args;
 use self::run::{Plan, Runner};
-use crate::local::{Front, Local, bundled};
+use crate::local::{Local, LocalConfig};
 use crate::output::DIM;
+use crate::pair::bundled;
 
 /// When a run was interrupted: what the shell reports for Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -38,7 +39,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), true).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, true).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut runner = Runner::new(args.access.connect(&url).await?, meter(&args), &args, &dataset).await?;

@@ -12,8 +12,9 @@ use tracing::{Instrument, trace_span};
 
 use crate::client::{self, AccessArgs, Answer, Client};
 use crate::decoding::DecodingArgs;
-use crate::local::{Front, Local, PairArgs};
+use crate::local::{Local, LocalConfig};
 use crate::output::{DIM, TEXT, table};
+use crate::pair::PairArgs;
 
 /// Flags of `tandem generate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -115,7 +116,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let prompt = prompt(&args)?;
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), !args.json).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, !args.json).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut client = args.access.connect(&url).await?;

@@ -1,41 +1,51 @@
-//! Drafting for rejection sampling: at every node, candidates drawn from the draft's own distribution.
+//! The draws of a candidate tree and the distributions they come from, as rejection sampling needs them.
 
 use thiserror::Error;
 
-use crate::pairs::Pairs;
-use crate::{Distribution, DraftTree, Expansion, JointLogProbs, TokenId, TokenTree};
+use crate::{Distribution, NodeRows, TokenId, TokenTree};
 
-/// Which candidates were drawn at each node, and from what: all that rejection sampling needs beside the tree.
+/// The candidates drawn at each node of a tree, and the distributions `q` that they were drawn from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidates {
-    /// The node of every draw. Draws of one parent are in the order drawn; with replacement a node may come more than once.
+    /// `[draws]`: the node of every draw. The draws of one parent are in the order in which they were drawn;
+    /// with replacement a node may occur more than once.
     draws: Vec<usize>,
-    /// `q` of every parent, the root first, then in node order.
+    /// `[parents]`: `q` of every node with children, the root first, then in node order.
     q: Vec<Distribution>,
     replacement: bool,
 }
 
-/// Why draws and distributions do not belong to a tree.
+/// Why draws and distributions are not those of a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the error messages describe the variants")]
 pub enum InvalidCandidates {
-    #[error("draw {draw} names node {node} of a tree of {nodes} nodes")]
+    #[error("draw {draw} refers to node {node}, but the tree has {nodes} nodes")]
     NoSuchNode { draw: usize, node: usize, nodes: usize },
-    #[error("node {node} was never drawn: name every node in the draws")]
+    #[error("node {node} was never drawn: the draws must contain every node")]
     NeverDrawn { node: usize },
-    #[error("node {node} was drawn twice, without replacement")]
+    #[error("node {node} was drawn twice, but the draws are without replacement")]
     DrawnTwice { node: usize },
-    #[error("draw {draw} is one more than the {limit} that were asked for at its depth")]
+    #[error("draw {draw} exceeds the {limit} candidates per node requested at its depth")]
     TooManyDraws { draw: usize, limit: usize },
-    #[error("{given} distributions for {parents} nodes with children: give one each, the root's first")]
+    #[error("{given} distributions for {parents} nodes with children: give one per node, the root's first")]
     LengthMismatch { given: usize, parents: usize },
-    #[error("node {node} carries token {token}, which the draft's distribution at its parent cannot draw")]
+    #[error(
+        "node {node} carries token {token}, which has probability 0 in the distribution it was drawn from"
+    )]
     Impossible { node: usize, token: TokenId },
 }
 
 impl Candidates {
-    /// Checks the draws of `tree`, `branching[d]` at most at a node of depth `d`, and the distributions that they were drawn from; see
-    /// the fields.
+    /// Checks the candidates of `tree`.
+    ///
+    /// - `branching[d]`: the maximum number of draws at a node of depth `d`.
+    /// - `draws`, `[draws]`: the node of every draw, those of one parent in the order drawn.
+    /// - `q`, `[parents]`: the distribution of every node with children, the root's first, then in node
+    ///   order.
+    /// - `replacement`: whether a node may be drawn more than once.
+    ///
+    /// # Errors
+    /// If the draws or the distributions cannot have led to `tree`.
     pub fn new(
         tree: &TokenTree,
         branching: &[usize],
@@ -44,17 +54,17 @@ impl Candidates {
         replacement: bool,
     ) -> Result<Self, InvalidCandidates> {
         let mut drawn = vec![false; tree.len()];
-        // Of each node, the root's first.
-        let mut draws_at = vec![0; tree.len() + 1];
+        let mut draws_at = NodeRows::new(0, vec![0; tree.len()]);
         for (draw, &node) in draws.iter().enumerate() {
-            let seen = drawn.get_mut(node);
-            let seen = seen.ok_or(InvalidCandidates::NoSuchNode { draw, node, nodes: tree.len() })?;
+            let Some(seen) = drawn.get_mut(node) else {
+                return Err(InvalidCandidates::NoSuchNode { draw, node, nodes: tree.len() });
+            };
             if *seen && !replacement {
                 return Err(InvalidCandidates::DrawnTwice { node });
             }
             *seen = true;
             let limit = branching.get(tree.depth(node) - 1).copied().unwrap_or(0);
-            let count: &mut usize = &mut draws_at[tree.parents()[node].map_or(0, |parent| parent + 1)];
+            let count = draws_at.at_mut(tree.parents()[node]);
             *count += 1;
             if *count > limit {
                 return Err(InvalidCandidates::TooManyDraws { draw, limit });
@@ -77,27 +87,32 @@ impl Candidates {
         Ok(candidates)
     }
 
-    /// The node of every draw.
+    /// Takes what a search drew, which is valid by construction.
+    pub(crate) fn from_search(draws: Vec<usize>, q: Vec<Distribution>, replacement: bool) -> Self {
+        Self { draws, q, replacement }
+    }
+
+    /// `[draws]`: the node of every draw, those of one parent in the order drawn.
     pub fn draws(&self) -> &[usize] {
         &self.draws
     }
 
-    /// `q` of every node with children, the root's first, then in node order.
+    /// `[parents]`: `q` of every node with children, the root's first, then in node order.
     pub fn distributions(&self) -> &[Distribution] {
         &self.q
     }
 
-    /// Whether a pair could be drawn twice.
+    /// Whether the candidates were drawn with replacement.
     pub fn replacement(&self) -> bool {
         self.replacement
     }
 
-    /// `q` at `parent`; `None` if it has no children.
+    /// `q` at `parent` (`None`: the root), or `None` if `parent` has no children.
     pub(crate) fn q_at(&self, tree: &TokenTree, parent: Option<usize>) -> Option<&Distribution> {
         self.q.get(parents_of(tree).binary_search(&parent).ok()?)
     }
 
-    /// The children of `parent` in the order drawn, repetitions included.
+    /// The children of `parent` (`None`: the root) in the order drawn, repetitions included.
     pub(crate) fn drawn_at(&self, tree: &TokenTree, parent: Option<usize>) -> Vec<usize> {
         self.draws.iter().copied().filter(|&node| tree.parents()[node] == parent).collect()
     }
@@ -109,151 +124,4 @@ fn parents_of(tree: &TokenTree) -> Vec<Option<usize>> {
     parents.sort_unstable();
     parents.dedup();
     parents
-}
-
-/// Draws candidates depth by depth; the model is the caller's, as in [`crate::BeamSearch`].
-///
-/// Source: SpecInfer (Miao et al., 2024) and, without replacement, MCSS (Yang et al., 2024). One candidate per node is
-/// speculative sampling (Leviathan et al., 2023).
-#[derive(Clone, Debug)]
-pub struct CandidateSearch {
-    /// Candidates per node, by depth.
-    branching: Vec<usize>,
-    expansion: Expansion,
-    tree: TokenTree,
-    joint: Vec<f64>,
-    depth: usize,
-    frontier: Vec<Option<usize>>,
-    draws: Vec<usize>,
-    q: Vec<Distribution>,
-}
-
-impl CandidateSearch {
-    /// `branching[d]` candidates at every node of depth `d`. With [`Expansion::Top`] they are the likeliest ones, which serves
-    /// greedy decoding alone.
-    pub fn new(branching: Vec<usize>, expansion: Expansion) -> Self {
-        Self {
-            branching,
-            expansion,
-            tree: TokenTree::default(),
-            joint: Vec::new(),
-            depth: 0,
-            frontier: vec![None],
-            draws: Vec::new(),
-            q: Vec::new(),
-        }
-    }
-
-    /// The nodes whose distributions [`Self::advance`] needs next, in that order; `None` is the root.
-    pub fn frontier(&self) -> &[Option<usize>] {
-        &self.frontier
-    }
-
-    /// The tree so far.
-    pub fn tree(&self) -> &TokenTree {
-        &self.tree
-    }
-
-    /// Draws the candidates of the next depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are the draws of this depth.
-    ///
-    /// # Panics
-    /// If `distributions` is not as long as the frontier.
-    pub fn advance(&mut self, distributions: &[Distribution], mut uniforms: impl Iterator<Item = f64>) {
-        assert_eq!(distributions.len(), self.frontier.len(), "one distribution per frontier node");
-        let count = self.branching.get(self.depth).copied().unwrap_or(0);
-        let mut frontier = Vec::new();
-        for (&parent, q) in self.frontier.iter().zip(distributions) {
-            let before = parent.map_or(0.0, |node| self.joint[node]);
-            let pairs = Pairs { beams: &[0], before: &[before], distributions: std::slice::from_ref(q) };
-            let chosen = match self.expansion {
-                Expansion::Top => pairs.top(count),
-                Expansion::Sampled { replacement } => pairs.draw(count, replacement, &mut uniforms),
-            };
-            for pair in chosen {
-                let (node, new) = self.tree.insert(parent, pair.token);
-                if new {
-                    self.joint.push(pair.joint);
-                    frontier.push(Some(node));
-                }
-                self.draws.push(node);
-            }
-        }
-        self.q.extend_from_slice(distributions);
-        self.frontier = frontier;
-        self.depth += 1;
-    }
-
-    /// All candidates.
-    pub fn finish(self) -> DraftTree {
-        let candidates = match self.expansion {
-            Expansion::Sampled { replacement } if self.depth > 0 => {
-                Some(Candidates { draws: self.draws, q: self.q, replacement })
-            }
-            _ => None,
-        };
-        DraftTree { tree: self.tree, joint: JointLogProbs::from_sums(self.joint), candidates }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Draws, Purpose, Sampling};
-
-    fn drawn(branching: &[usize], expansion: Expansion, seed: u64) -> DraftTree {
-        let mut search = CandidateSearch::new(branching.to_vec(), expansion);
-        for depth in 0..branching.len() {
-            let q = Sampling::new(1.0, 0, 0.0).unwrap().warp(&[0.3, 0.0, -0.3, f32::NEG_INFINITY]).unwrap();
-            let q = vec![q; search.frontier().len()];
-            search.advance(&q, Draws::new(seed).uniforms(0, Purpose::DraftBeams { depth }));
-        }
-        search.finish()
-    }
-
-    #[test]
-    fn every_node_gets_its_candidates() {
-        let draft = drawn(&[2, 2, 1], Expansion::Sampled { replacement: false }, 1);
-        assert_eq!([1, 2, 3].map(|d| draft.tree.level(d).count()), [2, 4, 4]);
-        // Three tokens are possible, so five draws without replacement give three.
-        assert_eq!(drawn(&[5], Expansion::Sampled { replacement: false }, 1).tree.len(), 3);
-    }
-
-    #[test]
-    fn what_is_drawn_passes_its_own_check() {
-        for replacement in [false, true] {
-            for seed in 0..50 {
-                let draft = drawn(&[3, 2], Expansion::Sampled { replacement }, seed);
-                let c = draft.candidates.unwrap();
-                assert_eq!(c.drawn_at(&draft.tree, None).len(), 3);
-                let (draws, q) = (c.draws().to_vec(), c.distributions().to_vec());
-                let again = Candidates::new(&draft.tree, &[3, 2], draws, q, replacement);
-                assert_eq!(again.as_ref(), Ok(&c));
-            }
-        }
-    }
-
-    #[test]
-    fn candidates_of_another_tree_are_refused() {
-        let draft = drawn(&[2], Expansion::Sampled { replacement: false }, 1);
-        let (tree, c) = (draft.tree, draft.candidates.unwrap());
-        let with = |draws: &[usize], q: &[Distribution]| {
-            Candidates::new(&tree, &[2], draws.to_vec(), q.to_vec(), false)
-        };
-        let many = Candidates::new(&tree, &[2], vec![0, 1, 1], c.distributions().to_vec(), true);
-        assert_eq!(many, Err(InvalidCandidates::TooManyDraws { draw: 2, limit: 2 }));
-        let q = c.distributions();
-        assert_eq!(with(&[0, 5], q), Err(InvalidCandidates::NoSuchNode { draw: 1, node: 5, nodes: 2 }));
-        assert_eq!(with(&[0], q), Err(InvalidCandidates::NeverDrawn { node: 1 }));
-        assert_eq!(with(&[0, 1, 1], q), Err(InvalidCandidates::DrawnTwice { node: 1 }));
-        assert_eq!(with(&[0, 1], &[]), Err(InvalidCandidates::LengthMismatch { given: 0, parents: 1 }));
-        let other = Sampling::new(1.0, 1, 0.0).unwrap().warp(&[0.0, 0.0, 0.0, 9.0]).unwrap();
-        assert!(matches!(with(&[0, 1], &[other]), Err(InvalidCandidates::Impossible { .. })));
-    }
-
-    #[test]
-    fn greedy_candidates_are_the_likeliest() {
-        let draft = drawn(&[2, 1], Expansion::Top, 0);
-        assert_eq!(draft.tree.tokens(), [0, 1, 0, 0].map(TokenId));
-        assert_eq!(draft.candidates, None);
-    }
 }

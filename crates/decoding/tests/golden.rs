@@ -1,4 +1,5 @@
-//! The rules against numbers from the authors' own implementation; `crates/testkit/golden/README.md` describes them.
+//! Warping and acceptance by joint likelihood, compared with numbers computed by the authors' implementation
+//! (the reference). `crates/testkit/golden/README.md` describes the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
@@ -19,7 +20,7 @@ struct Warp {
     temperature: f64,
     top_k: usize,
     top_p: f64,
-    /// `"error"` where the reference raises.
+    /// `"error"` if the reference raises an error.
     probs: Probs,
     n_kept: Option<usize>,
     top_p_boundary_margin: Option<Num>,
@@ -34,7 +35,7 @@ enum Probs {
 }
 
 #[test]
-fn norm_logits() {
+fn warping_agrees_with_the_reference() {
     let mut compared = 0;
     for (i, case) in cases::<Warp>("tiny/norm_logits.json").into_iter().enumerate() {
         let logits: Vec<f32> = case.logits.iter().map(|n| n.0 as f32).collect();
@@ -43,15 +44,17 @@ fn norm_logits() {
         let probs = match case.probs {
             Probs::Of(probs) => probs,
             Probs::Error(word) => {
-                assert_eq!((word.as_str(), warped), ("error", Err(InvalidLogits::NothingPossible)));
+                assert_eq!(word, "error");
+                assert_eq!(warped, Err(InvalidLogits::NothingPossible));
                 continue;
             }
         };
         let warped = warped.unwrap();
-        // The reference's top_p = 1 drops tokens by rounding, and a cut within rounding may go either way.
-        let off_there = case.tag == "top_p_one_f32_rounding";
-        let near_the_cut = case.top_p_boundary_margin.is_some_and(|m| m.0 < 1e-6);
-        if off_there || near_the_cut {
+        // With top_p = 1, rounding makes the reference drop tokens.
+        let top_p_is_one = case.tag == "top_p_one_f32_rounding";
+        // If the mass is within rounding of top_p, either result is valid.
+        let near_the_cut = case.top_p_boundary_margin.is_some_and(|margin| margin.0 < 1e-6);
+        if top_p_is_one || near_the_cut {
             continue;
         }
         let mut expected = floats(&probs);
@@ -64,7 +67,7 @@ fn norm_logits() {
         for (t, (a, b)) in ours.iter().zip(&expected).enumerate() {
             assert!((a - b).abs() < 2e-6, "case {i} ({}), token {t}: {a} instead of {b}", case.tag);
         }
-        // The reference counts f32 probabilities above 0: at a low temperature some underflow there.
+        // The reference counts f32 probabilities above 0, of which some underflow at a low temperature.
         let n_kept = warped.iter().filter(|(_, lp)| lp.exp() as f32 > 0.0).count();
         assert_eq!(Some(n_kept), case.n_kept, "case {i} ({})", case.tag);
         compared += 1;
@@ -80,11 +83,13 @@ struct Chain {
     accept_len: BTreeMap<String, usize>,
 }
 
+/// A chain of `len` nodes.
 fn chain(len: usize) -> TokenTree {
     let parents = (0..len).map(|i| i.checked_sub(1)).collect();
     TokenTree::new(vec![TokenId(0); len], parents, TreeLimits::default()).unwrap()
 }
 
+/// The depth of the node that MMTAD accepts (0: none), and the node.
 fn accepted_len(
     tree: &TokenTree,
     target: &JointLogProbs,
@@ -96,20 +101,20 @@ fn accepted_len(
 }
 
 #[test]
-fn accept_mtad() {
+fn mtad_agrees_with_the_reference() {
     for case in cases::<Chain>("tiny/accept_mtad.json") {
         let tree = chain(case.draft_logp.len());
         let draft = JointLogProbs::from_steps(&tree, &floats(&case.draft_logp)).unwrap();
         let mut steps = floats(&case.target_logp);
         if case.tag.starts_with("exact_tie") {
-            // A tie of f32 numbers, which must not pass; in f64 the rounding of log tau would decide it.
+            // A tie of f32 numbers, which must not pass. In f64 it would depend on the rounding of log τ.
             steps[0] -= 1e-6;
         }
         let target = JointLogProbs::from_steps(&tree, &steps).unwrap();
         let levels = Reference::BestBeam.levels(&tree, &draft);
         for (tau, expected) in &case.accept_len {
             let (len, _) = accepted_len(&tree, &target, &levels, tau.parse().unwrap());
-            assert_eq!(len, *expected, "{} at tau {tau}", case.tag);
+            assert_eq!(len, *expected, "{} at τ = {tau}", case.tag);
         }
     }
 }
@@ -131,16 +136,14 @@ struct LevelsResult {
     node: i64,
 }
 
-fn tree(parents: &[i64], tokens: impl Fn(usize) -> u32) -> TokenTree {
-    let parents: Vec<Option<usize>> = parents.iter().map(|&p| usize::try_from(p).ok()).collect();
-    let tokens = (0..parents.len()).map(|i| TokenId(tokens(i))).collect();
-    TokenTree::new(tokens, parents, TreeLimits::default()).unwrap()
-}
-
-/// The reference's trees may hold equal siblings (drawn with replacement), which are one node for us. Given
-/// distinct tokens they are the same tree for the rule, which never reads tokens.
+/// A tree of the reference, with a different token for every node.
+///
+/// The reference's trees may contain equal siblings (drawn with replacement), which would be one node here.
+/// Acceptance by joint likelihood does not read tokens, so with different tokens the result is the same.
 fn reference_tree(parents: &[i64]) -> TokenTree {
-    tree(parents, |i| i as u32)
+    let parents: Vec<Option<usize>> = parents.iter().map(|&p| usize::try_from(p).ok()).collect();
+    let tokens = (0..).map(TokenId).take(parents.len()).collect();
+    TokenTree::new(tokens, parents, TreeLimits::default()).unwrap()
 }
 
 fn check_levels(file: &str) {
@@ -152,19 +155,19 @@ fn check_levels(file: &str) {
         let levels = floats(&case.verify_thres);
         for (tau, expected) in &case.results {
             let (len, node) = accepted_len(&tree, &target, &levels, tau.parse().unwrap());
-            assert_eq!(len, expected.accept_len, "case {i} ({}) at tau {tau}", case.tag);
-            assert_eq!(node, usize::try_from(expected.node).ok(), "case {i} ({}) at tau {tau}", case.tag);
+            assert_eq!(len, expected.accept_len, "case {i} ({}) at τ = {tau}", case.tag);
+            assert_eq!(node, usize::try_from(expected.node).ok(), "case {i} ({}) at τ = {tau}", case.tag);
         }
     }
 }
 
 #[test]
-fn accept_mmtad_v1() {
+fn mmtad_agrees_with_version_1_of_the_reference() {
     check_levels("tiny/accept_mmtad_v1.json");
 }
 
 #[test]
-fn accept_mmtad_v2() {
+fn mmtad_agrees_with_version_2_of_the_reference() {
     check_levels("tiny/accept_mmtad_v2.json");
 }
 
@@ -181,9 +184,10 @@ struct Real {
     accepted_node: i64,
 }
 
-/// The rule alone; the engine's tests compute the likelihoods with the models.
+/// Tests only the rule: the joint log-probabilities are in the file. The engine's tests compute them with the
+/// models.
 #[test]
-fn verify_real() {
+fn acceptance_on_real_models_agrees_with_the_reference() {
     for file in ["tiny/verify_real.json", "demo/verify_real.json"] {
         for (i, case) in cases::<Real>(file).into_iter().enumerate() {
             let tree = reference_tree(&case.parents);

@@ -1,4 +1,5 @@
-//! Rejection sampling against numbers from the authors' own implementation; `crates/testkit/golden/README.md` describes them.
+//! Rejection sampling, compared with numbers computed by the authors' implementation (the reference).
+//! `crates/testkit/golden/README.md` describes the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
@@ -9,10 +10,10 @@ use std::collections::BTreeMap;
 use common::{Num, cases, floats};
 use serde::Deserialize;
 use tandem_decoding::{
-    Candidates, Distribution, TokenId, TokenTree, TreeLimits, multi_round, test_candidates,
+    Candidates, Distribution, NodeRows, TokenId, TokenTree, TreeLimits, multi_round, test_candidates,
 };
 
-/// The tokens of positive probability.
+/// The distribution of the tokens with positive probability.
 fn distribution(probs: impl IntoIterator<Item = (u32, f64)>) -> Distribution {
     let mut probs: Vec<(u32, f64)> = probs.into_iter().filter(|p| p.1 > 0.0).collect();
     probs.sort_by_key(|p| p.0);
@@ -20,6 +21,7 @@ fn distribution(probs: impl IntoIterator<Item = (u32, f64)>) -> Distribution {
     Distribution::new(tokens, log_probs).unwrap()
 }
 
+/// Asserts that `ours` has the `expected` probabilities, and no mass on other tokens.
 fn assert_close(ours: &Distribution, expected: &BTreeMap<u32, f64>, case: &str) {
     for (token, p) in expected {
         let q = ours.log_prob(TokenId(*token)).exp();
@@ -42,19 +44,22 @@ struct Node {
     residual_probs: Vec<Num>,
 }
 
+/// Probabilities by token.
 fn dense(probs: &[Num]) -> BTreeMap<u32, f64> {
     (0..).zip(floats(probs)).collect()
 }
 
 #[test]
-fn specinfer() {
+fn testing_candidates_agrees_with_the_reference() {
     let mut compared = 0;
     for (i, case) in cases::<Node>("tiny/specinfer.json").into_iter().enumerate() {
         let name = format!("case {i} ({}, {})", case.mode, case.tag);
-        let (p, q) = (dense(&case.ground_probs), dense(&case.cand_probs));
-        // With fewer possible tokens than candidates the reference draws impossible ones; we draw fewer.
-        let possible = |t: &u32| q[t] > 0.0;
-        let drawn: Vec<TokenId> = case.cand_tokens.iter().copied().filter(possible).map(TokenId).collect();
+        let p = dense(&case.ground_probs);
+        let q = dense(&case.cand_probs);
+        // With fewer possible tokens than candidates the reference draws impossible ones, where we draw
+        // fewer.
+        let drawn: Vec<TokenId> =
+            case.cand_tokens.iter().filter(|token| q[token] > 0.0).copied().map(TokenId).collect();
         if case.uniforms_used > drawn.len() {
             continue;
         }
@@ -91,42 +96,80 @@ struct Tree {
     endpoint_probs: BTreeMap<u32, f64>,
 }
 
+/// A tree of the reference as this crate represents it.
+#[derive(Default)]
+struct Merged {
+    /// `[nodes]`
+    tokens: Vec<TokenId>,
+    /// `[nodes]`: `None` is the root.
+    parents: Vec<Option<usize>>,
+    /// `[draws]`: the node of every draw.
+    draws: Vec<usize>,
+    /// `[1 + nodes]`: `p` at the root, then at every node.
+    p: Vec<Distribution>,
+    /// `[parents]`: `q` at every node with children, the root's first.
+    q: Vec<Distribution>,
+}
+
+impl Merged {
+    /// Merges equal siblings into one node and leaves out some nodes of the reference:
+    ///
+    /// - The children of a repeated candidate. It is tested and never accepted, because the rejection before
+    ///   it left no mass for its token.
+    /// - Tokens with probability 0 in `q`, which the reference draws without replacement once it runs out of
+    ///   others.
+    fn new(case: &Tree) -> Self {
+        // `q` at the root and at each node of the reference: the levels hold them in node order.
+        let q_at: Vec<&BTreeMap<u32, f64>> = case.draft_probs.iter().flatten().collect();
+        let mut merged = Self { p: vec![distribution(case.ground_probs_root.clone())], ..Self::default() };
+        // The row in `merged` of each row of the reference, `None` if it is left out. Row 0 is the root.
+        let mut rows: Vec<Option<usize>> = vec![Some(0)];
+        for (node, &token) in case.tokens.iter().enumerate() {
+            let parent_row = usize::try_from(case.parents[node] + 1).unwrap();
+            let q = q_at[parent_row];
+            rows.push(match rows[parent_row] {
+                Some(row) if q.contains_key(&token) => {
+                    let p = &case.ground_probs_nodes[node];
+                    merged.draw(row.checked_sub(1), TokenId(token), p, q)
+                }
+                _ => None,
+            });
+        }
+        merged
+    }
+
+    /// Adds a draw of `token` at `parent`. Returns the row of its node if the node is new.
+    fn draw(
+        &mut self,
+        parent: Option<usize>,
+        token: TokenId,
+        p: &BTreeMap<u32, f64>,
+        q: &BTreeMap<u32, f64>,
+    ) -> Option<usize> {
+        let node = self.tokens.len();
+        let known = (0..node).find(|&n| self.parents[n] == parent && self.tokens[n] == token);
+        self.draws.push(known.unwrap_or(node));
+        if known.is_some() {
+            return None;
+        }
+        if !self.parents.contains(&parent) {
+            self.q.push(distribution(q.clone()));
+        }
+        self.tokens.push(token);
+        self.parents.push(parent);
+        self.p.push(distribution(p.clone()));
+        Some(node + 1)
+    }
+}
+
 #[test]
-fn specinfer_tree() {
+fn multi_round_sampling_agrees_with_the_reference() {
     for (i, case) in cases::<Tree>("tiny/specinfer_tree.json").into_iter().enumerate() {
         let name = format!("case {i} ({:?})", case.k_config);
-        // `q` at each node of the reference, the root's first: the levels hold them in node order.
-        let q_at: Vec<&BTreeMap<u32, f64>> = case.draft_probs.iter().flatten().collect();
-        // Equal siblings are one node for us. The children of a repetition are left out: it is tested, and never accepted, because
-        // the rejection before it left its token no mass. Nor do we draw tokens that `q` cannot say, as the reference does when it
-        // runs out of tokens without replacement.
-        let (mut tokens, mut parents) = (vec![], vec![]);
-        let (mut p, mut q) = (vec![distribution(case.ground_probs_root)], vec![]);
-        let mut draws = Vec::new();
-        // Of every node of the reference, the root first: ours, unless it is left out. Ours are numbered from 1, too.
-        let mut ours: Vec<Option<usize>> = vec![Some(0)];
-        for (node, &token) in case.tokens.iter().enumerate() {
-            let row = usize::try_from(case.parents[node] + 1).unwrap();
-            let parent = ours[row].filter(|_| q_at[row].contains_key(&token));
-            let Some(parent) = parent else {
-                ours.push(None);
-                continue;
-            };
-            let (parent, token) = (parent.checked_sub(1), TokenId(token));
-            let known = (0..tokens.len()).find(|&n| (parents[n], tokens[n]) == (parent, token));
-            draws.push(known.unwrap_or(tokens.len()));
-            ours.push(known.is_none().then_some(tokens.len() + 1));
-            if known.is_none() {
-                if !parents.contains(&parent) {
-                    q.push(distribution(q_at[row].clone()));
-                }
-                tokens.push(token);
-                parents.push(parent);
-                p.push(distribution(case.ground_probs_nodes[node].clone()));
-            }
-        }
+        let Merged { tokens, parents, draws, p, q } = Merged::new(&case);
         let tree = TokenTree::new(tokens, parents, TreeLimits::default()).unwrap();
         let candidates = Candidates::new(&tree, &case.k_config, draws, q, case.replacement).unwrap();
+        let p = NodeRows::from_rows(&tree, p).unwrap();
         let mut uniforms = case.uniforms.iter();
         let verified = multi_round(&tree, &candidates, &p, |_, _| *uniforms.next().unwrap());
         let path = verified.node.map_or_else(Vec::new, |n| tree.path(n));

@@ -50,7 +50,7 @@ pub struct TableLimits {
 /// Why a session cannot be opened or found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub(crate) enum SessionError {
+pub enum SessionError {
     #[error(transparent)]
     Admission(#[from] AdmissionError),
     #[error("session {id} already exists: draw session ids at random")]

@@ -14,7 +14,7 @@ use tandem_serving::args::{LogArgs, seconds};
 use super::lengths::{Lengths, PromptTokens};
 use crate::client::AccessArgs;
 use crate::decoding::DecodingArgs;
-use crate::local::{PairArgs, bundled};
+use crate::pair::{PairArgs, bundled};
 
 /// Flags of `tandem bench`.
 #[derive(Clone, Debug, clap::Args)]

@@ -9,7 +9,7 @@ use tandem_eval::{DatasetKind, Grid};
 use tandem_serving::args::LogArgs;
 
 use crate::client::AccessArgs;
-use crate::local::PairArgs;
+use crate::pair::PairArgs;
 
 /// Flags of `tandem eval`.
 #[derive(Clone, Debug, clap::Args)]

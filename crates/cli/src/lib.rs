@@ -10,6 +10,7 @@ pub mod generate;
 pub mod local;
 pub mod output;
 pub mod probe;
+pub mod progress;
 pub mod serve;
 
 pub use command::Cli;

@@ -2,19 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use clap::builder::Resettable;
-use indicatif::{ProgressBar, ProgressStyle};
-use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, Progress, WeightDtype};
+use tandem_engine::{DeviceChoice, KvBudget, ModelArgs, WeightDtype};
 use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
 use tandem_serving::{Serving, Shutdown, bind, incoming};
 use tandem_worker::WorkerArgs;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+use crate::progress::LoadingBar;
 
 /// Flags that services in one process do not take from the environment: who may reach them, and where.
 const OUTER: [&str; 10] = [
@@ -154,7 +154,7 @@ impl Local {
             target_listener.local_addr()?,
             orchestrator_listener.local_addr()?,
         );
-        let bar = LoadingBar::new(progress);
+        let bar = LoadingBar::new("loading models", 2, progress);
         let (draft_args, target_args) = (worker(pair.draft_model()?), worker(pair.target_model()?));
         // One after the other: each then measures its passes, and the memory that is left, undisturbed.
         let draft_model = draft_args.model.start(Some(bar.part(0))).await.context("loading the draft")?;
@@ -236,35 +236,4 @@ fn inner_args<A: Parser>(flags: &str) -> A {
     });
     let parsed = A::from_arg_matches(&command.get_matches_from(flags.split(' ')));
     parsed.unwrap_or_else(|error| error.exit())
-}
-
-/// One bar over the bytes of both models.
-struct LoadingBar {
-    bar: ProgressBar,
-    parts: Arc<Mutex<[(u64, u64); 2]>>,
-}
-
-impl LoadingBar {
-    fn new(visible: bool) -> Self {
-        let bar = if visible { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let template = "loading models {wide_bar} {bytes}/{total_bytes}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self { bar, parts: Arc::default() }
-    }
-
-    fn part(&self, index: usize) -> Progress {
-        let (bar, parts) = (self.bar.clone(), self.parts.clone());
-        Arc::new(move |read, total| {
-            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-            parts[index] = (read, total);
-            bar.set_length(parts.iter().map(|p| p.1).sum());
-            bar.set_position(parts.iter().map(|p| p.0).sum());
-        })
-    }
-
-    fn finish(self) {
-        self.bar.finish_and_clear();
-    }
 }

@@ -1,4 +1,4 @@
-//! `tandem serve`
+//! `tandem serve`: runs all three services in one process.
 
 use std::net::SocketAddr;
 
@@ -12,19 +12,19 @@ pub struct Args {
     #[command(flatten)]
     pair: PairArgs,
 
-    /// Address of the orchestrator; the workers take free loopback ports
-    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
+    /// Address of the orchestrator's gRPC API; the workers listen on free loopback ports
+    #[arg(long, env = "TANDEM_LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
     listen: SocketAddr,
 
-    /// Address of the HTTP API, OpenAI's, and of a page to look at
-    #[arg(long, env = "HTTP_LISTEN", default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
+    /// Address of the OpenAI-compatible HTTP API and of the web page
+    #[arg(long, env = "TANDEM_HTTP_LISTEN", default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
     http_listen: SocketAddr,
 
     #[command(flatten)]
     log: LogArgs,
 }
 
-/// Serves until a signal.
+/// Serves until a signal asks the process to end.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let _telemetry = init_telemetry(&args.log, "info", "tandem")?;
     let shutdown = Shutdown::on_signal()?;

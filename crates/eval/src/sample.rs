@@ -42,6 +42,28 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A sample without any answer or measurement yet.
+    pub fn new(cell: String, item: String, seed: u64) -> Self {
+        Self {
+            cell,
+            item,
+            seed,
+            answers: Vec::new(),
+            verdict: Verdict::Unjudged,
+            tokens: 0,
+            log_prob: 0.0,
+            iterations: 0,
+            accepted: 0,
+            asked: 0,
+            accepted_by_depth: Vec::new(),
+            prefill_ms: 0.0,
+            draft_ms: 0.0,
+            target_ms: 0.0,
+            orchestration_ms: 0.0,
+            joules: None,
+        }
+    }
+
     /// Time of the generation without prefill.
     pub fn decode_ms(&self) -> f64 {
         self.draft_ms + self.target_ms + self.orchestration_ms

@@ -38,7 +38,7 @@ use self::server_load::LoadMonitor;
 pub use self::summary::Summary;
 use self::workload::Workload;
 use crate::client::Client;
-use crate::local::{Front, Local};
+use crate::local::{Local, LocalConfig};
 use crate::output::DIM;
 
 /// Exit code of an interrupted run: what a shell reports for Ctrl-C.
@@ -50,7 +50,7 @@ const WARM_UP_CONCURRENCY: usize = 4;
 
 /// Runs all levels, then shows and writes the results.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log, "warn")?;
+    init_logging(&args.log.clone().into(), "warn")?;
     // Check flags and files before models are loaded.
     let methods = args.methods()?;
     args.sampling()?;
@@ -60,7 +60,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), !args.quiet()).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, !args.quiet()).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut status = args.access.connect(&url).await?;

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{ClientTls, ClientTlsFiles, carry_on};
+use tandem_serving::{ClientTls, ClientTlsFiles, inject_trace_context};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -22,15 +22,15 @@ pub type Client = GenerationClient<InterceptedService<Channel, ApiKey>>;
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct EndpointTlsArgs {
     /// CA certificates to verify an https:// endpoint, PEM [default: those of the system]
-    #[arg(long, env = "TANDEM_ENDPOINT_TLS_CA", value_name = "FILE")]
+    #[arg(long, env = "TANDEM_ENDPOINT_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
 
     /// Client certificate for an endpoint that requires one (mutual TLS), PEM
-    #[arg(long, env = "TANDEM_ENDPOINT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(long, env = "TANDEM_ENDPOINT_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
     /// Private key of that certificate, PEM
-    #[arg(long, env = "TANDEM_ENDPOINT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, env = "TANDEM_ENDPOINT_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 }
 
@@ -161,7 +161,7 @@ pub async fn generate(
     mut on_text: impl FnMut(&str),
 ) -> Result<Answer, Status> {
     let mut request = request.into_request();
-    carry_on(request.metadata_mut().as_mut());
+    inject_trace_context(request.metadata_mut().as_mut());
     let mut events = client.generate(request).await?.into_inner();
     let mut answer = Answer::default();
     while let Some(response) = events.message().await? {

@@ -11,8 +11,8 @@ use tandem_engine::{Decoder, instruction_set};
 use self::checks::Check;
 use self::subject::Subject;
 use self::timing::Timing;
-use crate::local::PairArgs;
 use crate::output::{BAD, DIM, GOOD};
+use crate::pair::PairArgs;
 
 /// Flags of `tandem doctor`.
 #[derive(Clone, Debug, clap::Args)]

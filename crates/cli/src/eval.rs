@@ -20,8 +20,9 @@ use tandem_serving::init_logging;
 pub use self::args::Args;
 use self::plan::Plan;
 use self::runner::Runner;
-use crate::local::{Front, Local, bundled};
+use crate::local::{Local, LocalConfig};
 use crate::output::DIM;
+use crate::pair::bundled;
 
 /// Exit code of an interrupted run: what a shell reports for Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -30,7 +31,7 @@ const REGRESSED: u8 = 3;
 
 /// Starts or resumes an evaluation, and writes its report.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log, "warn")?;
+    init_logging(&args.log.clone().into(), "warn")?;
     // Check flags and files before models are loaded.
     let cells = args.grid.grid().cells()?;
     let baseline = args.against.as_ref().map(|path| read_baseline(path, &args.out)).transpose()?;
@@ -41,7 +42,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), true).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, true).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let client = args.access.connect(&url).await?;

@@ -7,14 +7,16 @@ use std::io::{IsTerminal, Read, Write};
 use anyhow::{Context, bail};
 use tandem_decoding::Method;
 use tandem_proto::{decoding_to_wire, v1};
-use tandem_serving::{LogArgs, init_telemetry};
+use tandem_serving::args::LogArgs;
+use tandem_serving::init_telemetry;
 use tracing::{Instrument, trace_span};
 
 use self::outcome::Outcome;
 use crate::client::{self, AccessArgs, Client};
 use crate::decoding::DecodingArgs;
-use crate::local::{Front, Local, PairArgs};
+use crate::local::{Local, LocalConfig};
 use crate::output::{DIM, TEXT};
+use crate::pair::PairArgs;
 
 /// Flags of `tandem generate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -78,11 +80,11 @@ pub struct Args {
 /// Generates once, or twice to compare.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // Services in this process log warnings only, so that they do not interfere with the text.
-    let _telemetry = init_telemetry(&args.log, "warn", "tandem")?;
+    let _telemetry = init_telemetry(&args.log.clone().into(), "warn", "tandem")?;
     let prompt = read_prompt(&args)?;
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), !args.json).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, !args.json).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut client = args.access.connect(&url).await?;

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod generate;
 pub mod local;
 pub mod output;
+pub mod pair;
 pub mod probe;
 pub mod progress;
 pub mod serve;

@@ -9,12 +9,12 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use tandem_decoding::{Decoding, DecodingParams, Method, Sampling};
 use tandem_eval::{Dataset, DatasetKind};
-use tandem_serving::{LogArgs, seconds};
+use tandem_serving::args::{LogArgs, seconds};
 
 use super::lengths::{Lengths, PromptTokens};
 use crate::client::AccessArgs;
 use crate::decoding::DecodingArgs;
-use crate::local::{PairArgs, bundled};
+use crate::pair::{PairArgs, bundled};
 
 /// Flags of `tandem bench`.
 #[derive(Clone, Debug, clap::Args)]

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use tandem_decoding::{Expansion, Method, Reference};
 use tandem_eval::gate::Tolerances;
 use tandem_eval::{DatasetKind, Grid};
-use tandem_serving::LogArgs;
+use tandem_serving::args::LogArgs;
 
 use crate::client::AccessArgs;
-use crate::local::PairArgs;
+use crate::pair::PairArgs;
 
 /// Flags of `tandem eval`.
 #[derive(Clone, Debug, clap::Args)]

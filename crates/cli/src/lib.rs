@@ -11,6 +11,7 @@ pub mod local;
 pub mod output;
 pub mod pair;
 pub mod probe;
+pub mod progress;
 pub mod serve;
 
 pub use command::Cli;

@@ -1,12 +1,10 @@
 //! All three services in one process, on loopback ports, with real gRPC between them.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
-use tandem_engine::{KvBudget, Progress};
+use tandem_engine::KvBudget;
 use tandem_orchestrator::{OrchestratorConfig, Pair, Tcp, WorkerNames};
 use tandem_serving::{ServeConfig, Serving, Shutdown, bind, incoming};
 use tandem_worker::WorkerConfig;
@@ -14,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::pair::PairArgs;
+use crate::progress::LoadingBar;
 
 /// The configurations of the three services.
 #[derive(Clone, Debug)]
@@ -93,7 +92,7 @@ impl Local {
         let orchestrator = listeners.orchestrator.local_addr()?;
         let http = listeners.http.as_ref().map(TcpListener::local_addr).transpose()?;
 
-        let bar = LoadingBar::new(progress);
+        let bar = LoadingBar::new("loading models", 2, progress);
         // One after the other: each then measures its passes, and the memory that is left, undisturbed.
         let draft_model = config.draft.engine.start(Some(bar.part(0))).await.context("loading the draft")?;
         let target_model =
@@ -162,35 +161,4 @@ impl Drop for Local {
 
 async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(serving.run(incoming(listener, None), shutdown).await?)
-}
-
-/// One bar over the bytes of both models.
-struct LoadingBar {
-    bar: ProgressBar,
-    parts: Arc<Mutex<[(u64, u64); 2]>>,
-}
-
-impl LoadingBar {
-    fn new(visible: bool) -> Self {
-        let bar = if visible { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let template = "loading models {wide_bar} {bytes}/{total_bytes}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self { bar, parts: Arc::default() }
-    }
-
-    fn part(&self, index: usize) -> Progress {
-        let (bar, parts) = (self.bar.clone(), self.parts.clone());
-        Arc::new(move |read, total| {
-            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-            parts[index] = (read, total);
-            bar.set_length(parts.iter().map(|p| p.1).sum());
-            bar.set_position(parts.iter().map(|p| p.0).sum());
-        })
-    }
-
-    fn finish(self) {
-        self.bar.finish_and_clear();
-    }
 }

@@ -1,4 +1,4 @@
-//! `tandem serve`
+//! `tandem serve`: runs all three services in one process.
 
 use std::net::SocketAddr;
 
@@ -15,11 +15,11 @@ pub struct Args {
     #[command(flatten)]
     pair: PairArgs,
 
-    /// Address of the orchestrator; the workers take free loopback ports
+    /// Address of the orchestrator's gRPC API; the workers listen on free loopback ports
     #[arg(long, env = "TANDEM_LISTEN", default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
     listen: SocketAddr,
 
-    /// Address of OpenAI's API and of the page
+    /// Address of the OpenAI-compatible HTTP API and of the web page
     #[arg(long, env = "TANDEM_HTTP_LISTEN", default_value = "127.0.0.1:8000", value_name = "IP:PORT")]
     http_listen: SocketAddr,
 
@@ -53,7 +53,7 @@ impl Args {
     }
 }
 
-/// Serves until a signal.
+/// Serves until a signal asks the process to end.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let _telemetry = init_telemetry(&args.log.clone().into(), "info", "tandem")?;
     let shutdown = Shutdown::on_signal()?;

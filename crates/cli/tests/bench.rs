@@ -59,7 +59,7 @@ async fn a_closed_loop_counts_every_request_and_compares_methods() {
         "--concurrency 1,3 --requests 5 --warmup 1 --output-tokens 8 --compare-methods --seed 1 --json";
     let args: Vec<&str> = flags.split(' ').chain([json.to_str().unwrap()]).collect();
     let shown = done(&bench_at(&system, &args).await);
-    for word in ["autoregressive", "mmtad", "TTFT", "against concurrency 1", "where the time goes"] {
+    for word in ["autoregressive", "mmtad", "TTFT", "relative to concurrency 1", "where the time goes"] {
         assert!(shown.contains(word), "{word} is not in {shown}");
     }
     let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
@@ -168,7 +168,7 @@ fn invalid_flags_are_refused_with_a_message() {
     refuses("--timeout=-1", "--timeout");
     refuses("--duration nan", "0.001 to 1000000");
     refuses("--output-tokens uniform:9..8", "write the smaller number first");
-    refuses("--prompt-tokens some", "no number of tokens");
+    refuses("--prompt-tokens some", "not a number of tokens");
     refuses("--compare-methods medusa", "unknown method");
     refuses("--compare-methods mtad --method mtad", "cannot be used with");
     refuses("--beam-width 0", "beam_width is 0");

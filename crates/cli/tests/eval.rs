@@ -120,7 +120,7 @@ fn ctrl_c_keeps_finished_samples() {
     let report = report(out);
     assert_eq!(report.samples_done, samples(out).len());
     assert!(report.samples_done >= 2 && report.samples_done < report.samples_planned);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the same command goes on from here"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again to continue"));
     let markdown = fs::read_to_string(out.join("report.md")).unwrap();
     assert!(markdown.contains(&report.samples_done.to_string()), "{markdown}");
 }
@@ -184,7 +184,7 @@ fn invalid_flags_are_refused_before_anything_runs() {
             "rejection sampling holds for drawn candidates alone",
         ),
         (&["--against", missing.to_str().unwrap()], "missing.json"),
-        (&["--tolerance", "speed=1"], "is no tolerance"),
+        (&["--tolerance", "speed=1"], "is not a valid tolerance"),
         (&["--seeds", "0"], "--seeds"),
         (&["--prompts", "0"], "--prompts"),
         (&["--endpoint", "http://127.0.0.1:1"], "cannot reach the orchestrator"),

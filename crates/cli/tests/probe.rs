@@ -32,8 +32,8 @@ async fn the_exit_code_says_whether_a_service_serves() {
     let refused: [(&[&str], &str); 4] = [
         (&[&url, "--service", "tandem.v1.Target"], "service not registered"),
         (&[closed], "cannot reach http://127.0.0.1:1"),
-        (&[&silent, "--timeout-seconds", "0.2"], "did not answer in 0.2 s"),
-        (&["not a url"], "is no URL"),
+        (&[&silent, "--timeout-seconds", "0.2"], "did not respond within 0.2 s"),
+        (&["not a url"], "is not a valid URL"),
     ];
     for (args, expected) in refused {
         let output = probe(args).await;

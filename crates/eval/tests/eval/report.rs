@@ -1,5 +1,4 @@
-//! The report's renderings.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+//! Renderings of the report.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +60,7 @@ fn cell(method: &str, gamma: Option<usize>, threshold: Option<f64>) -> Cell {
     }
 }
 
-/// Every odd thing that a report may hold, and both sweeps.
+/// A report with every unusual value that is possible, and both sweeps.
 fn report() -> Report {
     let mut cells = vec![cell("autoregressive", None, None)];
     cells.extend([0.1, 0.5, 0.9].map(|t| cell("mtad", Some(4), Some(t))));
@@ -118,7 +117,7 @@ fn report() -> Report {
     }
 }
 
-/// Without what JSON cannot hold.
+/// A report without values that JSON cannot represent.
 fn finite() -> Report {
     let mut report = report();
     report.cells.pop();
@@ -126,14 +125,14 @@ fn finite() -> Report {
 }
 
 #[test]
-fn json_brings_the_report_back() {
+fn a_report_survives_a_json_round_trip() {
     let report = finite();
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
 }
 
 #[test]
-fn markdown_has_every_cell_and_its_numbers() {
+fn markdown_has_every_cell_with_its_figures() {
     let report = report();
     let text = markdown(&report);
     let row = text.lines().find(|l| l.starts_with("| mtad γ=4 τ=0.5 |")).unwrap();
@@ -168,7 +167,7 @@ fn every_row_of_a_table_has_as_many_fields_as_its_header() {
 }
 
 #[test]
-fn plots_are_svg_with_the_labels() {
+fn plots_are_svg_with_labels() {
     let plots = plots(&report()).unwrap();
     let files: Vec<_> = plots.iter().map(|p| p.0.as_str()).collect();
     let all =
@@ -184,7 +183,7 @@ fn plots_are_svg_with_the_labels() {
             _ => &["autoregressive", "mtad γ=4 τ=0.9", "mtjd γ=4"],
         };
         for label in labels {
-            assert!(texts.contains(label), "{file} lacks {label}: {texts:?}");
+            assert!(texts.contains(label), "{label} is missing in {file}: {texts:?}");
         }
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{file}");
     }
@@ -204,7 +203,7 @@ fn plots_without_data_are_left_out() {
 }
 
 #[test]
-fn extreme_numbers_draw_something() {
+fn extreme_values_can_be_drawn() {
     for extreme in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE, 1e8, -1e8, 0.0] {
         let mut report = report();
         for (n, cell) in report.cells.iter_mut().enumerate() {
@@ -222,12 +221,12 @@ fn extreme_numbers_draw_something() {
 }
 
 #[test]
-fn the_page_keeps_data_apart_from_code_and_asks_for_nothing() {
+fn the_page_separates_data_from_code_and_loads_nothing() {
     let report = report();
     let page = html(&report).unwrap();
-    // To be looked at.
+    // For manual inspection.
     std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/report.html"), &page).unwrap();
-    // The page's own: the replays and the code.
+    // Only the page's own elements: the replays and the code.
     assert_eq!(page.matches("<script").count(), 2);
     assert_eq!(page.matches("</script").count(), 2);
     assert!(!page.contains("<!--@"));
@@ -242,9 +241,9 @@ fn the_page_keeps_data_apart_from_code_and_asks_for_nothing() {
 }
 
 #[test]
-fn an_unfinished_report_says_so_first() {
+fn an_incomplete_report_starts_with_a_warning() {
     let mut report = report();
-    let warning = "Incomplete: 100 of 320 samples were made.";
+    let warning = "Incomplete: 100 of 320 samples were completed.";
     assert!(!markdown(&report).contains("Incomplete") && !html(&report).unwrap().contains("Incomplete"));
     report.samples_done = 100;
     assert!(markdown(&report).lines().nth(2).unwrap().contains(warning));

@@ -9,7 +9,7 @@ use tandem_serving::Serving;
 use tandem_testkit::{Services, ToyModel, orchestrator_config, orchestrator_serving, worker_config};
 
 /// Present only where an energy meter can be read.
-const OPTIONAL: &str = "energy_joules_total";
+const OPTIONAL: &str = "tandem_energy_joules_total";
 
 /// The rows of the table: name, services, type.
 fn documented() -> BTreeSet<(String, String, String)> {

@@ -206,7 +206,7 @@ async fn bad_requests_are_refused_with_their_field_and_hold_nothing() {
         |ids: Vec<u32>| v1::GenerateRequest { input: Some(Input::Tokens(v1::TokenIds { ids })), ..base() };
     let cases = [
         ("is empty", v1::GenerateRequest { input: Some(Input::Prompt(String::new())), ..base() }),
-        ("is empty", v1::GenerateRequest { input: None, ..base() }),
+        ("is missing", v1::GenerateRequest { input: None, ..base() }),
         ("is empty", tokens(Vec::new())),
         (
             "has 512 and needs one",

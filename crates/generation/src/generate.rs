@@ -1,49 +1,15 @@
 //! The loop: propose, score, accept, emit.
 
-use tandem_decoding::{Accepted, Decoding, Method, TokenId};
-use tokenizers::Tokenizer;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tandem_decoding::{Accepted, Method};
 use tracing::Instrument;
 
 use crate::accept::accept;
 use crate::output::Output;
 use crate::steps::{Steps, draft_request, open, open_joint};
 use crate::{
-    Chunk, DraftSession, Drafter, Finish, FinishReason, GenerateError, Observer, OpenSession, Scorer,
+    ChunkSender, DraftSession, Drafter, Finish, FinishReason, GenerateError, Generation, Scorer,
     TargetSession,
 };
-
-/// A sequence to generate.
-pub struct Generation<'a> {
-    /// The prompt, the sampling, the seed; `max_new_tokens` already fits the context of both models.
-    pub open: OpenSession,
-    /// How candidates are proposed and accepted.
-    pub decoding: Decoding,
-    /// Whether every token comes with its log-probability.
-    pub log_probs: bool,
-    /// How many of the likeliest tokens come with every token.
-    pub top_log_probs: usize,
-    /// Whether every iteration is reported with the text it led to.
-    pub trace: bool,
-    /// Tokens that end the sequence; empty to continue after them.
-    pub eos: &'a [TokenId],
-    /// Strings that end the sequence.
-    pub stop: &'a [String],
-    /// The tokenizer of both models.
-    pub tokenizer: &'a Tokenizer,
-    /// When the request arrived.
-    pub arrived: Instant,
-    /// When it was admitted.
-    pub admitted: Instant,
-    /// When it ends, finished or not.
-    pub deadline: Instant,
-    /// Follows its progress.
-    pub observer: &'a dyn Observer,
-}
-
-/// Where the chunks go, one per iteration that has something to report. A closed channel cancels the generation.
-pub type ChunkSender = mpsc::Sender<Chunk>;
 
 /// Generates a sequence. Dropping the future frees the sessions on both sides.
 pub async fn generate<D: Drafter, S: Scorer>(

@@ -8,6 +8,7 @@ mod accept;
 mod error;
 mod events;
 mod generate;
+mod generation;
 mod output;
 mod ports;
 mod request;
@@ -20,7 +21,8 @@ mod text;
 
 pub use error::{GenerateError, Refusal, RefusalKind};
 pub use events::{Chunk, Event, Iteration, SequenceStart, Token, TopToken};
-pub use generate::{ChunkSender, Generation, generate};
+pub use generate::generate;
+pub use generation::{ChunkSender, Generation};
 pub use ports::{DraftSession, Drafter, Observer, Scorer, TargetSession};
 pub use request::{
     ChatMessage, Field, GenerateRequest, Input, InvalidRequest, MAX_CHOICES, MAX_TOP_LOG_PROBS, Problem,

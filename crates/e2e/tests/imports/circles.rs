@@ -8,7 +8,6 @@ use std::path::{Path as FilePath, PathBuf};
 
 use super::graph::Graph;
 use super::module_tree::{ModuleId, ModuleTree};
-use super::references::Path;
 
 /// What a path stands for.
 enum Target {
@@ -25,7 +24,7 @@ pub(super) fn circles(root: &FilePath, base: &FilePath) -> Vec<String> {
     let mut graph = Graph::default();
     for (id, module) in tree.modules.iter().enumerate() {
         for path in module.imports.iter().chain(&module.references) {
-            if let Target::Item(file) = tree.resolve(id, path, &mut BTreeSet::new()) {
+            if let Target::Item(file) = tree.resolve(id, path, &mut Followed::new()) {
                 graph.add(show(&module.file), show(&file), path.join("::"));
             }
         }
@@ -33,57 +32,59 @@ pub(super) fn circles(root: &FilePath, base: &FilePath) -> Vec<String> {
     graph.circles()
 }
 
+/// Imports that were followed already: a module, and a name or a glob in it. Each is followed once, since
+/// `use name::name` may otherwise stand for itself.
+type Followed = BTreeSet<(ModuleId, String)>;
+
 impl ModuleTree {
-    /// What `path` stands for in the module `id`. `visited` stops names that stand for themselves.
-    fn resolve(&self, id: ModuleId, path: &[String], visited: &mut BTreeSet<(ModuleId, Path)>) -> Target {
-        if !visited.insert((id, path.to_vec())) {
-            return Target::External;
-        }
+    /// What `path` stands for in the module `id`.
+    fn resolve(&self, id: ModuleId, path: &[String], followed: &mut Followed) -> Target {
         let Some((first, rest)) = path.split_first() else { return Target::Module(id) };
-        match first.as_str() {
-            "crate" => self.walk(0, rest, visited),
-            "self" => self.walk(id, rest, visited),
-            "super" => match self.modules[id].parent {
-                Some(parent) if rest.first().is_some_and(|next| next == "super") => {
-                    self.resolve(parent, rest, visited)
-                }
-                Some(parent) => self.walk(parent, rest, visited),
-                None => Target::External,
-            },
-            _ => self.lookup(id, path, visited).unwrap_or(Target::External),
+        match (first.as_str(), self.modules[id].parent) {
+            ("crate", _) => self.walk(0, rest, followed),
+            ("self", _) => self.walk(id, rest, followed),
+            ("super", None) => Target::External,
+            ("super", Some(parent)) if rest.first().is_some_and(|next| next == "super") => {
+                self.resolve(parent, rest, followed)
+            }
+            ("super", Some(parent)) => self.walk(parent, rest, followed),
+            _ => self.lookup(id, path, followed).unwrap_or(Target::External),
         }
     }
 
-    /// What `path` stands for as seen from outside the module `id`.
-    fn walk(&self, id: ModuleId, path: &[String], visited: &mut BTreeSet<(ModuleId, Path)>) -> Target {
+    /// What `path` stands for after a path to the module `id`.
+    fn walk(&self, id: ModuleId, path: &[String], followed: &mut Followed) -> Target {
         if path.is_empty() {
             return Target::Module(id);
         }
-        // A name that is not found may come from a macro: it is the module's own.
-        self.lookup(id, path, visited).unwrap_or_else(|| Target::Item(self.modules[id].file.clone()))
+        // A name that is not found may be defined by a macro of the module.
+        self.lookup(id, path, followed).unwrap_or_else(|| Target::Item(self.modules[id].file.clone()))
     }
 
-    /// The same, if the module has the name.
-    fn lookup(
-        &self,
-        id: ModuleId,
-        path: &[String],
-        visited: &mut BTreeSet<(ModuleId, Path)>,
-    ) -> Option<Target> {
+    /// What `path` stands for, if the module has its first name.
+    fn lookup(&self, id: ModuleId, path: &[String], followed: &mut Followed) -> Option<Target> {
         let module = &self.modules[id];
         let (first, rest) = path.split_first()?;
         if let Some(&child) = module.children.get(first) {
-            return Some(self.walk(child, rest, visited));
+            return Some(self.walk(child, rest, followed));
         }
         if module.defined.contains(first) {
             return Some(Target::Item(module.file.clone()));
         }
         if let Some(alias) = module.aliases.get(first) {
-            return Some(self.resolve(id, &[alias, rest].concat(), visited));
+            if !followed.insert((id, first.clone())) {
+                return None;
+            }
+            return Some(self.resolve(id, &[alias, rest].concat(), followed));
         }
-        module.globs.iter().find_map(|glob| match self.resolve(id, glob, visited) {
-            Target::Module(source) if source != id => self.lookup(source, path, visited),
-            _ => None,
+        module.globs.iter().find_map(|glob| {
+            if !followed.insert((id, format!("{}::*", glob.join("::")))) {
+                return None;
+            }
+            match self.resolve(id, glob, followed) {
+                Target::Module(source) if source != id => self.lookup(source, path, followed),
+                _ => None,
+            }
         })
     }
 }
@@ -127,7 +128,10 @@ mod tests {
     fn re_exports_tests_and_other_crates_make_no_circle() {
         let found = circles_of(&[
             ("lib.rs", "mod a; mod b; pub use a::A; pub use b::*; pub struct Root;"),
-            ("a.rs", "use crate::Root; use std::io::{self, Read}; pub struct A(Root, io::Error);"),
+            (
+                "a.rs",
+                "use crate::Root; use std::io::{self, Read}; use rand::rand; pub struct A(Root, io::Error, rand);",
+            ),
             ("b.rs", "use super::*; pub struct B(A); #[cfg(test)] mod tests { use crate::a; }"),
         ]);
         assert_eq!(found, Vec::<String>::new());

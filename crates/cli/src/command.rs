@@ -20,9 +20,9 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Run the draft, target and orchestrator services in one process
     ///
-    /// For a single machine: connections are not encrypted and there are no API keys. TLS and API keys are available in the
-    /// separate programs of the three services (see tandem-orchestrator --help); their environment variables have no
-    /// effect here.
+    /// For a single machine: connections are not encrypted and there are no API keys. TLS and API keys are
+    /// available in the separate programs of the three services (see tandem-orchestrator --help); their
+    /// environment variables have no effect here.
     Serve(serve::Args),
     /// Measure decoding methods on a dataset: task score, perplexity, speed, energy; writes a report
     Eval(Box<eval::Args>),

@@ -58,7 +58,8 @@ pub enum SessionError {
     #[error("session {id} does not exist: it was closed, or its lease expired")]
     Unknown { id: u64 },
     #[error(
-        "the handle is from incarnation {handle:x}, and this worker is incarnation {worker:x}: the worker was restarted, so open a new session"
+        "the handle is from incarnation {handle:x}, and this worker is incarnation {worker:x}: the worker was restarted, so open \
+         a new session"
     )]
     StaleIncarnation { handle: u64, worker: u64 },
 }

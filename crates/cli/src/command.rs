@@ -20,10 +20,10 @@ enum Command {
     Generate(Box<generate::Args>),
     /// Run the draft, target and orchestrator services in one process
     ///
-    /// For a single machine: connections are not encrypted and there are no API keys. TLS and API keys are available in the
-    /// separate programs of the three services (see tandem-orchestrator --help); their environment variables have no
-    /// effect here.
-    Serve(serve::Args),
+    /// For a single machine: connections are not encrypted and there are no API keys. TLS and API keys are
+    /// available in the separate programs of the three services (see tandem-orchestrator --help); their
+    /// environment variables have no effect here.
+    Serve(Box<serve::Args>),
     /// Measure decoding methods on a dataset: task score, perplexity, speed, energy; writes a report
     Eval(Box<eval::Args>),
     /// Put load on the services in a closed or open loop: throughput, latencies, errors
@@ -40,7 +40,7 @@ impl Cli {
         let success = |()| ExitCode::SUCCESS;
         match self.command {
             Command::Generate(args) => generate::run(*args).await.map(success),
-            Command::Serve(args) => serve::run(args).await.map(success),
+            Command::Serve(args) => serve::run(*args).await.map(success),
             Command::Eval(args) => eval::run(*args).await,
             Command::Bench(args) => bench::run(*args).await,
             Command::Doctor(args) => tokio::task::block_in_place(|| doctor::run(&args)).map(success),

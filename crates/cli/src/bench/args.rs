@@ -20,15 +20,34 @@ use crate::pair::{PairArgs, bundled};
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Closed loop: number of concurrent requests, each followed by the next; a list is a sweep
-    #[arg(long, value_delimiter = ',', default_value = "1,4,16", value_name = "N,...", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,4,16",
+        value_name = "N,...",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000)
+    )]
     concurrency: Vec<usize>,
 
-    /// Open loop: requests arrive at this rate (Poisson process), whether or not earlier ones have ended; a list is a sweep
-    #[arg(long, value_delimiter = ',', value_name = "REQ_PER_S,...", value_parser = rate, conflicts_with = "concurrency")]
+    /// Open loop: requests arrive at this rate (Poisson process), whether or not earlier ones have ended; a list
+    /// is a sweep
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "REQ_PER_S,...",
+        value_parser = rate,
+        conflicts_with = "concurrency"
+    )]
     rate: Vec<f64>,
 
-    /// Maximum number of concurrent requests of an open loop; a request beyond it is not sent and counts as failed
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    /// Maximum number of concurrent requests of an open loop; a request beyond it is not sent and counts as
+    /// failed
+    #[arg(
+        long,
+        default_value_t = 1000,
+        value_name = "N",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000)
+    )]
     pub(super) max_in_flight: usize,
 
     /// Requests per level [default: as many as start within the duration]
@@ -59,7 +78,14 @@ pub struct Args {
     pub(super) decoding: DecodingArgs,
 
     /// Compare several methods at every level [default of the list: autoregressive,mmtad]
-    #[arg(long, value_delimiter = ',', num_args = 0..=1, default_missing_value = "autoregressive,mmtad", value_name = "METHOD,...", conflicts_with = "method")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        num_args = 0..=1,
+        default_missing_value = "autoregressive,mmtad",
+        value_name = "METHOD,...",
+        conflicts_with = "method"
+    )]
     compare_methods: Option<Vec<Method>>,
 
     /// Temperature; 0 is greedy

@@ -211,7 +211,8 @@ mod tests {
         assert_eq!(level.ms_per_token.draft, 2.0);
         assert_eq!(level.ttft_ms.unwrap().p99, 10.0);
         assert_eq!(level.e2e_latency_ms.unwrap().samples, 2);
-        let (fast, slow) = (20.0 / 10.0, 20.0 / 8.0);
+        let fast = 20.0 / 10.0;
+        let slow = 20.0 / 8.0;
         assert_eq!(level.tpot_ms.map(|s| (s.min, s.max)), Some((fast, slow)));
     }
 

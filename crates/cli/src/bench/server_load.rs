@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn shares_cover_only_workers_that_respond() {
-        let (draft, target) = (v1::WorkerRole::Draft, v1::WorkerRole::Target);
+        let draft = v1::WorkerRole::Draft;
+        let target = v1::WorkerRole::Target;
         let mut monitor = LoadMonitor::default();
         let status = |running, workers| v1::GetStatusResponse { running, workers, ..Default::default() };
         monitor.add(&status(

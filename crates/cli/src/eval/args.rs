@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::RangedU64ValueParser;
 use tandem_decoding::{Expansion, Method, Reference};
 use tandem_eval::gate::Tolerances;
 use tandem_eval::{DatasetKind, Grid};
@@ -23,7 +24,12 @@ pub struct Args {
     pub data: Option<PathBuf>,
 
     /// Use the first N items
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(
+        long,
+        default_value_t = 50,
+        value_name = "N",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     pub prompts: usize,
 
     /// Run each item with the seeds 0 to N-1
@@ -79,7 +85,13 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args)]
 pub struct GridArgs {
     /// Methods: autoregressive, speculative, specinfer, mtad, mmtad, exact-match, mtjd [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "METHOD,...", default_values_t = Method::ALL, hide_default_value = true)]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "METHOD,...",
+        default_values_t = Method::ALL,
+        hide_default_value = true
+    )]
     methods: Vec<Method>,
 
     /// Beams per depth, B

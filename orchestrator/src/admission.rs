@@ -16,17 +16,17 @@ use tandem_generation::Input;
 use tandem_serving::{FileError, Reloaded};
 
 use crate::config::AccessConfig;
-pub use error::KeyError;
+pub(crate) use error::KeyError;
 use file::Table;
 use usage::KeyUsage;
-pub use usage::QuotaReservation;
+pub(crate) use usage::QuotaReservation;
 
 /// The target of log lines with prompts, by which they are kept out of traces.
 const PROMPTS: &str = "prompts";
 
 /// Who may use the public API, and what is logged of it.
 #[derive(Clone, Debug, Default)]
-pub struct Access {
+pub(crate) struct Access {
     keys: Option<Keys>,
     log_prompts: bool,
 }
@@ -40,7 +40,7 @@ struct Keys {
 
 /// The client that sent a request.
 #[derive(Clone)]
-pub struct ClientIdentity {
+pub(crate) struct ClientIdentity {
     /// The usage of its key; `None` where no keys are required.
     usage: Option<KeyUsage>,
     address: Option<IpAddr>,
@@ -48,13 +48,13 @@ pub struct ClientIdentity {
 
 impl Access {
     /// Reads the file of keys, if there is one.
-    pub fn load(config: &AccessConfig) -> Result<Self, FileError> {
+    pub(crate) fn load(config: &AccessConfig) -> Result<Self, FileError> {
         let keys = config.api_keys_file.clone().map(Keys::load).transpose()?;
         Ok(Self { keys, log_prompts: config.log_prompts })
     }
 
     /// The client of a request, by the value of its `authorization` header and its address.
-    pub fn identify(
+    pub(crate) fn identify(
         &self,
         header: Option<&[u8]>,
         address: Option<IpAddr>,
@@ -64,7 +64,7 @@ impl Access {
     }
 
     /// Logs the prompt, if that is configured.
-    pub fn log_prompt(&self, client: &ClientIdentity, prompt: &Input) {
+    pub(crate) fn log_prompt(&self, client: &ClientIdentity, prompt: &Input) {
         if !self.log_prompts {
             return;
         }
@@ -97,17 +97,17 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
 
 impl ClientIdentity {
     /// The name of its key.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.usage.as_ref().map_or("anonymous", KeyUsage::name)
     }
 
     /// The address that it sends from.
-    pub fn address(&self) -> Option<IpAddr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         self.address
     }
 
     /// Reserves this many of the generations that its key may have at once.
-    pub fn reserve(&self, sequences: usize) -> Result<QuotaReservation, KeyError> {
+    pub(crate) fn reserve(&self, sequences: usize) -> Result<QuotaReservation, KeyError> {
         QuotaReservation::take(self.usage.clone(), sequences)
     }
 }

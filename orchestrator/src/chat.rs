@@ -110,7 +110,10 @@ impl ChatTemplate {
             InvalidRequest::new(Field::Messages, format!("were refused by the model's chat template: {why}"))
         })?;
         match prompt.is_empty() {
-            true => Err(InvalidRequest::new(Field::Messages, "are rendered to nothing by the model's chat template")),
+            true => Err(InvalidRequest::new(
+                Field::Messages,
+                "are rendered to nothing by the model's chat template",
+            )),
             false => Ok(prompt),
         }
     }

@@ -96,7 +96,11 @@ impl GenerationMetrics {
     }
 
     pub(crate) fn register(&self, m: &mut MetricsBuilder) {
-        m.common("time_to_first_token_seconds", "Time from arrival to the first token", self.first_token.clone());
+        m.common(
+            "time_to_first_token_seconds",
+            "Time from arrival to the first token",
+            self.first_token.clone(),
+        );
         m.common("time_per_output_token_seconds", "Time per token after the first", self.per_token.clone());
         m.common("e2e_request_latency_seconds", "Time from arrival to the end", self.latency.clone());
         m.common("spec_decode_num_drafts", "Drafts proposed", self.drafts.clone());
@@ -109,7 +113,11 @@ impl GenerationMetrics {
         );
         m.own("asked_tokens", "Sum of the draft depths requested", self.depth_requested.clone());
         m.own("iterations", "Iterations of propose, score, accept", self.iterations.clone());
-        m.own("undrafted_iterations", "Iterations without a draft because no draft worker was available", self.undrafted.clone());
+        m.own(
+            "undrafted_iterations",
+            "Iterations without a draft because no draft worker was available",
+            self.undrafted.clone(),
+        );
         m.own(
             "failovers",
             "Sessions opened again because their worker was lost or drained",
@@ -118,7 +126,11 @@ impl GenerationMetrics {
         m.own("prompt_tokens", "Prompt tokens", self.prompt_tokens.clone());
         m.own("generation_tokens", "Tokens generated", self.new_tokens.clone());
         m.own("request_success", "Generations that finished", self.successes.clone());
-        m.own("request_failure", "Generations that failed or were cancelled by their client", self.failures.clone());
+        m.own(
+            "request_failure",
+            "Generations that failed or were cancelled by their client",
+            self.failures.clone(),
+        );
         m.own("request_time_seconds", "Time of generations, by what it was spent on", self.time.clone());
     }
 

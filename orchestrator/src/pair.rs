@@ -16,9 +16,7 @@ use crate::chat::ChatTemplate;
 use crate::connect_error::ConnectError;
 use crate::network::Network;
 use crate::retry::Backoff;
-use crate::workers::{
-    DraftPool, Pool, TargetPool, WorkerNames, WorkerState, WorkerStatus, WorkerTimeouts,
-};
+use crate::workers::{DraftPool, Pool, TargetPool, WorkerNames, WorkerState, WorkerStatus, WorkerTimeouts};
 
 /// Largest tokenizer.json that is accepted from a target.
 const MAX_TOKENIZER_BYTES: usize = 64 << 20;
@@ -143,7 +141,10 @@ async fn first_tokenizer(
             Err(status) => first.suspect(status.message()),
         }
         let pause = backoff.next().min(deadline.saturating_duration_since(Instant::now()));
-        #[allow(clippy::disallowed_methods, reason = "a worker that has just failed may answer other requests at once")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "a worker that has just failed may answer other requests at once"
+        )]
         tokio::time::sleep(pause).await;
     }
 }

@@ -8,7 +8,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tandem_generation::Role;
 use tandem_proto::v1::generation_server::GenerationServer;
 use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES};
-use tandem_serving::{AdmissionControl, FileError, Http, Metrics, MetricsBuilder, MetricsPrefix, ServerTls, Serving};
+use tandem_serving::{
+    AdmissionControl, FileError, Http, Metrics, MetricsBuilder, MetricsPrefix, ServerTls, Serving,
+};
 use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
 
@@ -67,8 +69,8 @@ struct ByState {
 /// All metrics of an orchestrator.
 fn metrics(service: Arc<GenerationService>, alias: Option<MetricsPrefix>) -> Metrics {
     let mut builder = MetricsBuilder::new("orchestrator", service.model.clone(), alias);
-    let running = Gauge::default();
-    let queued = Gauge::default();
+    let running: Gauge = Gauge::default();
+    let queued: Gauge = Gauge::default();
     builder.common("num_requests_running", "Generations that run", running.clone());
     builder.common("num_requests_waiting", "Generations in the admission queue", queued.clone());
     let workers = Family::<ByState, Gauge>::default();

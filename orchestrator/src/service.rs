@@ -156,8 +156,7 @@ impl GenerationService {
         // Queued generations count too: a key's limit is on what it requests at once.
         let mut quota = client.reserve(sequences)?;
         let permits = u32::try_from(sequences).unwrap_or(u32::MAX);
-        let acquire =
-            self.admission.acquire(client.address(), permits).instrument(trace_span!("wait"));
+        let acquire = self.admission.acquire(client.address(), permits).instrument(trace_span!("wait"));
         let permit = until(arrival.deadline, acquire).await??;
         let at = Instant::now();
         let (permit, opens) = until(arrival.deadline, self.read(requests, client, permit)).await??;
@@ -169,7 +168,8 @@ impl GenerationService {
         quota.reserve(prompt_tokens, new_tokens)?;
         let rights = quota.split(&tokens).into_iter().zip(permit.split());
         let sequences = opens.into_iter().zip(rights);
-        let sequences = sequences.map(|((request, open), (quota, permit))| Planned { request, open, quota, permit });
+        let sequences =
+            sequences.map(|((request, open), (quota, permit))| Planned { request, open, quota, permit });
         Ok(Admitted { at, sequences: sequences.collect() })
     }
 

@@ -12,5 +12,5 @@ mod worker_session;
 
 pub(crate) use endpoint::WorkerState;
 pub use name::{WorkerName, WorkerNames, WorkerTimeouts};
-pub(crate) use pool::{Pool, WorkerLoad, WorkerStatus};
+pub(crate) use pool::{Pool, WorkerStatus};
 pub use ports::{DraftPool, TargetPool};

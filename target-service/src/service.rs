@@ -4,25 +4,26 @@ use std::pin::Pin;
 
 use tandem_draft_service::DraftService;
 use tandem_engine::ModelThread;
+use tandem_generation::Scores;
 use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerService};
+use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerError, WorkerService};
 use tokio_stream::Stream;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
-use crate::score::Score;
+use crate::score::ScoreTask;
 
 /// Implements `tandem.v1.Target` on a model.
 pub struct TargetService {
-    worker: Worker<v1::ScoreTreeResponse>,
+    worker: Worker<Scores>,
 }
 
 impl TargetService {
     /// The target service of `worker`.
-    pub fn new(worker: Worker<v1::ScoreTreeResponse>) -> Self {
+    pub fn new(worker: Worker<Scores>) -> Self {
         Self { worker }
     }
 }
@@ -71,8 +72,9 @@ impl Target for TargetService {
         let (metadata, _, mut request) = request.into_parts();
         let work = async {
             let step = StepRequest::read(request.handle, request.step, request.commit.take())?;
-            let score = Score { tree: request.take_tree()?, wanted: request.wanted()? };
-            self.worker.step(step, score).await
+            let task = ScoreTask { tree: request.take_tree()?, request: request.score_request()? };
+            let scores = self.worker.step(step, task).await?;
+            Ok::<_, WorkerError>(scores.into())
         };
         self.worker.calls().answer("ScoreTree", &metadata, work).await
     }
@@ -81,7 +83,8 @@ impl Target for TargetService {
         &self,
         request: Request<v1::CloseSessionRequest>,
     ) -> Result<Response<v1::CloseSessionResponse>, Status> {
-        Ok(Response::new(self.worker.close(request.into_inner())?))
+        let closed = self.worker.close(request.into_inner()).map_err(WorkerError::from)?;
+        Ok(Response::new(closed))
     }
 }
 

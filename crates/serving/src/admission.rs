@@ -257,7 +257,8 @@ mod tests {
     #[tokio::test]
     async fn permits_are_bounded_in_total_and_per_client() {
         let p = control(0);
-        let (a, b) = (p.try_acquire(ALICE).unwrap(), p.try_acquire(ALICE).unwrap());
+        let a = p.try_acquire(ALICE).unwrap();
+        let b = p.try_acquire(ALICE).unwrap();
         let refused = p.try_acquire(ALICE).err().unwrap();
         assert_eq!(refused, AdmissionError::ClientLimit { client: ALICE.unwrap(), limit: 2 });
         let c = p.try_acquire(BOB).unwrap();
@@ -292,7 +293,8 @@ mod tests {
             let p = p.clone();
             tokio::spawn(async move { p.acquire(None, 1).await })
         };
-        let (first, second) = (queued(&p), queued(&p));
+        let first = queued(&p);
+        let second = queued(&p);
         tokio::task::yield_now().await;
         assert_eq!((p.in_use(), p.queued()), (3, 2));
         assert_eq!(p.acquire(None, 1).await.err(), Some(AdmissionError::QueueFull { permits: 3, queue: 2 }));

@@ -89,12 +89,7 @@ impl Connections {
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot accept connections");
-                    #[allow(
-                        clippy::disallowed_methods,
-                        reason = "out of file descriptors or memory: no event tells when there are some again, and trying at once would spin"
-                    )]
-                    let backoff = tokio::time::sleep(ACCEPT_BACKOFF);
-                    self.backoff = Some(Box::pin(backoff));
+                    self.backoff = Some(Box::pin(accept_backoff()));
                 }
             }
         }
@@ -111,6 +106,15 @@ impl Connections {
         }
         self.oldest.push_back(self.handshakes.spawn(handshake));
     }
+}
+
+/// The process or the system is out of file descriptors or memory.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "no event announces that resources are free again, and accepting at once would spin"
+)]
+fn accept_backoff() -> Sleep {
+    tokio::time::sleep(ACCEPT_BACKOFF)
 }
 
 /// Options that a socket can do without, so errors are ignored.

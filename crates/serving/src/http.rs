@@ -132,7 +132,7 @@ async fn silence(first_request: CancellationToken) {
     }
 }
 
-/// Refuses requests without a required client certificate, and tells handlers where the others come from.
+/// Refuses requests without a required client certificate, and passes the addresses of the others to handlers.
 async fn check_certificate(
     certificate_required: bool,
     Extension(RequestOrigin { peer, first_request }): Extension<RequestOrigin>,

@@ -257,7 +257,8 @@ mod tests {
 
     #[test]
     fn prompts_are_logged_but_not_traced() {
-        let (spans, log) = (Seen::default(), Seen::default());
+        let spans = Seen::default();
+        let log = Seen::default();
         let all = Registry::default()
             .with(log.clone().with_filter(EnvFilter::new("info")))
             .with(spans.clone().with_filter(traced()));

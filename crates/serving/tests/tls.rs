@@ -1,7 +1,9 @@
 //! TLS of a service: which clients it accepts, and that no client can keep others out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-#[path = "common/authority.rs"]
+// Included, because this crate is below most of what the testkit stands on.
+#[path = "../../testkit/src/authority.rs"]
+#[allow(unreachable_pub, reason = "public in the testkit")]
 mod authority;
 
 use std::error::Error;

@@ -20,7 +20,7 @@ pub struct WorkerConfig {
     pub max_sessions_per_orchestrator: Option<usize>,
     /// How long a session is kept without a step.
     pub session_lease: Duration,
-    /// Number in session handles that tells the runs of a worker apart. Drawn at random for every start.
+    /// Number of this run of the worker, which is part of session handles. Drawn at random for every start.
     pub incarnation: u64,
 }
 

@@ -50,7 +50,7 @@ pub struct TableLimits {
 /// Why a session cannot be opened or found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub(crate) enum SessionError {
+pub enum SessionError {
     #[error(transparent)]
     Admission(#[from] AdmissionError),
     #[error("session {id} already exists: draw session ids at random")]
@@ -58,7 +58,8 @@ pub(crate) enum SessionError {
     #[error("session {id} does not exist: it was closed, or its lease expired")]
     Unknown { id: u64 },
     #[error(
-        "the handle is from incarnation {handle:x}, and this worker is incarnation {worker:x}: the worker was restarted, so open a new session"
+        "the handle is from incarnation {handle:x}, and this worker is incarnation {worker:x}: the worker was restarted, so open \
+         a new session"
     )]
     StaleIncarnation { handle: u64, worker: u64 },
 }

@@ -21,11 +21,11 @@ pub(crate) enum Turn<R> {
 /// A step that is neither the last nor the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("step {step} is out of order: the next is {expected}")]
-pub(crate) struct OutOfOrder {
+pub struct OutOfOrder {
     /// The requested step.
-    pub(crate) step: u64,
+    pub step: u64,
     /// The next step.
-    pub(crate) expected: u64,
+    pub expected: u64,
 }
 
 impl<R> Default for StepLog<R> {

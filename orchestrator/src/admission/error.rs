@@ -8,16 +8,20 @@ use thiserror::Error;
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub enum KeyError {
+pub(crate) enum KeyError {
     #[error("this API requires an API key: send it in the header \"Authorization: Bearer KEY\"")]
     Missing,
     #[error("the Authorization header is not of the form \"Bearer KEY\"")]
     Malformed,
     #[error("the API key is not known")]
     Unknown,
-    #[error("key {name} already has {limit} generations running or queued, its limit: wait until some of them end")]
+    #[error(
+        "key {name} already has {limit} generations running or queued, its limit: wait until some of them end"
+    )]
     Busy { name: Arc<str>, limit: usize },
-    #[error("key {name} may have {limit} generations at once, but {requested} were requested: request fewer choices")]
+    #[error(
+        "key {name} may have {limit} generations at once, but {requested} were requested: request fewer choices"
+    )]
     TooMany { name: Arc<str>, limit: usize, requested: usize },
     #[error(
         "key {name} has used its {limit} tokens per minute, and this request may need {needed}: try again in {} s, or request \
@@ -29,12 +33,12 @@ pub enum KeyError {
 
 impl KeyError {
     /// Whether the key itself is wrong (401 over HTTP), not its use (429).
-    pub fn is_unauthenticated(&self) -> bool {
+    pub(crate) fn is_unauthenticated(&self) -> bool {
         matches!(self, Self::Missing | Self::Malformed | Self::Unknown)
     }
 
     /// When to retry, if that helps.
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Missing | Self::Malformed | Self::Unknown | Self::TooMany { .. } => None,
             // About the length of a short request.

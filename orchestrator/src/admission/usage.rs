@@ -42,7 +42,7 @@ struct Bucket {
 ///
 /// What a generation may need at most is reserved before it begins, so that several at once cannot spend the same tokens. It is never
 /// more than the tokens of one minute, so that a long generation can begin at all; tokens beyond that are taken as they come.
-pub struct QuotaReservation {
+pub(crate) struct QuotaReservation {
     usage: Option<KeyUsage>,
     /// Generations that it counts for.
     sequences: usize,
@@ -84,8 +84,12 @@ impl QuotaReservation {
             let mut used = usage.used();
             let name = usage.name.clone();
             match usage.limits.concurrent {
-                Some(limit) if sequences > limit => return Err(KeyError::TooMany { name, limit, requested: sequences }),
-                Some(limit) if used.running + sequences > limit => return Err(KeyError::Busy { name, limit }),
+                Some(limit) if sequences > limit => {
+                    return Err(KeyError::TooMany { name, limit, requested: sequences });
+                }
+                Some(limit) if used.running + sequences > limit => {
+                    return Err(KeyError::Busy { name, limit });
+                }
                 _ => used.running += sequences,
             }
         }
@@ -93,7 +97,7 @@ impl QuotaReservation {
     }
 
     /// Reserves the tokens of the prompts, and of the longest sequences that may follow. Called once per request, before it begins.
-    pub fn reserve(&mut self, prompt_tokens: usize, max_new_tokens: usize) -> Result<(), KeyError> {
+    pub(crate) fn reserve(&mut self, prompt_tokens: usize, max_new_tokens: usize) -> Result<(), KeyError> {
         let Some((usage, limit)) = self.limited() else { return Ok(()) };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let needed = count(prompt_tokens.saturating_add(max_new_tokens)).min(limit);
@@ -113,7 +117,7 @@ impl QuotaReservation {
     }
 
     /// A reservation for each sequence, by the tokens of its prompt and those that may follow, out of what was reserved for all.
-    pub fn split(mut self, sequences: &[(usize, usize)]) -> Vec<Self> {
+    pub(crate) fn split(mut self, sequences: &[(usize, usize)]) -> Vec<Self> {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let mut left = self.reserved - self.used;
         let reservations: Vec<Self> = sequences
@@ -133,7 +137,7 @@ impl QuotaReservation {
     }
 
     /// Counts tokens that were generated or prefilled.
-    pub fn spend(&mut self, tokens: usize) {
+    pub(crate) fn spend(&mut self, tokens: usize) {
         self.used = self.used.saturating_add(u32::try_from(tokens).unwrap_or(u32::MAX));
         if self.used <= self.reserved {
             return;

@@ -117,10 +117,9 @@ fn worker_status(worker: WorkerStatus) -> v1::WorkerStatus {
         WorkerState::Unreachable => v1::WorkerState::Unreachable,
         WorkerState::Unfit => v1::WorkerState::Unfit,
     };
-    let load = worker.load.map(|load| v1::Load {
-        sessions: load.sessions,
-        kv_cache_tokens_used: load.kv_cache_tokens_used,
-    });
+    let load = worker
+        .load
+        .map(|load| v1::Load { sessions: load.sessions, kv_cache_tokens_used: load.kv_cache_tokens_used });
     v1::WorkerStatus {
         role: role.into(),
         address: worker.address.to_string(),

@@ -148,7 +148,9 @@ impl<P: SessionProtocol> FailoverSession<P> {
 
     /// Moves the session from a draining worker to another, if one takes it. Returns whether one did.
     async fn migrate(&mut self) -> bool {
-        let Some(session) = self.session.as_ref().filter(|session| session.endpoint.is_draining()) else { return false };
+        let Some(session) = self.session.as_ref().filter(|session| session.endpoint.is_draining()) else {
+            return false;
+        };
         if Instant::now() < self.next_try {
             return false;
         }
@@ -176,7 +178,8 @@ impl<P: SessionProtocol> FailoverSession<P> {
         let mut busy_until = None;
         loop {
             let timeout = request_timeout(&self.pool, self.when_unavailable, self.deadline)?;
-            let step = Step { handle: session.handle.into(), number: session.step, commit: session.commit.as_ref() };
+            let step =
+                Step { handle: session.handle.into(), number: session.step, commit: session.commit.as_ref() };
             let error = match P::step(session.endpoint.channel.clone(), step, request, timeout).await {
                 Ok((answer, network)) => {
                     self.network_time += network;
@@ -219,7 +222,10 @@ impl<P: SessionProtocol> FailoverSession<P> {
     fn forget(&mut self, failure: Failure) -> Result<(), GenerateError> {
         let why = match failure {
             // A draft that refuses the request is treated like one that is not there.
-            Failure::Request(error) if self.when_unavailable == WhenUnavailable::GoOnWithout && error != GenerateError::DeadlineExceeded => {
+            Failure::Request(error)
+                if self.when_unavailable == WhenUnavailable::GoOnWithout
+                    && error != GenerateError::DeadlineExceeded =>
+            {
                 self.next_try = self.deadline;
                 error.to_string()
             }
@@ -294,7 +300,9 @@ impl<P: SessionProtocol> FailoverSession<P> {
             tried.push(endpoint.address);
             match self.open_on(endpoint.clone()).await {
                 Ok(session) => return Ok(Ok(session)),
-                Err(Failure::Request(error)) if error == GenerateError::DeadlineExceeded => return Err(error),
+                Err(Failure::Request(error)) if error == GenerateError::DeadlineExceeded => {
+                    return Err(error);
+                }
                 // Another one may be larger.
                 Err(Failure::Request(error)) => unavailable = Unavailable::Refused(error),
                 Err(Failure::Busy { message, retry_after }) => {
@@ -344,7 +352,8 @@ impl<P: SessionProtocol> FailoverSession<P> {
         // The worker may have been restarted with another model, whose tokens mean something else.
         if !endpoint.is_checked(incarnation) {
             let info = P::info(endpoint.channel.clone(), self.pool.timeouts().silence).await;
-            let info = info.map_err(|status| Failure::from_status(status, self.pool.role(), self.deadline))?;
+            let info =
+                info.map_err(|status| Failure::from_status(status, self.pool.role(), self.deadline))?;
             self.pool.check(&endpoint, incarnation, &info).map_err(Failure::Worker)?;
         }
         Ok(session)

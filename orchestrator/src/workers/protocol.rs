@@ -29,8 +29,10 @@ pub(super) trait SessionProtocol: Send + Sync + 'static {
     type Reply: Send;
 
     /// The model of this service of a worker.
-    fn info(channel: Channel, timeout: Duration)
-    -> impl Future<Output = Result<v1::ModelInfo, Status>> + Send;
+    fn info(
+        channel: Channel,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<v1::ModelInfo, Status>> + Send;
     /// Opens a session.
     fn open(
         channel: Channel,

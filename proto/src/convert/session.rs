@@ -47,8 +47,7 @@ impl From<&OpenSession> for v1::OpenSessionRequest {
 impl v1::SessionHandle {
     /// The handle of a message, which must have one.
     pub fn read(handle: Option<Self>) -> Result<SessionHandle, InvalidMessage> {
-        let h =
-            handle.ok_or_else(|| InvalidMessage::new("handle", "is missing: open a session first"))?;
+        let h = handle.ok_or_else(|| InvalidMessage::new("handle", "is missing: open a session first"))?;
         let committed = h.committed_tokens as usize;
         Ok(SessionHandle { incarnation: h.incarnation, id: h.session_id, committed })
     }

@@ -52,7 +52,8 @@ pub(super) fn status(error: &ServiceError) -> Status {
                 None => Status::new(code(error.kind()), message),
             }
         }
-        ServiceError::Admission(AdmissionError::TooMany { .. }) | ServiceError::Key(KeyError::TooMany { .. }) => {
+        ServiceError::Admission(AdmissionError::TooMany { .. })
+        | ServiceError::Key(KeyError::TooMany { .. }) => {
             let message = error.to_string();
             about(Field::N, &message, message.clone())
         }

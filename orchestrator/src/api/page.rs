@@ -1,12 +1,8 @@
-//! The page: files in the binary, no request to anywhere else.
-
-use std::sync::Arc;
+//! The page: files in the binary. They load nothing from other servers.
 
 use axum::Router;
 use axum::http::{HeaderName, header};
 use axum::routing::get;
-
-use crate::front::Front;
 
 /// Path, content type, content.
 const FILES: [(&str, &str, &str); 7] = [
@@ -19,10 +15,11 @@ const FILES: [(&str, &str, &str); 7] = [
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
-/// Nothing but what is served here runs, and nobody else may frame it.
+/// Only scripts and styles from this server run, and no other page may embed it in a frame.
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(super) fn routes() -> Router<Arc<Front>> {
+/// The routes of the page.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
         let headers: [(HeaderName, &str); 4] = [
             (header::CONTENT_TYPE, kind),

@@ -1,143 +1,199 @@
 //! Errors as OpenAI's clients know them.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use serde::Serialize;
+use tandem_generation::{Field, GenerateError, InvalidRequest, Problem};
+use tandem_serving::AdmissionError;
+use utoipa::ToSchema;
 
-use tandem_proto::Reason;
-
-use super::request::Kind;
+use super::Kind;
+use crate::admission::KeyError;
+use crate::error::{ErrorKind, ServiceError};
 
 /// A refusal or a failure.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
-    /// OpenAI's `type`.
-    kind: &'static str,
-    message: String,
-    /// The field that is wrong.
-    param: Option<String>,
-    /// OpenAI's `code`.
-    code: Option<&'static str>,
+    error: ErrorObject,
     retry_after: Option<Duration>,
 }
 
-const INVALID: &str = "invalid_request_error";
+/// The body of an answer that is an error. In a stream that has begun, it is the last event.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErrorBody {
+    error: ErrorObject,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+struct ErrorObject {
+    message: String,
+    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    #[serde(rename = "type")]
+    category: &'static str,
+    /// The field that is wrong, with its path: `decoding.beam_width`.
+    param: Option<String>,
+    /// `unsupported_parameter`, `context_length_exceeded`, `model_not_found`, `invalid_api_key`, `rate_limit_exceeded`, `timeout`, or
+    /// null.
+    code: Option<&'static str>,
+}
+
+const INVALID_REQUEST: &str = "invalid_request_error";
+const SERVER_ERROR: &str = "server_error";
+/// When to retry if no worker is available, or the server shuts down.
+const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The name of a field at an endpoint.
+fn name(field: Field, kind: Kind) -> &'static str {
+    match field {
+        Field::Model => "model",
+        Field::Prompt | Field::PromptTokens => match kind {
+            Kind::Completion => "prompt",
+            Kind::Chat => "messages",
+        },
+        Field::Messages => "messages",
+        Field::MaxNewTokens => "max_tokens",
+        Field::Temperature => "temperature",
+        Field::TopK => "top_k",
+        Field::TopP => "top_p",
+        Field::Stop => "stop",
+        Field::LogProbs => "logprobs",
+        Field::TopLogProbs => match kind {
+            Kind::Completion => "logprobs",
+            Kind::Chat => "top_logprobs",
+        },
+        Field::N => "n",
+        Field::Method => "decoding.method",
+        Field::BeamWidth => "decoding.beam_width",
+        Field::DraftTokens => "decoding.draft_tokens",
+        Field::AcceptanceThreshold => "decoding.acceptance_threshold",
+        Field::Beams => "decoding.beams",
+        Field::Reference => "decoding.reference",
+        Field::Branching => "decoding.branching",
+    }
+}
 
 impl ApiError {
-    /// 400: `param` is wrong.
-    pub(super) fn invalid(param: impl Into<String>, message: impl std::fmt::Display) -> Self {
-        let param = param.into();
-        let message = format!("{param}: {message}");
-        Self { param: Some(param), ..Self::plain(StatusCode::BAD_REQUEST, INVALID, message) }
-    }
-
-    /// 400: `param` asks for something that cannot be done here.
-    pub(super) fn unsupported(param: impl Into<String>, message: impl std::fmt::Display) -> Self {
-        Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
-    }
-
-    /// About the request as a whole.
-    pub(super) fn request(status: StatusCode, message: impl Into<String>) -> Self {
-        Self::plain(status, INVALID, message.into())
-    }
-
-    fn plain(status: StatusCode, kind: &'static str, message: String) -> Self {
-        Self { status, kind, message, param: None, code: None, retry_after: None }
-    }
-
-    /// With the names that the fields have at `kind`'s endpoint.
-    pub(super) fn at(mut self, kind: Kind) -> Self {
-        let name = match (kind, self.param.as_deref()) {
-            (Kind::Completion, Some("top_logprobs")) => "logprobs",
-            (Kind::Chat, Some("prompt")) => "messages",
-            _ => return self,
-        };
-        if let Some(old) = self.param.replace(name.to_owned())
-            && let Some(rest) = self.message.strip_prefix(&old)
-        {
-            self.message = format!("{name}{rest}");
-        }
-        self
-    }
-
-    /// `{"error": {...}}`
-    pub(super) fn body(&self) -> Value {
-        let Self { kind, message, param, code, .. } = self;
-        json!({ "error": { "message": message, "type": kind, "param": param, "code": code } })
-    }
-}
-
-/// Fields have other names in the gRPC API.
-fn openai_name(field: &str) -> &str {
-    match field {
-        "max_new_tokens" => "max_tokens",
-        "log_probs" => "logprobs",
-        "top_log_probs" => "top_logprobs",
-        "tokens" => "prompt",
-        other => other,
-    }
-}
-
-impl From<Status> for ApiError {
-    fn from(status: Status) -> Self {
-        let (http, kind, code) = match status.code() {
-            Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
-                (StatusCode::BAD_REQUEST, INVALID, None)
+    /// The error of the service, with the names that fields have at an endpoint:
+    ///
+    /// | kind | status | `type` | `code` |
+    /// |---|---|---|---|
+    /// | a field is not valid | 400 | `invalid_request_error` | null, or `context_length_exceeded` |
+    /// | no valid key | 401 | `invalid_request_error` | `invalid_api_key` |
+    /// | the worker may not be used | 403 | `invalid_request_error` | null |
+    /// | another model | 404 | `invalid_request_error` | `model_not_found` |
+    /// | limits are reached | 429 | `rate_limit_error` | `rate_limit_exceeded` |
+    /// | no worker, or shutting down | 503 | `server_error` | null |
+    /// | the deadline passed | 504 | `server_error` | `timeout` |
+    /// | all others | 500 | `server_error` | null |
+    pub(super) fn new(error: &ServiceError, kind: Kind) -> Self {
+        let (status, category, code) = match error.kind() {
+            ErrorKind::InvalidArgument => (StatusCode::BAD_REQUEST, INVALID_REQUEST, None),
+            ErrorKind::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, INVALID_REQUEST, Some("invalid_api_key"))
             }
-            Code::NotFound => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
-            Code::Unauthenticated => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
-            Code::PermissionDenied => (StatusCode::FORBIDDEN, INVALID, None),
-            Code::ResourceExhausted => {
+            ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, INVALID_REQUEST, None),
+            ErrorKind::NotFound => (StatusCode::NOT_FOUND, INVALID_REQUEST, Some("model_not_found")),
+            ErrorKind::ResourceExhausted => {
                 (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"))
             }
-            Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error", None),
-            Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout")),
-            _ => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
-        };
-        let details = status.get_error_details();
-        let field = details.bad_request().and_then(|b| Some(b.field_violations.first()?.field.clone()));
-        let message = status.message();
-        let (message, param) = match &field {
-            Some(field) => {
-                let name = openai_name(field);
-                let rest = message.strip_prefix(field.as_str());
-                (
-                    rest.map_or_else(|| message.to_owned(), |rest| format!("{name}{rest}")),
-                    Some(name.to_owned()),
-                )
+            ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, SERVER_ERROR, None),
+            ErrorKind::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, SERVER_ERROR, Some("timeout")),
+            ErrorKind::Cancelled | ErrorKind::Internal | ErrorKind::Unimplemented => {
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER_ERROR, None)
             }
-            None if status.code() == Code::NotFound => (message.to_owned(), Some("model".to_owned())),
-            None => (message.to_owned(), None),
         };
-        let too_long = Reason::of(&status) == Some(Reason::ContextLengthExceeded);
-        let code = code.or(too_long.then_some("context_length_exceeded"));
-        let retry_after = details.retry_info().and_then(|r| r.retry_delay);
-        let retry_after =
-            retry_after.or((http == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1)));
-        Self { status: http, kind, message, param, code, retry_after }
+        let unavailable = status == StatusCode::SERVICE_UNAVAILABLE;
+        let retry_after = error.retry_after().or(unavailable.then_some(UNAVAILABLE_RETRY_AFTER));
+        let error = ErrorObject {
+            message: message(error, kind),
+            category,
+            param: field(error).map(|field| name(field, kind).to_owned()),
+            code: code.or(is_context_length(error).then_some("context_length_exceeded")),
+        };
+        Self { status, error, retry_after }
     }
+
+    /// 400: `param` is not valid. The predicate is what is said after its name.
+    pub(super) fn invalid(param: impl Into<String>, predicate: impl fmt::Display) -> Self {
+        let param = param.into();
+        let mut error = Self::request(StatusCode::BAD_REQUEST, format!("{param} {predicate}"));
+        error.error.param = Some(param);
+        error
+    }
+
+    /// 400: `param` requests something that this server does not offer.
+    pub(super) fn unsupported(param: impl Into<String>, predicate: impl fmt::Display) -> Self {
+        let mut error = Self::invalid(param, predicate);
+        error.error.code = Some("unsupported_parameter");
+        error
+    }
+
+    /// The request as a whole is wrong.
+    pub(super) fn request(status: StatusCode, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let error = ErrorObject { message, category: INVALID_REQUEST, param: None, code: None };
+        Self { status, error, retry_after: None }
+    }
+
+    /// 500: a bug of this server.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(&GenerateError::Internal(message.into()).into(), Kind::Completion)
+    }
+
+    /// The body.
+    pub(super) fn body(&self) -> ErrorBody {
+        ErrorBody { error: self.error.clone() }
+    }
+}
+
+fn message(error: &ServiceError, kind: Kind) -> String {
+    match error {
+        ServiceError::Generate(GenerateError::Invalid(invalid)) => invalid.describe(|f| name(f, kind)),
+        _ => error.to_string(),
+    }
+}
+
+/// The field of the request that is at fault.
+fn field(error: &ServiceError) -> Option<Field> {
+    match error {
+        ServiceError::Generate(GenerateError::Invalid(invalid)) => Some(invalid.field),
+        ServiceError::Generate(GenerateError::ModelNotFound { .. }) => Some(Field::Model),
+        ServiceError::Generate(GenerateError::Refused(refusal)) => refusal.field,
+        ServiceError::Generate(_) => None,
+        ServiceError::Admission(AdmissionError::TooMany { .. }) => Some(Field::N),
+        ServiceError::Admission(_) => None,
+        ServiceError::Key(KeyError::TooMany { .. }) => Some(Field::N),
+        ServiceError::Key(_) => None,
+    }
+}
+
+fn is_context_length(error: &ServiceError) -> bool {
+    let ServiceError::Generate(GenerateError::Invalid(InvalidRequest { problem, .. })) = error else {
+        return false;
+    };
+    matches!(problem, Problem::ContextLength { .. })
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
         if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
-            // What is left of the body will not be read: the next request must not go behind it.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            // The rest of the body will not be read, so no other request can follow on this connection.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(after) = self.retry_after {
-            // Whole seconds, at least one.
+            // The header has whole seconds; 0 would make clients retry in a loop.
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -145,26 +201,102 @@ impl IntoResponse for ApiError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tandem_generation::{Refusal, RefusalKind, Role};
+
     use super::*;
-    use tandem_proto::Fault;
+
+    fn error(error: impl Into<ServiceError>) -> ApiError {
+        ApiError::new(&error.into(), Kind::Completion)
+    }
+
+    fn invalid(field: Field, kind: Kind) -> ErrorObject {
+        let invalid = InvalidRequest::new(field, "is 0: it must be at least 1");
+        ApiError::new(&invalid.into(), kind).error
+    }
 
     #[test]
-    fn a_status_becomes_an_openai_error() {
-        let error =
-            ApiError::from(Status::from(Fault::invalid("max_new_tokens", "is 0: it must be at least 1")));
+    fn an_invalid_field_becomes_an_openai_error() {
+        let error = error(InvalidRequest::new(Field::MaxNewTokens, "is 0: it must be at least 1"));
         assert_eq!(error.status, StatusCode::BAD_REQUEST);
         let expected = json!({ "error": {
-            "message": "max_tokens: is 0: it must be at least 1", "type": "invalid_request_error",
+            "message": "max_tokens is 0: it must be at least 1", "type": "invalid_request_error",
             "param": "max_tokens", "code": null
         }});
-        assert_eq!(error.body(), expected);
+        assert_eq!(serde_json::to_value(error.body()).unwrap(), expected);
+    }
 
-        let full = ApiError::from(Status::from(Fault::exhausted("full"))).into_response();
-        assert_eq!(full.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(full.headers()[header::RETRY_AFTER], "1");
-        let unknown = ApiError::from(Status::not_found("there is no model \"x\" here"));
-        assert_eq!((unknown.status, unknown.param.as_deref()), (StatusCode::NOT_FOUND, Some("model")));
-        let draining = ApiError::from(Status::from(Fault::Draining)).into_response();
-        assert_eq!(draining.status(), StatusCode::SERVICE_UNAVAILABLE);
+    #[test]
+    fn fields_have_the_names_of_the_endpoint() {
+        for (field, at_completions, at_chats) in [
+            (Field::Prompt, "prompt", "messages"),
+            (Field::PromptTokens, "prompt", "messages"),
+            (Field::TopLogProbs, "logprobs", "top_logprobs"),
+            (Field::BeamWidth, "decoding.beam_width", "decoding.beam_width"),
+        ] {
+            for (kind, expected) in [(Kind::Completion, at_completions), (Kind::Chat, at_chats)] {
+                let ErrorObject { param, message, .. } = invalid(field, kind);
+                assert_eq!(param.as_deref(), Some(expected));
+                assert!(message.starts_with(expected), "{message}");
+            }
+        }
+        let problem = Problem::Requires { value: "3".into(), other: Field::LogProbs };
+        let alone = InvalidRequest { field: Field::TopLogProbs, problem };
+        let message = ApiError::new(&alone.into(), Kind::Chat).error.message;
+        assert_eq!(message, "top_logprobs is 3, which requires logprobs: set logprobs too");
+    }
+
+    #[test]
+    fn a_limit_says_when_to_retry() {
+        let full = error(AdmissionError::AtCapacity { permits: 1 });
+        assert_eq!(full.error.code, Some("rate_limit_exceeded"));
+        let response = full.into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        for unavailable in [
+            error(AdmissionError::Closed),
+            error(GenerateError::NoWorker { role: Role::Target, reason: "it was lost".into() }),
+        ] {
+            let response = unavailable.into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        }
+        let many = error(AdmissionError::TooMany { permits: 1, requested: 2 });
+        assert_eq!((many.status, many.error.param.as_deref()), (StatusCode::BAD_REQUEST, Some("n")));
+    }
+
+    #[test]
+    fn errors_have_the_codes_that_clients_look_for() {
+        let unknown = error(GenerateError::ModelNotFound { requested: "x".into(), served: "y".into() });
+        assert_eq!((unknown.status, unknown.error.param.as_deref()), (StatusCode::NOT_FOUND, Some("model")));
+        assert_eq!(unknown.error.code, Some("model_not_found"));
+        let problem = Problem::ContextLength { tokens: 9, context: 8, model: "y".into() };
+        let long = error(InvalidRequest { field: Field::Prompt, problem });
+        assert_eq!(
+            (long.status, long.error.code),
+            (StatusCode::BAD_REQUEST, Some("context_length_exceeded"))
+        );
+        let late = error(GenerateError::DeadlineExceeded);
+        assert_eq!((late.status, late.error.code), (StatusCode::GATEWAY_TIMEOUT, Some("timeout")));
+        let missing = error(KeyError::Missing);
+        assert_eq!(missing.error.code, Some("invalid_api_key"));
+        assert_eq!(missing.into_response().headers()[header::WWW_AUTHENTICATE], "Bearer");
+        let large = ApiError::request(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+        assert_eq!(large.into_response().headers()[header::CONNECTION], "close");
+    }
+
+    #[test]
+    fn a_workers_refusal_names_the_clients_field() {
+        let refusal = |kind, field| {
+            let message = "max_new_tokens is 9".to_owned();
+            error(GenerateError::from(Refusal { role: Role::Target, kind, field, message }))
+        };
+        let invalid = refusal(RefusalKind::Invalid, Some(Field::MaxNewTokens));
+        assert_eq!(invalid.status, StatusCode::BAD_REQUEST);
+        assert_eq!(invalid.error.param.as_deref(), Some("max_tokens"));
+        let unsupported = refusal(RefusalKind::Unsupported, None);
+        assert_eq!(unsupported.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(unsupported.error.category, "server_error");
+        assert_eq!(refusal(RefusalKind::PermissionDenied, None).status, StatusCode::FORBIDDEN);
     }
 }

@@ -1,66 +1,139 @@
-use super::*;
-use serde_json::json;
+use serde_json::{Value, json};
+use tandem_decoding::{Drafting, Expansion, Method, Reference, TokenId};
+use tandem_generation::MAX_CHOICES;
 
-fn completion(change: Value) -> Result<Request, String> {
+use super::prompt::MAX_PROMPTS;
+use super::*;
+use crate::error::ServiceError;
+
+/// A request that was read and checked.
+#[derive(Debug)]
+struct Checked {
+    generate: Vec<GenerateRequest>,
+    options: AnswerOptions,
+}
+
+fn completion(change: Value) -> Result<Checked, String> {
     parse(Kind::Completion, json!({ "prompt": "x" }), change)
 }
 
-fn parse(kind: Kind, mut body: Value, change: Value) -> Result<Request, String> {
+fn chat(change: Value) -> Result<Checked, String> {
+    parse(Kind::Chat, json!({ "messages": [{ "role": "user", "content": "x" }] }), change)
+}
+
+fn parse(kind: Kind, mut body: Value, change: Value) -> Result<Checked, String> {
     for (field, value) in change.as_object().unwrap() {
         body[field] = value.clone();
     }
-    let message = |e: ApiError| e.body()["error"]["message"].as_str().unwrap().to_owned();
-    Request::parse(kind, body.to_string().as_bytes()).map_err(message)
+    read(kind, &body).map_err(|error| {
+        let body = serde_json::to_value(error.body()).unwrap();
+        body["error"]["message"].as_str().unwrap().to_owned()
+    })
+}
+
+fn read(kind: Kind, body: &Value) -> Result<Checked, ApiError> {
+    let request = Request::parse(kind, body.to_string().as_bytes())?;
+    let options = request.options;
+    let generate = request.check().map_err(|error| ApiError::new(&ServiceError::from(error), kind))?;
+    Ok(Checked { generate, options })
 }
 
 #[test]
 fn defaults_are_openais() {
     let request = completion(json!({})).unwrap();
     let generate = &request.generate[0];
-    assert_eq!(generate.max_new_tokens, Some(16));
-    assert_eq!((generate.temperature, generate.top_k, generate.top_p), (None, Some(0), Some(1.0)));
-    assert_eq!((request.stream, request.log_probs, request.n), (false, false, 1));
-    let body = json!({ "messages": [{ "role": "user", "content": "x" }] });
-    let chat = parse(Kind::Chat, body, json!({})).unwrap();
-    assert_eq!(chat.generate[0].max_new_tokens, Some(u32::MAX));
+    assert_eq!(generate.max_new_tokens, 16);
+    let sampling = &generate.sampling;
+    assert_eq!((sampling.temperature(), sampling.top_k(), sampling.top_p()), (1.0, 0, 1.0));
+    assert_eq!((generate.model.as_ref(), generate.seed, generate.ignore_eos), (None, None, false));
+    assert_eq!(generate.decoding.method(), Method::Mmtad);
+    let options = AnswerOptions { n: 1, stream: false, include_usage: false, log_probs: false, trace: false };
+    assert_eq!(request.options, options);
+    assert_eq!(chat(json!({})).unwrap().generate[0].max_new_tokens, usize::MAX);
 }
 
 #[test]
 fn every_form_of_a_prompt_is_read() {
     let inputs = |prompt: Value| {
         let request = completion(json!({ "prompt": prompt })).unwrap();
-        request.generate.into_iter().map(|g| g.input.unwrap()).collect::<Vec<_>>()
+        request.generate.into_iter().map(|g| g.input).collect::<Vec<_>>()
     };
-    let tokens = |ids: &[u32]| Input::Tokens(v1::TokenIds { ids: ids.to_vec() });
-    assert_eq!(inputs(json!("a")), [Input::Prompt("a".into())]);
-    assert_eq!(inputs(json!(["a", "b"])), [Input::Prompt("a".into()), Input::Prompt("b".into())]);
+    let tokens = |ids: &[u32]| Input::Tokens(ids.iter().copied().map(TokenId).collect());
+    assert_eq!(inputs(json!("a")), [Input::Text("a".into())]);
+    assert_eq!(inputs(json!(["a", "b"])), [Input::Text("a".into()), Input::Text("b".into())]);
     assert_eq!(inputs(json!([1, 2])), [tokens(&[1, 2])]);
     assert_eq!(inputs(json!([[1], [2]])), [tokens(&[1]), tokens(&[2])]);
     for wrong in [json!(1), json!([1, "a"]), json!([-1]), json!({})] {
-        assert!(completion(json!({ "prompt": wrong })).is_err());
+        let error = completion(json!({ "prompt": wrong })).unwrap_err();
+        assert!(error.starts_with("prompt is not valid: expected a string, an array of strings"), "{error}");
     }
     assert!(completion(json!({ "prompt": [] })).is_err());
-    assert!(completion(json!({ "prompt": null })).is_err());
+    assert_eq!(completion(json!({ "prompt": null })).unwrap_err(), "prompt is missing");
 }
 
 #[test]
 fn messages_are_texts_or_text_parts() {
     let chat = |message: Value| {
-        let request = parse(Kind::Chat, json!({ "messages": [message] }), json!({}))?;
-        match request.generate.into_iter().next().unwrap().input.unwrap() {
-            Input::Chat(chat) => Ok(chat.messages[0].content.clone()),
+        let mut request = parse(Kind::Chat, json!({ "messages": [message] }), json!({}))?;
+        match request.generate.remove(0).input {
+            Input::Chat(messages) => Ok(messages[0].content.clone()),
             other => Err(format!("{other:?}")),
         }
     };
-    assert_eq!(chat(json!({ "role": "user", "content": "x", "refusal": null })).unwrap(), "x");
+    let answer = json!({ "role": "assistant", "content": "x", "refusal": null, "tool_calls": [] });
+    assert_eq!(chat(answer).unwrap(), "x");
     let parts = json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]);
     assert_eq!(chat(json!({ "role": "user", "content": parts })).unwrap(), "ab");
     let image = json!([{ "type": "image_url", "image_url": { "url": "x" } }]);
     let refused = chat(json!({ "role": "user", "content": image })).unwrap_err();
-    assert_eq!(refused, "messages[0].content: a part of type \"image_url\" is not supported, only text");
-    assert!(chat(json!({ "role": "user" })).unwrap_err().contains("messages[0].content: is missing"));
+    assert_eq!(refused, "messages[0].content has a part of type \"image_url\": only text is supported");
+    assert_eq!(chat(json!({ "role": "user" })).unwrap_err(), "messages[0].content is missing");
     let named = chat(json!({ "role": "user", "content": "x", "name": "me" })).unwrap_err();
-    assert!(named.starts_with("messages[0].name: "));
+    assert!(named.starts_with("messages[0].name is not a field of this API"), "{named}");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_has_its_path_in_the_message() {
+    let user = json!({ "role": "user", "content": "x" });
+    for (change, message) in [
+        (
+            json!({ "messages": [user, { "role": "user", "content": 5 }] }),
+            "messages[1].content is not valid: expected a string or an array of text parts",
+        ),
+        (json!({ "messages": [{ "role": [] }] }), "messages[0].role is not valid: invalid type"),
+        (
+            json!({ "messages": "x" }),
+            "messages is not valid: invalid type: string \"x\", expected a sequence",
+        ),
+        (
+            json!({ "messages": ["x"] }),
+            "messages[0] is not valid: invalid type: string \"x\", expected an object",
+        ),
+        (json!({ "decoding": { "beam_width": "4" } }), "decoding.beam_width is not valid: invalid type"),
+        (
+            json!({ "decoding": { "branching": [4, -1] } }),
+            "decoding.branching[1] is not valid: invalid value",
+        ),
+        (
+            json!({ "decoding": { "method": "magic" } }),
+            "decoding.method is not valid: unknown method \"magic\": choose one of autoregressive",
+        ),
+        (json!({ "decoding": [] }), "decoding is not valid: invalid type: sequence, expected an object"),
+        (
+            json!({ "stream": true, "stream_options": { "include_usage": 1 } }),
+            "stream_options.include_usage is not valid: invalid type",
+        ),
+        (json!({ "seed": 1.5 }), "seed is not valid: expected an integer of 64 bits"),
+        (json!({ "stop": [1] }), "stop is not valid: expected a string or an array of strings"),
+        (json!({ "n": u64::MAX }), "n is not valid: invalid value"),
+    ] {
+        let error = chat(change.clone()).unwrap_err();
+        assert!(error.starts_with(message), "{change}: {error}");
+    }
+    let error = read(Kind::Completion, &json!({ "prompt": "x", "decoding": { "gamma": 4 } })).unwrap_err();
+    let error = serde_json::to_value(error.body()).unwrap()["error"].clone();
+    assert_eq!(error["param"], "decoding.gamma");
+    assert_eq!(error["code"], "unsupported_parameter");
 }
 
 #[test]
@@ -84,8 +157,9 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("top_p", json!(0)),
         ("stop", json!([1])),
         ("max_completion_tokens", json!("many")),
+        ("verbosity", json!("low")),
     ] {
-        let error = completion(json!({ field: value })).err().unwrap();
+        let error = completion(json!({ field: value })).unwrap_err();
         assert!(error.starts_with(field), "{field}: {error}");
     }
     completion(json!({ "user": "me", "presence_penalty": 0, "echo": false, "best_of": 1, "tools": [] }))
@@ -93,20 +167,43 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 }
 
 #[test]
-fn own_knobs_are_read() {
+fn tandems_own_fields_are_read() {
     let decoding = json!({
-        "method": "specinfer", "branching": [2, 1], "beams": "top", "reference": "max", "trace": true
+        "method": "specinfer", "branching": [2, 1], "beams": "sampled-with-replacement", "reference": "max", "trace": true
     });
     let request = completion(json!({ "decoding": decoding, "seed": -1, "stop": ";" })).unwrap();
     let generate = &request.generate[0];
-    let read = generate.decoding.as_ref().unwrap();
-    assert_eq!((read.method(), read.branching.as_slice()), (v1::Method::Specinfer, &[2, 1][..]));
-    assert_eq!((read.beams(), read.reference()), (v1::Beams::Top, v1::Reference::Max));
+    let read = &generate.decoding;
+    assert_eq!((read.method(), read.max_tree_nodes()), (Method::SpecInfer, 4));
+    assert_eq!(read.reference(), Reference::Max);
     assert_eq!((generate.seed, generate.stop.as_slice()), (Some(u64::MAX), &[";".to_owned()][..]));
-    assert!(generate.trace);
+    assert!(generate.trace && request.options.trace);
+    let top = completion(json!({ "decoding": { "beams": "top" } })).unwrap();
+    let Some(Drafting::Beams { expansion, .. }) = top.generate[0].decoding.drafting() else {
+        panic!("{top:?}");
+    };
+    assert_eq!(expansion, Expansion::Top);
+    let wrong = completion(json!({ "decoding": { "branching": [2] } })).unwrap_err();
+    assert!(wrong.starts_with("decoding.branching applies to specinfer only"), "{wrong}");
 }
 
-/// Whatever stands in a field: it is read or refused, and nothing panics or grows.
+#[test]
+fn log_probabilities_have_the_form_of_each_endpoint() {
+    let of = |request: Result<Checked, String>| {
+        let generate = request.unwrap().generate.remove(0);
+        (generate.log_probs, generate.top_log_probs)
+    };
+    assert_eq!(of(completion(json!({}))), (false, 0));
+    assert_eq!(of(completion(json!({ "logprobs": 0 }))), (true, 0));
+    assert_eq!(of(completion(json!({ "logprobs": 5 }))), (true, 5));
+    assert_eq!(of(chat(json!({ "logprobs": true, "top_logprobs": 2 }))), (true, 2));
+    let alone = chat(json!({ "top_logprobs": 2 })).unwrap_err();
+    assert_eq!(alone, "top_logprobs is 2, which requires logprobs: set logprobs too");
+    let many = completion(json!({ "logprobs": 21 })).unwrap_err();
+    assert_eq!(many, "logprobs is 21: it must be between 0 and 20");
+}
+
+/// No value of a field makes anything panic or grow.
 #[test]
 fn any_value_in_any_field_is_read_or_refused() {
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
@@ -156,7 +253,7 @@ fn any_value_in_any_field_is_read_or_refused() {
         "user",
         "unheard_of",
     ];
-    let knobs = [
+    let options = [
         "method",
         "beams",
         "reference",
@@ -175,11 +272,11 @@ fn any_value_in_any_field_is_read_or_refused() {
             for field in fields {
                 let read = parse(kind, base.clone(), json!({ field: value }));
                 if let Ok(request) = read {
-                    assert!(request.generate.len() * request.n <= MAX_PROMPTS * MAX_CANDIDATES);
+                    assert!(request.generate.len() * request.options.n <= MAX_PROMPTS * MAX_CHOICES);
                 }
             }
-            for knob in knobs {
-                let _ = parse(kind, base.clone(), json!({ "decoding": { knob: value } }));
+            for option in options {
+                let _ = parse(kind, base.clone(), json!({ "decoding": { option: value } }));
             }
             for part in ["role", "content", "name", "tool_calls"] {
                 let message = json!({ "role": "user", "content": "x", part: value });

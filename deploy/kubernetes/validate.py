@@ -1,5 +1,6 @@
-"""Renders every overlay, and every component by itself on the base; holds all of it against the schemas of two versions of Kubernetes,
-those of other projects' resources, and against itself. Called by validate.sh, which prepares what it imports."""
+"""Renders every overlay and every component on the base, and validates the result against the schemas of two Kubernetes
+versions, against those of other projects' resources, and for consistency. Also checks the variables and flags of the
+compose files. Called by validate.sh, which installs the imported packages."""
 
 import argparse
 import copy
@@ -16,17 +17,18 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-from breaks import BREAKS, FLAG_BREAKS
-from checks import Rendering, check, name_of
+from breaks import BREAKS, COMPOSE_BREAKS, FLAG_BREAKS
+from checks import LIBRARY_VARIABLES, Rendering, check, name_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
+COMPOSE_FILES = sorted((ROOT / "deploy").glob("compose*.yaml"))
 BINARIES = ("tandem-draft", "tandem-target", "tandem-orchestrator")
 CRDS = yaml.safe_load((HERE / "crd-schemas.yaml").read_text())
 seen = {}
-# The schemas are megabytes of JSON, read again for each resource otherwise.
+# The library would otherwise parse megabytes of JSON again for each resource.
 kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
@@ -68,7 +70,7 @@ def faults_of(documents, versions, helps, series):
     try:
         found += check(Rendering(documents), helps, series)
     except (KeyError, TypeError, AttributeError) as broken:
-        # Only what the schemas refuse may be of another shape than the checks expect.
+        # The checks expect the shape that the schemas demand.
         if not found:
             raise
         found.append(f"not checked further: {broken!r}")
@@ -76,21 +78,38 @@ def faults_of(documents, versions, helps, series):
 
 
 def helps_of(directory):
-    """What each binary says about itself."""
+    """The flags and environment variables that each binary lists in its --help."""
     found = {}
     for binary in BINARIES:
         if (path := directory / binary).is_file():
             text = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
-            found[binary] = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) | set(re.findall(r"\[env: ([A-Z_]+)", text))
+            flags = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)
+            variables = re.findall(r"\[env: ([A-Z_]+)", text)
+            found[binary] = {*flags, *variables}
     return found
 
 
+def compose_faults(files, helps):
+    """Checks that the binaries know the flags and variables that the compose files give them."""
+    for file, content in files.items():
+        for name, service in content["services"].items():
+            binary = f"tandem-{name}"
+            if binary not in helps:
+                continue
+            for flag in service.get("command", []):
+                if flag.startswith("--") and flag not in helps[binary]:
+                    yield f"{file}: {binary} has no flag {flag}"
+            for variable in service.get("environment", {}):
+                if variable not in helps[binary] and not variable.startswith(LIBRARY_VARIABLES):
+                    yield f"{file}: {binary} does not read {variable}"
+
+
 def rules(documents):
-    """The alerts in the cluster are those of deploy/prometheus, and say so themselves when they are not."""
+    """Checks that the alerts of the PrometheusRule are those of deploy/prometheus."""
     if not ALERTS.exists():
         return []
     expected = yaml.safe_load(ALERTS.read_text())["groups"]
-    return [f"{name_of(d)}: is not what {ALERTS.relative_to(ROOT)} says; validate.sh --write-rules makes it so"
+    return [f"{name_of(d)}: differs from {ALERTS.relative_to(ROOT)}; run validate.sh --write-rules"
             for d in documents if d["kind"] == "PrometheusRule" and d["spec"]["groups"] != expected]
 
 
@@ -98,17 +117,17 @@ def write_rules():
     rule = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "tandem"},
             "spec": yaml.safe_load(ALERTS.read_text())}
     text = yaml.safe_dump(rule, sort_keys=False, width=140, allow_unicode=True)
-    comment = f"# Made from {ALERTS.relative_to(ROOT)} by validate.sh --write-rules; do not edit.\n"
+    comment = f"# Generated from {ALERTS.relative_to(ROOT)} by validate.sh --write-rules. Do not edit.\n"
     (HERE / "components/monitoring/prometheus-rule.yaml").write_text(comment + text)
 
 
 def alone(component, scratch):
-    """A component on the base, without any other."""
+    """Writes a kustomization of the base with this component and those that it needs."""
     name = str(component.relative_to(HERE / "components"))
     directory = scratch / name.replace("/", "-")
     directory.mkdir(parents=True, exist_ok=True)
     here = os.path.relpath(HERE, directory.resolve())
-    # Of those that only change what others bring.
+    # Components that only change the resources of other components.
     needs = {"monitoring/tls": ["tls", "monitoring"]}.get(name, [])
     kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "tandem",
                      "resources": [f"{here}/base"],
@@ -117,11 +136,36 @@ def alone(component, scratch):
     return directory
 
 
+def try_breaks(production, compose, versions, helps, series):
+    """Checks that every break is reported. The number of those that are not."""
+    complete = len(helps) == len(BINARIES)
+    unnoticed = 0
+    manifest_breaks = BREAKS + (FLAG_BREAKS if complete else [])
+    file_breaks = COMPOSE_BREAKS if complete else []
+    for what, break_it, expected in manifest_breaks:
+        broken = copy.deepcopy(production)
+        break_it(broken)
+        unnoticed += not reported(what, expected, faults_of(broken, versions, helps, series))
+    for what, break_it, expected in file_breaks:
+        broken = copy.deepcopy(compose)
+        break_it(broken)
+        unnoticed += not reported(what, expected, list(compose_faults(broken, helps)))
+    print(f"{len(manifest_breaks) + len(file_breaks)} ways of breaking overlays/production and compose.yaml tried")
+    return unnoticed
+
+
+def reported(what, expected, found):
+    if any(expected in fault for fault in found):
+        return True
+    print(f"NOT NOTICED: {what}: {expected!r} is not in {found}")
+    return False
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", default="1.33,1.36")
     parser.add_argument("--binaries", type=Path, default=TARGET / "debug")
-    parser.add_argument("--write-rules", action="store_true", help="make the PrometheusRule from the alert rules first")
+    parser.add_argument("--write-rules", action="store_true", help="first generate the PrometheusRule from the alert rules")
     args = parser.parse_args()
     if args.write_rules:
         write_rules()
@@ -130,7 +174,8 @@ def main():
     adapter = yaml.safe_load((HERE / "components/autoscaling/prometheus-adapter.yaml").read_text())
     series = re.search(r'__name__=~"([^"]*)"', adapter["rules"]["custom"][0]["seriesQuery"]).group(1)
 
-    begun, failed = time.monotonic(), 0
+    begun = time.monotonic()
+    failed = 0
     scratch = TARGET / "kubernetes/components"
     renderings = {f"overlays/{d.name}": d for d in sorted((HERE / "overlays").iterdir())}
     for file in sorted((HERE / "components").rglob("kustomization.yaml")):
@@ -143,20 +188,15 @@ def main():
         for fault in found:
             print(f"    {fault}")
 
-    production = render(HERE / "overlays/production")
-    tried = BREAKS + (FLAG_BREAKS if len(helps) == len(BINARIES) else [])
-    for what, break_it, expected in tried:
-        broken = copy.deepcopy(production)
-        break_it(broken)
-        found = faults_of(broken, versions, helps, series)
-        if not any(expected in fault for fault in found):
-            failed += 1
-            print(f"NOT NOTICED: {what}: {expected!r} is not in {found}")
-    print(f"{len(tried)} ways of breaking overlays/production tried, to see that they are noticed")
+    compose = {file.name: yaml.safe_load(file.read_text()) for file in COMPOSE_FILES}
+    for fault in compose_faults(compose, helps):
+        failed += 1
+        print(f"    {fault}")
+    failed += try_breaks(render(HERE / "overlays/production"), compose, versions, helps, series)
     if len(helps) == len(BINARIES):
-        print(f"flags and variables held against --help of {', '.join(BINARIES)}")
+        print(f"flags and variables checked against --help of {', '.join(BINARIES)}")
     else:
-        print(f"flags not checked: {args.binaries} has not all of {', '.join(BINARIES)}")
+        print(f"flags not checked: {args.binaries} does not have all of {', '.join(BINARIES)}")
     print(f"{failed} faults, {time.monotonic() - begun:.1f} s")
     sys.exit(failed > 0)
 

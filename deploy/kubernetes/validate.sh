@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Renders the manifests and holds them against the schemas of two versions of Kubernetes, and against themselves. Arguments go to
-# validate.py: --versions 1.33,1.36, --binaries DIR, --write-rules.
+# Renders the manifests and validates them against the schemas of two Kubernetes versions and for
+# consistency. Arguments are passed to validate.py: --versions 1.33,1.36, --binaries DIR,
+# --write-rules.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v kubectl > /dev/null; then
-  echo "skipped: the manifests are not rendered, there is no kubectl here"
+  echo "skipped: rendering the manifests requires kubectl"
   exit 0
 fi
-# Components came with kubectl 1.21, which says no version of Kustomize yet.
+# Components need kubectl 1.21. That version does not print its Kustomize version yet.
 if ! kubectl version --client 2> /dev/null | grep -qE '^Kustomize Version: v([4-9]|[1-9][0-9])\.'; then
-  echo "skipped: the manifests are not rendered, this kubectl has no Kustomize 4 or newer (kubectl version --client)"
+  echo "skipped: rendering the manifests requires a kubectl with Kustomize 4 or newer (kubectl version --client)"
   exit 0
 fi
 target=${CARGO_TARGET_DIR:-$root/target}

@@ -1,67 +1,68 @@
-//! The work of a step: a tree from the draft's distributions.
+//! The work of a draft step: a tree from the draft's distributions.
 
-use tandem_decoding::{DraftTree, Drafting, Purpose, TreeSearch, log_normalizer};
+use tandem_decoding::{Drafting, Purpose, TreeSearch, log_normalizer};
 use tandem_engine::{Logits, ModelSpec};
-use tandem_proto::{Fault, Propose, v1};
-use tandem_worker::{Job, SessionState, engine_fault};
+use tandem_generation::{DraftRequest, Proposal};
+use tandem_worker::{SessionState, StepTask, WorkerError};
 
 /// Proposes a tree under the last committed token.
-pub(crate) struct ProposeJob(pub(crate) Propose);
+pub(crate) struct ProposeTask(pub(crate) DraftRequest);
 
-impl Job for ProposeJob {
-    type Reply = v1::ProposeResponse;
+impl StepTask for ProposeTask {
+    type Reply = Proposal;
 
-    fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), Fault> {
+    fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), WorkerError> {
         let drafting = &self.0.drafting;
         state.check_tree(drafting.max_nodes(), drafting.depth(), committed, spec)
     }
 
-    async fn run(self, state: &mut SessionState) -> Result<v1::ProposeResponse, Fault> {
-        let (mut draft, mut log_probs) = self.search(state).await?;
+    async fn run(self, state: &mut SessionState) -> Result<Proposal, WorkerError> {
+        let Proposal { draft, log_probs } = self.search(state).await?;
         if matches!(self.0.drafting, Drafting::Beams { best_only: true, .. })
             && let Some((leaf, alone)) = draft.best_beam_alone()
         {
-            log_probs = draft.tree.path(leaf).into_iter().filter_map(|n| log_probs.get(n).copied()).collect();
+            let path = draft.tree.path(leaf);
+            let log_probs = path.into_iter().filter_map(|node| log_probs.get(node).copied()).collect();
             state.cache.prune_to(leaf);
-            draft = alone;
+            return Ok(Proposal { draft: alone, log_probs });
         }
-        Ok(v1::ProposeResponse { log_probs, ..(&draft).into() })
+        Ok(Proposal { draft, log_probs })
     }
 }
 
-impl ProposeJob {
-    /// One pass per depth; the nodes of the last depth are proposed, not computed. Also the nodes' log-probabilities under the
-    /// unwarped softmax, if asked for.
-    async fn search(&self, state: &mut SessionState) -> Result<(DraftTree, Vec<f64>), Fault> {
+impl ProposeTask {
+    /// Runs one pass per depth. The nodes of the last depth are proposed, not computed.
+    async fn search(&self, state: &mut SessionState) -> Result<Proposal, WorkerError> {
         let root = state.cache.committed();
         let mut search = TreeSearch::new(&self.0.drafting, state.sampling.is_greedy());
         let mut log_probs = Vec::new();
         for depth in 0..self.0.drafting.depth() {
             let frontier = search.frontier().to_vec();
             let nodes: Vec<usize> = frontier.iter().flatten().copied().collect();
-            let logits =
-                state.cache.grow(search.tree(), &nodes).await.map_err(|e| engine_fault(e, "tree"))?;
+            let logits = state.cache.grow(search.tree(), &nodes).await;
+            let logits = logits.map_err(|error| WorkerError::engine(error, "tree"))?;
             let distributions = state.warp(&logits)?;
             search.advance(&distributions, state.draws.uniforms(root, Purpose::DraftBeams { depth }));
             if self.0.log_probs {
-                unwarped(&search, &frontier, &logits, state, &mut log_probs);
+                append_log_probs(&search, &frontier, &logits, state, &mut log_probs);
             }
         }
         let draft = search.finish();
         state.cache.plant(&draft.tree);
-        Ok((draft, log_probs))
+        Ok(Proposal { draft, log_probs })
     }
 }
 
-/// Appends the log-probabilities of the nodes that are new in the tree, children of `frontier`, whose logits these are.
-fn unwarped(
+/// Appends the log-probabilities, under the unwarped softmax, of the nodes that are new in the tree: children of `frontier`, whose
+/// logits these are.
+fn append_log_probs(
     search: &TreeSearch,
     frontier: &[Option<usize>],
     logits: &Logits,
     state: &SessionState,
     log_probs: &mut Vec<f64>,
 ) {
-    let rows: Vec<&[f32]> = logits.rows().map(|row| state.possible(row)).collect();
+    let rows: Vec<&[f32]> = logits.rows().map(|row| state.allowed(row)).collect();
     let normalizers: Vec<f64> = rows.iter().map(|row| log_normalizer(row)).collect();
     let tree = search.tree();
     for node in log_probs.len()..tree.len() {

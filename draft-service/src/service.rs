@@ -1,23 +1,24 @@
-//! The gRPC face.
+//! The gRPC service.
 
 use tandem_engine::ModelThread;
+use tandem_generation::Proposal;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, StepRequest, Worker, WorkerArgs, WorkerService};
+use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerError, WorkerService};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
-use crate::propose::ProposeJob;
+use crate::propose::ProposeTask;
 
 /// Implements `tandem.v1.Draft` on a model.
 pub struct DraftService {
-    worker: Worker<v1::ProposeResponse>,
+    worker: Worker<Proposal>,
 }
 
 impl DraftService {
-    /// The service on `worker`.
-    pub fn new(worker: Worker<v1::ProposeResponse>) -> Self {
+    /// The draft service of `worker`.
+    pub fn new(worker: Worker<Proposal>) -> Self {
         Self { worker }
     }
 }
@@ -47,7 +48,8 @@ impl Draft for DraftService {
         let (metadata, _, mut request) = request.into_parts();
         let work = async {
             let step = StepRequest::read(request.handle, request.step, request.commit.take())?;
-            self.worker.step(step, ProposeJob(request.propose()?)).await
+            let proposal = self.worker.step(step, ProposeTask(request.draft_request()?)).await?;
+            Ok::<_, WorkerError>(proposal.into())
         };
         self.worker.calls().answer("Propose", &metadata, work).await
     }
@@ -56,18 +58,19 @@ impl Draft for DraftService {
         &self,
         request: Request<v1::CloseSessionRequest>,
     ) -> Result<Response<v1::CloseSessionResponse>, Status> {
-        Ok(Response::new(self.worker.close(request.into_inner())?))
+        let closed = self.worker.close(request.into_inner()).map_err(WorkerError::from)?;
+        Ok(Response::new(closed))
     }
 }
 
-/// Serves drafts of `model`. Call it within a runtime.
-pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
+/// A server of drafts by `model`. Must be called inside a tokio runtime.
+pub fn serving(model: ModelThread, config: &WorkerConfig) -> Serving {
     let calls = Calls::new();
-    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits(), calls.clone());
+    let worker = Worker::new(model.clone(), config.incarnation, config.table_limits(), calls.clone());
     let admission = vec![worker.admission()];
     let service = DraftServer::new(DraftService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    let face = WorkerService { service: "draft", name: "tandem.v1.Draft", routes, admission, calls };
-    tandem_worker::serving(face, &model, args)
+    let service = WorkerService { service: "draft", name: "tandem.v1.Draft", routes, admission, calls };
+    tandem_worker::serving(service, &model, config)
 }

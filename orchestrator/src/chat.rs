@@ -1,4 +1,4 @@
-//! Conversations become prompts: a model's chat template, as Hugging Face checkpoints carry it.
+//! Chat templates, which turn conversations into prompts, as Hugging Face checkpoints carry them.
 //!
 //! Templates are Jinja, with the extensions that `transformers` gives them: `raise_exception`, `strftime_now`, `tojson`, the loop
 //! controls, Python's string methods, and blocks trimmed on both sides
@@ -11,9 +11,9 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
-use tandem_proto::{Fault, v1};
+use tandem_generation::{ChatMessage, Field, InvalidRequest};
 
-/// Steps that a template may take: far beyond any conversation that fits a context; a loop without end stops here.
+/// Steps that a template may take: far more than any conversation that fits a context needs, so that an endless loop is stopped.
 const FUEL: u64 = 20_000_000;
 /// The template's name in error messages.
 const NAME: &str = "chat_template";
@@ -25,7 +25,7 @@ pub struct ChatTemplate {
     eos_token: String,
 }
 
-/// What `tokenizer_config.json` says of it.
+/// The part of `tokenizer_config.json` that concerns chats.
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
@@ -57,8 +57,8 @@ enum SpecialToken {
 }
 
 impl ChatTemplate {
-    /// From `tokenizer_config.json` (may be empty) and `chat_template.jinja`, which wins (may be empty, too). `None` if neither has a
-    /// template; why, if it is none.
+    /// The template in `chat_template.jinja` or, if that is empty, in `tokenizer_config.json`, which may be empty too. `None` if neither
+    /// has one. The error says why a template is not valid.
     pub fn new(config: &[u8], file: &str) -> Result<Option<Self>, String> {
         let config: Config = match config {
             [] => serde_json::from_str("{}"),
@@ -92,8 +92,8 @@ impl ChatTemplate {
         Ok(Some(Self { environment, bos_token: text(config.bos_token), eos_token: text(config.eos_token) }))
     }
 
-    /// The prompt of a conversation, up to where the assistant's answer begins. It has its special tokens already.
-    pub fn render(&self, messages: &[v1::ChatMessage]) -> Result<String, Fault> {
+    /// The prompt of a conversation, up to where the assistant's answer begins. It already has its special tokens.
+    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, InvalidRequest> {
         let messages: Vec<Value> = messages
             .iter()
             .map(|m| context! { role => m.role.as_str(), content => m.content.as_str() })
@@ -107,16 +107,19 @@ impl ChatTemplate {
         let rendered = self.environment.get_template(NAME).and_then(|t| t.render(context));
         let prompt = rendered.map_err(|e| {
             let why = e.detail().map_or_else(|| e.to_string(), str::to_owned);
-            Fault::invalid("messages", format!("the model's chat template refuses them: {why}"))
+            InvalidRequest::new(Field::Messages, format!("were refused by the model's chat template: {why}"))
         })?;
         match prompt.is_empty() {
-            true => Err(Fault::invalid("messages", "the model's chat template makes nothing of them")),
+            true => Err(InvalidRequest::new(
+                Field::Messages,
+                "are rendered to nothing by the model's chat template",
+            )),
             false => Ok(prompt),
         }
     }
 }
 
-/// `{% generation %}` marks what a model is trained on, which makes no difference to a prompt.
+/// Removes `{% generation %}` blocks: they mark what a model is trained on, which makes no difference to a prompt.
 fn without_generation_blocks(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
@@ -138,14 +141,14 @@ fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// The date, in UTC. Templates ask for it to tell the model.
+/// The date, in UTC, for templates that tell it to the model.
 fn strftime_now(format: String) -> Result<String, Error> {
     let now = jiff::Timestamp::try_from(SystemTime::now()).map(|t| t.to_zoned(jiff::tz::TimeZone::UTC));
     let text = now.and_then(|now| jiff::fmt::strtime::format(&format, &now));
     text.map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
 }
 
-/// As `transformers` has it: plain JSON with spaces as Python's `json.dumps` writes them, nothing escaped for HTML.
+/// JSON as `transformers` writes it: with the spaces of Python's `json.dumps`, and nothing escaped for HTML.
 fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
@@ -204,9 +207,9 @@ impl serde_json::ser::Formatter for PythonSpaces {
 mod tests {
     use super::*;
 
-    fn messages(all: &[(&str, &str)]) -> Vec<v1::ChatMessage> {
+    fn messages(all: &[(&str, &str)]) -> Vec<ChatMessage> {
         all.iter()
-            .map(|&(role, content)| v1::ChatMessage { role: role.into(), content: content.into() })
+            .map(|&(role, content)| ChatMessage { role: role.into(), content: content.into() })
             .collect()
     }
 
@@ -251,8 +254,9 @@ mod tests {
         );
         assert_eq!(render("{{ messages[0].role.upper() }}{{ 'a,b'.split(',')[1] }}").unwrap(), "USERb");
         assert_eq!(render("{{ strftime_now('%Y') | length }}").unwrap(), "4");
-        let refused = render("{{ raise_exception('roles must alternate') }}").unwrap_err().to_string();
-        assert_eq!(refused, "messages: the model's chat template refuses them: roles must alternate");
+        let refused = render("{{ raise_exception('roles must alternate') }}").unwrap_err();
+        let message = refused.describe(|_| "messages");
+        assert_eq!(message, "messages were refused by the model's chat template: roles must alternate");
     }
 
     #[test]

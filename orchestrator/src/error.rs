@@ -1,85 +1,110 @@
-use std::net::SocketAddr;
+//! Why a request to the orchestrator failed. Adapters turn it into a status or an error body.
 
-use tandem_proto::Fault;
+use std::time::Duration;
+
+use tandem_generation::{GenerateError, InvalidRequest, RefusalKind};
 use tandem_serving::AdmissionError;
 use thiserror::Error;
-use tonic::Status;
 
-use crate::{KeyError, WorkerKind};
+use crate::admission::KeyError;
 
-/// Why a generation failed.
-#[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum GenerateError {
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[allow(missing_docs, reason = "transparent")]
+pub(crate) enum ServiceError {
     #[error(transparent)]
-    Request(#[from] Fault),
-    #[error("the {worker} service refused: {}", status.message())]
-    Worker { worker: WorkerKind, status: Status },
-    #[error("no {worker} worker could go on with this text; the last one failed: {reason}")]
-    NoWorker { worker: WorkerKind, reason: String },
+    Generate(#[from] GenerateError),
     #[error(transparent)]
     Admission(#[from] AdmissionError),
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("the deadline passed before the text was finished: ask for fewer tokens, or allow more time")]
-    Deadline,
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(String),
-    #[error("the client went away")]
-    Cancelled,
 }
 
-/// Why no pair of models could be used.
-#[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum ConnectError {
-    #[error("no {worker} service answered within {seconds} s; {reason}")]
-    NoWorker { worker: WorkerKind, seconds: u64, reason: String },
-    #[error(
-        "draft and target have different tokenizers, so their tokens mean different things: {reason} {target}; use a draft of the \
-         target's family"
-    )]
-    VocabularyMismatch { target: String, reason: String },
-    #[error("the tokenizer of the target at {address} did not come: {}", status.message())]
-    NoTokenizer { address: SocketAddr, status: Status },
-    #[error("the tokenizer of target {target} cannot be used: {reason}")]
-    Tokenizer { target: String, reason: String },
-}
+/// When a client may retry a request that was not admitted: after about the length of a short one.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-impl GenerateError {
-    /// Whether it is the client's doing, or its share of what there is.
-    pub(crate) fn is_clients(&self) -> bool {
+impl ServiceError {
+    /// Whether the client caused it, by what it requested or by leaving; otherwise it is the server's failure.
+    pub(crate) fn is_client_error(&self) -> bool {
         match self {
-            Self::Request(fault) => !matches!(fault, Fault::Bug(_) | Fault::Draining),
-            Self::Key(_) | Self::Cancelled => true,
-            Self::Admission(reason) => *reason != AdmissionError::Closed,
-            Self::Worker { .. } | Self::NoWorker { .. } | Self::Deadline | Self::Tokenizer(_) => false,
+            Self::Generate(error) => error.is_client_error(),
+            Self::Admission(error) => *error != AdmissionError::Closed,
+            Self::Key(_) => true,
         }
     }
 
-    /// Whether the request's time is over.
-    pub(crate) fn is_deadline(&self) -> bool {
-        matches!(self, Self::Deadline)
+    /// The kind, by which adapters choose a code.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Generate(error) => match error {
+                GenerateError::Invalid(_) => ErrorKind::InvalidArgument,
+                GenerateError::Refused(refusal) => match refusal.kind {
+                    RefusalKind::Invalid => ErrorKind::InvalidArgument,
+                    RefusalKind::Unsupported => ErrorKind::Unimplemented,
+                    RefusalKind::PermissionDenied => ErrorKind::PermissionDenied,
+                },
+                GenerateError::ModelNotFound { .. } => ErrorKind::NotFound,
+                GenerateError::Busy { .. } => ErrorKind::ResourceExhausted,
+                GenerateError::NoWorker { .. } => ErrorKind::Unavailable,
+                GenerateError::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+                GenerateError::Cancelled => ErrorKind::Cancelled,
+                GenerateError::Tokenizer(_) | GenerateError::Internal(_) => ErrorKind::Internal,
+            },
+            Self::Admission(AdmissionError::TooMany { .. }) => ErrorKind::InvalidArgument,
+            Self::Admission(AdmissionError::Closed) => ErrorKind::Unavailable,
+            Self::Admission(_) => ErrorKind::ResourceExhausted,
+            Self::Key(error) if error.is_unauthenticated() => ErrorKind::Unauthenticated,
+            Self::Key(error) if error.retry_after().is_some() => ErrorKind::ResourceExhausted,
+            Self::Key(_) => ErrorKind::InvalidArgument,
+        }
+    }
+
+    /// When the client may retry, if that helps.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Generate(GenerateError::Busy { retry_after, .. }) => Some(*retry_after),
+            Self::Key(error) => error.retry_after(),
+            Self::Admission(_) if self.kind() == ErrorKind::ResourceExhausted => Some(RETRY_AFTER),
+            Self::Generate(_) | Self::Admission(_) => None,
+        }
     }
 }
 
-impl From<GenerateError> for Status {
-    /// A worker's own status keeps its code and details: what it refused, it refused for the client's request.
-    fn from(error: GenerateError) -> Self {
-        let message = error.to_string();
-        match error {
-            GenerateError::Request(fault) => fault.into(),
-            GenerateError::Worker { status, .. } => {
-                Self::with_details(status.code(), message, status.details().to_vec().into())
-            }
-            GenerateError::Admission(AdmissionError::TooMany { .. }) => Fault::invalid("n", message).into(),
-            GenerateError::Admission(AdmissionError::Closed) => Fault::Draining.into(),
-            GenerateError::Key(error) => error.into(),
-            GenerateError::Admission(_) => Fault::exhausted(message).into(),
-            GenerateError::NoWorker { .. } => Self::unavailable(message),
-            GenerateError::Deadline => Self::deadline_exceeded(message),
-            GenerateError::Tokenizer(_) => Self::internal(message),
-            GenerateError::Cancelled => Self::cancelled(message),
+/// Kinds of errors, as gRPC distinguishes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+}
+
+impl ErrorKind {
+    /// The name in metrics and traces: that of gRPC's code.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cancelled => "CANCELLED",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Internal => "INTERNAL",
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::NotFound => "NOT_FOUND",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unimplemented => "UNIMPLEMENTED",
         }
+    }
+}
+
+impl From<InvalidRequest> for ServiceError {
+    fn from(error: InvalidRequest) -> Self {
+        Self::Generate(error.into())
     }
 }

@@ -1,39 +1,28 @@
-//! The orchestrator: proposes on the draft, scores on the target, accepts by joint likelihood, streams the text.
+//! The orchestrator: finds the workers, admits requests, generates with `tandem-generation`, and serves two public APIs.
 //!
-//! The loop is [`generate()`]; it knows its two workers only as a [`Drafter`] and a [`Scorer`], which pools of workers over gRPC
-//! implement, and toy models in tests.
+//! [`Pair::connect`] finds the workers, [`serving()`] makes a server of them. What clients see is in `api`: gRPC, OpenAI's API, and a
+//! page; what lies behind them is one service. Pools of workers implement the ports of the generation loop.
 
-mod accept;
-mod args;
+mod admission;
+mod api;
+pub mod args;
 mod chat;
+mod config;
+mod connect_error;
 mod error;
-mod events;
-mod front;
-mod generate;
-mod http;
-mod keys;
 mod metrics;
-mod models;
 mod network;
-mod observe;
-mod peers;
+mod observer;
+mod pair;
 mod retry;
+mod serve;
 mod service;
-mod statistics;
-mod text;
 mod workers;
 
-pub use accept::TokenDetails;
-pub use args::{LimitArgs, OrchestratorArgs};
 pub use chat::ChatTemplate;
-pub use error::{ConnectError, GenerateError};
-pub use generate::{Emission, Job, Trace, Update, generate};
-pub use keys::{AccessArgs, Caller, KeyError, Keys, Ticket};
-pub use models::{Pair, WorkerNames};
-pub use network::{Boxed, Network, Tcp, WorkerTlsArgs, WorkerTlsError};
-pub use observe::Watch;
-pub use peers::{DraftSession, Drafter, Proposal, Scorer, TargetSession};
-pub use service::serving;
-pub use statistics::{Finish, FinishReason, Statistics};
-pub use text::{Piece, StopMatch, TextStream};
-pub use workers::{DraftPool, TargetPool, WorkerKind, WorkerLimits, WorkerName};
+pub use config::{AccessConfig, OrchestratorConfig};
+pub use connect_error::ConnectError;
+pub use network::{Boxed, Network, Tcp, WorkerTlsError};
+pub use pair::Pair;
+pub use serve::serving;
+pub use workers::{DraftPool, TargetPool, WorkerName, WorkerNames, WorkerTimeouts};

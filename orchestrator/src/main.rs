@@ -1,25 +1,27 @@
-//! `tandem-orchestrator`: the public face of draft and target services.
+//! `tandem-orchestrator`: the public APIs in front of draft and target services.
 
 use clap::Parser;
-use tandem_orchestrator::{OrchestratorArgs, Pair, serving};
+use tandem_orchestrator::args::OrchestratorArgs;
+use tandem_orchestrator::{OrchestratorConfig, Pair, Tcp, serving};
 use tandem_serving::{Shutdown, bind, bind_http, incoming, init_telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = OrchestratorArgs::parse();
-    let _telemetry = init_telemetry(&args.log, "info", "tandem-orchestrator")?;
-    let tls = args.serve.tls.load()?;
-    let network = args.worker_tls.network(&args.names())?.shared();
-    args.warn_of_open_keys();
-    let listener = bind(args.serve.listen).await?;
-    let http = bind_http(&args.serve).await?;
+    let _telemetry = init_telemetry(&args.log.clone().into(), "info", "tandem-orchestrator")?;
+    let config = OrchestratorConfig::from(args);
+    config.warn_of_keys_in_plain_text();
+    let tls = config.serve.load_tls()?;
+    let network = Tcp::new(&config.workers, &config.worker_tls)?.shared();
+    let listener = bind(config.serve.listen).await?;
+    let http = bind_http(&config.serve).await?.map(|listener| (listener, tls.clone()));
     let shutdown = Shutdown::on_signal()?;
-    let connect = Pair::connect(args.names(), args.patience(), args.limits.workers(), network);
+    let workers = config.workers.clone();
+    let connect = Pair::connect(workers, config.connect_timeout, config.worker_timeouts, network);
     let pair = tokio::select! {
         pair = connect => pair?,
         () = shutdown.draining() => return Ok(()),
     };
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let http = http.map(|listener| (listener, tls.clone()));
-    Ok(serving(pair, &args, http).run(incoming(listener, tls), shutdown).await?)
+    Ok(serving(pair, &config, http)?.run(incoming(listener, tls), shutdown).await?)
 }

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,18 +10,18 @@ use tandem_serving::{ClientStream, ClientTls, ClientTlsFiles, FileError};
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::WorkerNames;
+use crate::workers::WorkerNames;
 
 /// A future in a box.
 pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Names to addresses, addresses to connections.
+/// Resolves names to addresses, and makes connections to addresses.
 pub trait Network: Send + Sync + 'static {
-    /// All addresses of a host name (or the one of an IP address), with `port`.
+    /// All addresses of a host name, or the one of an IP address, with `port`.
     fn resolve(&self, host: String, port: u16) -> Boxed<io::Result<Vec<SocketAddr>>>;
 
-    /// A channel that connects when it is first used, and again whenever its connection is lost. `tls_name`: over TLS, to a worker that
-    /// can prove that it is this host.
+    /// A channel that connects when it is first used, and again whenever its connection is lost. With a `tls_name` it uses TLS, and the
+    /// worker must prove that it is this host.
     fn channel(&self, endpoint: Endpoint, tls_name: Option<String>) -> Channel;
 }
 
@@ -32,48 +31,38 @@ pub struct Tcp {
     tls: Option<ClientTls>,
 }
 
-/// With what `https://` workers are checked, and what they are shown.
-#[derive(clap::Args, Clone, Debug, Default)]
-pub struct WorkerTlsArgs {
-    /// CA certificates of https:// workers, PEM; read again when it changes [default: those of the system]
-    #[arg(long, env = "WORKER_CA", value_name = "FILE")]
-    pub worker_ca: Option<PathBuf>,
-
-    /// Certificate to show to workers that ask for one (mutual TLS), PEM
-    #[arg(long, env = "WORKER_CERT", value_name = "FILE", requires = "worker_key")]
-    pub worker_cert: Option<PathBuf>,
-
-    /// Key of that certificate, PEM
-    #[arg(long, env = "WORKER_KEY", value_name = "FILE", requires = "worker_cert")]
-    pub worker_key: Option<PathBuf>,
-}
-
-/// Why workers cannot be reached as asked for.
+/// Why the connections to workers cannot be set up.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum WorkerTlsError {
     #[error(
-        "{flag} is for https:// workers, and all of --draft and --target are http://: write https:// if they speak TLS, or \
-         leave {flag} out"
+        "{flag} applies to https:// workers, but all of --draft and --target are http://: write https:// if the workers use TLS, \
+         or omit {flag}"
     )]
     PlainWorkers { flag: &'static str },
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-impl WorkerTlsArgs {
-    /// The network to `names`, with certificates if any of them is https://; to none of them there must be no flags for that.
-    pub fn network(&self, names: &WorkerNames) -> Result<Tcp, WorkerTlsError> {
-        if !names.draft.iter().chain(&names.target).any(|name| name.tls_name().is_some()) {
-            let unused = [("--worker-ca", &self.worker_ca), ("--worker-cert", &self.worker_cert)];
-            return match unused.into_iter().find(|(_, file)| file.is_some()) {
-                Some((flag, _)) => Err(WorkerTlsError::PlainWorkers { flag }),
-                None => Ok(Tcp::default()),
-            };
+impl Tcp {
+    /// The network to the workers, with certificates if any of them is `https://`. Without one, there must be no files for that.
+    pub fn new(workers: &WorkerNames, files: &ClientTlsFiles) -> Result<Self, WorkerTlsError> {
+        let uses_tls = workers.draft.iter().chain(&workers.target).any(|name| name.tls_name().is_some());
+        if uses_tls {
+            return Ok(Self { tls: Some(ClientTls::load(files)?) });
         }
-        let identity = self.worker_cert.clone().zip(self.worker_key.clone());
-        let tls = ClientTls::load(&ClientTlsFiles { ca: self.worker_ca.clone(), identity })?;
-        Ok(Tcp { tls: Some(tls) })
+        if files.ca.is_some() {
+            return Err(WorkerTlsError::PlainWorkers { flag: "--worker-ca" });
+        }
+        if files.identity.is_some() {
+            return Err(WorkerTlsError::PlainWorkers { flag: "--worker-cert" });
+        }
+        Ok(Self::default())
+    }
+
+    /// The network as the orchestrator takes it.
+    pub fn shared(self) -> Arc<dyn Network> {
+        Arc::new(self)
     }
 }
 
@@ -99,39 +88,29 @@ impl Network for Tcp {
     }
 }
 
-impl Tcp {
-    /// As the orchestrator takes it.
-    pub fn shared(self) -> Arc<dyn Network> {
-        Arc::new(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::OrchestratorArgs;
 
-    fn network(flags: &str) -> Result<Tcp, String> {
-        let args = OrchestratorArgs::parse_from(flags.split(' '));
-        args.worker_tls.network(&args.names()).map_err(|e| e.to_string())
+    fn names(urls: [&str; 2]) -> WorkerNames {
+        let [draft, target] = urls.map(|url| vec![url.parse().unwrap()]);
+        WorkerNames { draft, target }
+    }
+
+    fn refused(workers: &WorkerNames, files: ClientTlsFiles) -> String {
+        Tcp::new(workers, &files).err().unwrap().to_string()
     }
 
     #[test]
     fn certificates_for_workers_in_plain_text_are_refused() {
-        let plain = "orchestrator --draft http://draft:1 --target http://target:1";
-        assert!(network(plain).unwrap().tls.is_none());
-        for (flag, flags) in [
-            ("--worker-ca", "--worker-ca ca.pem"),
-            ("--worker-cert", "--worker-cert c.pem --worker-key k.pem"),
-        ] {
-            let refused = network(&format!("{plain} {flags}")).err().unwrap();
-            assert!(refused.starts_with(&format!("{flag} is for https:// workers")), "{refused}");
-        }
+        let plain = names(["http://draft:1", "http://target:1"]);
+        assert!(Tcp::new(&plain, &ClientTlsFiles::default()).unwrap().tls.is_none());
+        let ca = ClientTlsFiles { ca: Some("/no/such/ca.pem".into()), identity: None };
+        assert!(refused(&plain, ca.clone()).starts_with("--worker-ca applies to https:// workers"));
+        let identity = ClientTlsFiles { ca: None, identity: Some(("c.pem".into(), "k.pem".into())) };
+        assert!(refused(&plain, identity).starts_with("--worker-cert applies to https:// workers"));
         // With one https:// worker the file is read.
-        let mixed = plain.replace("http://draft", "https://draft");
-        let refused = network(&format!("{mixed} --worker-ca /no/such/ca.pem")).err().unwrap();
-        assert!(refused.contains("/no/such/ca.pem"), "{refused}");
+        let mixed = names(["https://draft:1", "http://target:1"]);
+        assert!(refused(&mixed, ca).contains("/no/such/ca.pem"));
     }
 }

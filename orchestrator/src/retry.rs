@@ -1,4 +1,4 @@
-//! How often and when something is tried again.
+//! When and how often a failed request is retried.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +7,17 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// First wait, and the longest.
+/// The first pause.
 const FIRST: Duration = Duration::from_millis(50);
+/// The longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
-/// Retries that are always allowed, per second: few enough to harm no worker.
+/// Retries per second that are always allowed: few enough not to overload a worker.
 const FREE_PER_SECOND: u32 = 10;
-/// Retries beyond these, as a part of the steps that succeeded in the last ten seconds.
-const PART_OF_STEPS: f32 = 0.1;
+/// Further retries, as a fraction of the steps that succeeded within the window.
+const FRACTION_OF_STEPS: f32 = 0.1;
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 
-/// Waits that double, each shortened by a random part of up to half, so that those who failed together do not come back together.
+/// Pauses that double, each shortened at random by up to half, so that requests that failed together are not retried together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     attempt: u32,
@@ -24,31 +25,31 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The same seed waits the same.
+    /// The same seed gives the same pauses.
     pub(crate) fn new(seed: u64) -> Self {
         Self { attempt: 0, jitter: SmallRng::seed_from_u64(seed) }
     }
 
-    /// How long to wait before the next try.
+    /// The pause before the next retry.
     pub(crate) fn next(&mut self) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.attempt.min(16)).min(LONGEST);
         self.attempt += 1;
         whole.mul_f64(self.jitter.random_range(0.5..=1.0))
     }
 
-    /// It succeeded: the next failure is a first one.
+    /// A request succeeded: the next pause is the first one again.
     pub(crate) fn reset(&mut self) {
         self.attempt = 0;
     }
 }
 
-/// How many retries all requests together may make: when everything fails, trying everything again makes it worse.
+/// Limits the retries of all requests together: when everything fails, retrying everything makes it worse.
 #[derive(Clone, Debug)]
 pub(crate) struct RetryBudget(Arc<TpsBudget>);
 
 impl RetryBudget {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(TpsBudget::new(BUDGET_WINDOW, FREE_PER_SECOND, PART_OF_STEPS)))
+        Self(Arc::new(TpsBudget::new(BUDGET_WINDOW, FREE_PER_SECOND, FRACTION_OF_STEPS)))
     }
 
     /// A step succeeded.
@@ -56,7 +57,7 @@ impl RetryBudget {
         self.0.deposit();
     }
 
-    /// Whether there may be a retry now.
+    /// Whether a retry is allowed now.
     pub(crate) fn withdraw(&self) -> bool {
         self.0.withdraw()
     }
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_a_limit_and_differ_by_seed() {
+    fn pauses_double_up_to_a_limit_and_differ_by_seed() {
         let (mut a, mut b) = (Backoff::new(1), Backoff::new(2));
         let waits: Vec<Duration> = (0..12).map(|_| a.next()).collect();
         for (i, wait) in waits.iter().enumerate() {
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retries_are_a_part_of_what_succeeds() {
+    async fn retries_are_a_fraction_of_the_steps_that_succeed() {
         let budget = RetryBudget::new();
         let withdrawn = |budget: &RetryBudget| (0..10_000).take_while(|_| budget.withdraw()).count();
         let free = withdrawn(&budget);

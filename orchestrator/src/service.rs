@@ -1,129 +1,440 @@
-//! The gRPC face.
+//! What both public APIs share: a request is admitted, tokenized, and becomes a stream of events.
 
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_proto::v1::generation_server::{Generation, GenerationServer};
-use tandem_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{AdmissionControl, Http, ServerTls, Serving};
-use tokio::net::TcpListener;
-use tokio_stream::Stream;
-use tonic::metadata::MetadataMap;
-use tonic::service::RoutesBuilder;
-use tonic::{Request, Response, Status};
+use tandem_decoding::{Drafting, TokenId};
+use tandem_generation::{
+    Chunk, Event, Field, GenerateError, GenerateRequest, Generation, Input, InvalidRequest, OpenSession,
+    Problem, SequenceStart, generate,
+};
+use tandem_serving::{AdmissionControl, Permit, trace_id};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::{HeaderMap, HeaderValue};
+use tracing::{Instrument, trace_span};
 
-use crate::front::Front;
-use crate::metrics::{GenerationMetrics, orchestrator_metrics};
-use crate::{Caller, KeyError, OrchestratorArgs, Pair, http};
+use crate::admission::{Access, ClientIdentity, KeyError, QuotaReservation};
+use crate::error::ServiceError;
+use crate::metrics::GenerationMetrics;
+use crate::observer::{RequestObserver, observe};
+use crate::pair::Pair;
+use crate::workers::WorkerStatus;
 
-/// Implements `tandem.v1.Generation`.
-struct GenerationService {
-    front: Arc<Front>,
+/// Events that may be buffered for a slow client; then its generation waits too.
+const BUFFERED_EVENTS: usize = 16;
+/// Prompts up to this size are tokenized at once; a longer one would delay other requests, and gets a thread of its own.
+const INLINE_PROMPT_BYTES: usize = 16 << 10;
+/// How long a client may leave its events unread.
+const SLOW_CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest set of distributions that a target may send in one reply: what a message can hold.
+const MAX_DISTRIBUTION_BYTES: usize = tandem_proto::MAX_MESSAGE_BYTES;
+
+/// Generates with a pair of models, for the clients of every API.
+pub(crate) struct GenerationService {
+    pub(crate) pair: Pair,
+    pub(crate) admission: AdmissionControl,
+    /// The longest that a request may take.
+    pub(crate) request_timeout: Duration,
+    /// What clients call the model.
+    pub(crate) model: String,
+    pub(crate) access: Access,
+    pub(crate) metrics: Arc<GenerationMetrics>,
+}
+
+/// When a request arrived, and when it must have ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    at: Instant,
+    deadline: Instant,
+}
+
+/// An event of one of the sequences of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct SequenceEvent {
+    /// Which of the sequences: those of the first prompt come first.
+    pub(crate) index: usize,
+    pub(crate) event: Event,
+}
+
+/// The events of a request. An error is the last item.
+pub(crate) type EventStream = ReceiverStream<Result<SequenceEvent, ServiceError>>;
+type EventSender = mpsc::Sender<Result<SequenceEvent, ServiceError>>;
+
+/// What runs here and on the workers.
+pub(crate) struct Status {
+    pub(crate) running: usize,
+    pub(crate) queued: usize,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) target_model: String,
+    /// Empty while no draft has answered.
+    pub(crate) draft_model: String,
+    pub(crate) vocab_size: u32,
+    pub(crate) context_length: usize,
+    /// Whether the model has a chat template.
+    pub(crate) chat: bool,
 }
 
 impl GenerationService {
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, KeyError> {
-        self.front.caller(request.metadata().as_ref(), request.remote_addr().map(|address| address.ip()))
+    /// A request that arrives now, and may take no longer than `timeout`.
+    pub(crate) fn arrival(&self, timeout: Option<Duration>) -> Arrival {
+        let at = Instant::now();
+        let timeout = timeout.map_or(self.request_timeout, |timeout| timeout.min(self.request_timeout));
+        Arrival { at, deadline: at + timeout }
+    }
+
+    /// The client of a request, by the key in its `headers`.
+    pub(crate) fn identify(
+        &self,
+        headers: &HeaderMap,
+        address: Option<IpAddr>,
+    ) -> Result<ClientIdentity, KeyError> {
+        self.access.identify(headers.get("authorization").map(HeaderValue::as_bytes), address)
+    }
+
+    /// Whether a request could be served now; the error says why not.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        self.pair.ready()
+    }
+
+    /// Counts a request that was refused before it was understood.
+    pub(crate) fn refused(&self, error: &ServiceError) {
+        self.metrics.failed(None, error.kind());
+    }
+
+    /// Generates the sequences that `requests` ask for, side by side. Dropping the stream cancels them. The `headers` may name a trace
+    /// to continue.
+    pub(crate) async fn generate(
+        self: &Arc<Self>,
+        requests: Vec<GenerateRequest>,
+        arrival: Arrival,
+        client: &ClientIdentity,
+        headers: &HeaderMap,
+    ) -> Result<EventStream, ServiceError> {
+        self.check_model(&requests).inspect_err(|error| self.refused(error))?;
+        let (span, observers) = observe(&self.metrics, &self.model, &requests, headers);
+        let admitted = self.admit(requests, arrival, client).instrument(span.clone()).await;
+        let admitted = admitted.inspect_err(|error| {
+            span.in_scope(|| log(error));
+            observers.iter().for_each(|observer| observer.failed(error.kind()));
+        })?;
+        let (sender, stream) = mpsc::channel(BUFFERED_EVENTS);
+        for (index, (planned, observer)) in admitted.sequences.into_iter().zip(observers).enumerate() {
+            observer.admitted(&planned.open);
+            let span = observer.span();
+            let events = Events { index, sender: sender.clone() };
+            let sequence =
+                Sequence { service: self.clone(), arrival, admitted: admitted.at, events, observer };
+            tokio::spawn(sequence.run(planned).instrument(span));
+        }
+        Ok(ReceiverStream::new(stream))
+    }
+
+    fn check_model(&self, requests: &[GenerateRequest]) -> Result<(), ServiceError> {
+        let requested = requests.iter().filter_map(|request| request.model.as_ref());
+        match requested.into_iter().find(|&model| *model != self.model) {
+            Some(requested) => Err(self.model_not_found(requested)),
+            None => Ok(()),
+        }
+    }
+
+    /// The error about a model that is not served here.
+    pub(crate) fn model_not_found(&self, requested: &str) -> ServiceError {
+        GenerateError::ModelNotFound { requested: requested.to_owned(), served: self.model.clone() }.into()
+    }
+
+    /// Acquires permits and quota for the sequences of `requests`, and tokenizes their prompts.
+    async fn admit(
+        self: &Arc<Self>,
+        requests: Vec<GenerateRequest>,
+        arrival: Arrival,
+        client: &ClientIdentity,
+    ) -> Result<Admitted, ServiceError> {
+        let sequences: usize = requests.iter().map(|request| request.n).sum();
+        // Queued generations count too: a key's limit is on what it requests at once.
+        let mut quota = client.reserve(sequences)?;
+        let permits = u32::try_from(sequences).unwrap_or(u32::MAX);
+        let acquire = self.admission.acquire(client.address(), permits).instrument(trace_span!("wait"));
+        let permit = until(arrival.deadline, acquire).await??;
+        let at = Instant::now();
+        let (permit, opens) = until(arrival.deadline, self.read(requests, client, permit)).await??;
+
+        let tokens: Vec<(usize, usize)> =
+            opens.iter().map(|(_, open)| (open.prompt.len(), open.max_new_tokens)).collect();
+        let prompt_tokens = tokens.iter().fold(0usize, |sum, t| sum.saturating_add(t.0));
+        let new_tokens = tokens.iter().fold(0usize, |sum, t| sum.saturating_add(t.1));
+        quota.reserve(prompt_tokens, new_tokens)?;
+        let rights = quota.split(&tokens).into_iter().zip(permit.split());
+        let sequences = opens.into_iter().zip(rights);
+        let sequences =
+            sequences.map(|((request, open), (quota, permit))| Planned { request, open, quota, permit });
+        Ok(Admitted { at, sequences: sequences.collect() })
+    }
+
+    /// What workers are sent for each sequence. The permit goes along with the work: a client that leaves meanwhile does not release it
+    /// before the work is done.
+    async fn read(
+        self: &Arc<Self>,
+        requests: Vec<GenerateRequest>,
+        client: &ClientIdentity,
+        mut permit: Permit,
+    ) -> Result<(Permit, Vec<(Arc<GenerateRequest>, OpenSession)>), ServiceError> {
+        let mut sequences = Vec::new();
+        for request in requests {
+            self.access.log_prompt(client, &request.input);
+            let prompt;
+            (prompt, permit) = self.tokenize(&request.input, permit).await?;
+            let open = open_session(&self.pair, &request, prompt)?;
+            let request = Arc::new(request);
+            // Each sequence is what it would be alone, with a seed of its own.
+            for i in 0..request.n as u64 {
+                let open = OpenSession { seed: open.seed.wrapping_add(i), ..open.clone() };
+                sequences.push((request.clone(), open));
+            }
+        }
+        Ok((permit, sequences))
+    }
+
+    /// The tokens of a prompt.
+    async fn tokenize(
+        self: &Arc<Self>,
+        input: &Input,
+        permit: Permit,
+    ) -> Result<(Vec<TokenId>, Permit), GenerateError> {
+        let bytes = match input {
+            Input::Tokens(tokens) => return Ok((tokens.clone(), permit)),
+            Input::Text(text) => text.len(),
+            Input::Chat(messages) => messages.iter().map(|m| m.role.len() + m.content.len()).sum(),
+        };
+        if bytes <= INLINE_PROMPT_BYTES {
+            return Ok((self.encode(input)?, permit));
+        }
+        let service = self.clone();
+        let input = input.clone();
+        let encoding = tokio::task::spawn_blocking(move || Ok((service.encode(&input)?, permit)));
+        encoding.await.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
+    }
+
+    fn encode(&self, input: &Input) -> Result<Vec<TokenId>, GenerateError> {
+        let encoding = match input {
+            Input::Tokens(tokens) => return Ok(tokens.clone()),
+            Input::Text(text) => self.pair.tokenizer.encode(text.as_str(), true),
+            Input::Chat(messages) => {
+                let chat = self.pair.chat.as_ref().ok_or_else(|| self.no_chat_template())?;
+                // The template sets the special tokens itself.
+                self.pair.tokenizer.encode(chat.render(messages)?, false)
+            }
+        };
+        let encoding = encoding.map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
+    }
+
+    fn no_chat_template(&self) -> InvalidRequest {
+        let predicate = format!(
+            "are not supported by {}, which has no chat template, neither in tokenizer_config.json nor in chat_template.jinja: \
+             send a prompt instead",
+            self.model
+        );
+        InvalidRequest::new(Field::Messages, predicate)
+    }
+
+    /// What runs here and on the workers.
+    pub(crate) async fn status(&self) -> Status {
+        Status {
+            running: self.admission.in_use(),
+            queued: self.admission.queued(),
+            workers: self.pair.workers().await,
+            target_model: self.pair.target.model_id.clone(),
+            draft_model: self.pair.draft().model_id,
+            vocab_size: self.pair.vocab(),
+            context_length: self.pair.context(),
+            chat: self.pair.chat.is_some(),
+        }
     }
 }
 
-/// The deadline that a client gave.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    timeout(metadata.get("grpc-timeout")?.to_str().ok()?)
+/// Awaits `work`, but not beyond the deadline of the request.
+async fn until<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, GenerateError> {
+    tokio::time::timeout_at(deadline, work).await.map_err(|_| GenerateError::DeadlineExceeded)
 }
 
-/// `grpc-timeout`: at most eight digits and a unit (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
-fn timeout(value: &str) -> Option<Duration> {
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    let n: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(n * 3600),
-        "M" => Duration::from_secs(n * 60),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
+/// A request that may run.
+struct Admitted {
+    /// When it was admitted.
+    at: Instant,
+    sequences: Vec<Planned>,
+}
+
+/// A sequence before it begins, with what it holds until it ends.
+struct Planned {
+    request: Arc<GenerateRequest>,
+    open: OpenSession,
+    quota: QuotaReservation,
+    permit: Permit,
+}
+
+/// Logs each request that fails, with its trace; as a warning unless the client caused it.
+fn log(error: &ServiceError) {
+    if error.is_client_error() {
+        tracing::info!(%error, trace_id = trace_id(), "generation refused");
+    } else {
+        tracing::warn!(%error, trace_id = trace_id(), "generation failed");
+    }
+}
+
+/// Where the events of one sequence go.
+struct Events {
+    index: usize,
+    sender: EventSender,
+}
+
+impl Events {
+    async fn send(&self, event: Event) -> Result<(), GenerateError> {
+        let event = Ok(SequenceEvent { index: self.index, event });
+        // A client that does not read must not hold its permit for ever.
+        match tokio::time::timeout(SLOW_CLIENT_TIMEOUT, self.sender.send(event)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(GenerateError::Cancelled),
+        }
+    }
+}
+
+/// One sequence of a request, while it is generated.
+struct Sequence {
+    service: Arc<GenerationService>,
+    arrival: Arrival,
+    admitted: Instant,
+    events: Events,
+    observer: RequestObserver,
+}
+
+impl Sequence {
+    async fn run(self, planned: Planned) {
+        let Planned { request, open, mut quota, permit } = planned;
+        let ended = self.run_until_deadline(&request, open, &mut quota).await;
+        drop(permit);
+        drop(quota);
+        if let Err(error) = ended {
+            let error = ServiceError::from(error);
+            log(&error);
+            self.observer.failed(error.kind());
+            // A client that has stopped reading does not learn of the error.
+            let _ = tokio::time::timeout(SLOW_CLIENT_TIMEOUT, self.events.sender.send(Err(error))).await;
+        }
+    }
+
+    async fn run_until_deadline(
+        &self,
+        request: &GenerateRequest,
+        open: OpenSession,
+        quota: &mut QuotaReservation,
+    ) -> Result<(), GenerateError> {
+        tokio::select! {
+            // In this order, so that a sequence whose end and deadline coincide always ends in the same way.
+            biased;
+            result = self.stream(request, open, quota) => result,
+            () = self.events.sender.closed() => Err(GenerateError::Cancelled),
+            () = tokio::time::sleep_until(self.arrival.deadline) => Err(GenerateError::DeadlineExceeded),
+        }
+    }
+
+    async fn stream(
+        &self,
+        request: &GenerateRequest,
+        open: OpenSession,
+        quota: &mut QuotaReservation,
+    ) -> Result<(), GenerateError> {
+        let pair = &self.service.pair;
+        self.events
+            .send(Event::Started(SequenceStart {
+                prompt_tokens: open.prompt.len(),
+                seed: open.seed,
+                method: request.decoding.method(),
+                target_model: pair.target.model_id.clone(),
+                draft_model: pair.draft().model_id,
+            }))
+            .await?;
+        let generation = Generation {
+            open,
+            decoding: request.decoding.clone(),
+            log_probs: request.log_probs,
+            top_log_probs: request.top_log_probs,
+            trace: request.trace,
+            eos: if request.ignore_eos { &[] } else { &pair.eos },
+            stop: &request.stop,
+            tokenizer: &pair.tokenizer,
+            arrived: self.arrival.at,
+            admitted: self.admitted,
+            deadline: self.arrival.deadline,
+            observer: &self.observer,
+        };
+        let (sender, mut chunks) = mpsc::channel::<Chunk>(1);
+        let generating = async {
+            // Moved in, so that the channel closes when the generation ends.
+            let sender = sender;
+            generate(&pair.drafter, &pair.scorer, &generation, &sender).await
+        };
+        let forwarding = async {
+            while let Some(chunk) = chunks.recv().await {
+                quota.spend(chunk.tokens.len());
+                self.events.send(Event::Chunk(chunk)).await?;
+            }
+            Ok::<(), GenerateError>(())
+        };
+        let (finish, ()) = tokio::try_join!(generating, forwarding)?;
+        self.events.send(Event::Finished(Box::new(finish))).await
+    }
+}
+
+/// Fits a request to the models.
+fn open_session(
+    pair: &Pair,
+    request: &GenerateRequest,
+    prompt: Vec<TokenId>,
+) -> Result<OpenSession, InvalidRequest> {
+    let context = pair.context();
+    if prompt.len() >= context {
+        let model = pair.target.model_id.clone();
+        let problem = Problem::ContextLength { tokens: prompt.len(), context, model };
+        return Err(InvalidRequest { field: Field::Prompt, problem });
+    }
+    let vocab = pair.vocab();
+    if let Some(token) = prompt.iter().find(|token| token.0 >= vocab) {
+        let predicate = format!("has token {token}, which is outside the vocabulary of {vocab}");
+        return Err(InvalidRequest::new(Field::PromptTokens, predicate));
+    }
+    check_distributions(request, vocab)?;
+    Ok(OpenSession {
+        max_new_tokens: request.max_new_tokens.min(context - prompt.len()),
+        prompt,
+        max_tree_nodes: request.decoding.max_tree_nodes(),
+        sampling: request.sampling,
+        seed: request.seed.unwrap_or_else(rand::random),
+        vocab_limit: Some(vocab as usize),
     })
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<v1::GenerateResponse, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Generation for GenerationService {
-    type GenerateStream = Events;
-
-    async fn generate(&self, request: Request<v1::GenerateRequest>) -> Result<Response<Events>, Status> {
-        let arrival = self.front.arrival(deadline(request.metadata()));
-        let caller = self.caller(&request)?;
-        let (metadata, _, request) = request.into_parts();
-        let events = self.front.generate(vec![request], (arrival, &caller), metadata.as_ref()).await?;
-        Ok(Response::new(Box::pin(events)))
+/// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to be
+/// read. (Top-p alone may keep many tokens too; a reply that is too large then fails.)
+fn check_distributions(request: &GenerateRequest, vocab: u32) -> Result<(), InvalidRequest> {
+    /// An f32; without filters tokens are not named.
+    const BYTES_PER_TOKEN: usize = 4;
+    let uses_candidates = matches!(request.decoding.drafting(), Some(Drafting::Candidates { .. }));
+    if !uses_candidates || request.sampling.is_greedy() || request.sampling.filters(vocab as usize) {
+        return Ok(());
     }
-
-    async fn get_status(
-        &self,
-        request: Request<v1::GetStatusRequest>,
-    ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        self.caller(&request)?;
-        Ok(Response::new(self.front.status().await))
+    let rows = request.decoding.max_tree_nodes() + 1;
+    let bytes = rows * vocab as usize * BYTES_PER_TOKEN;
+    if bytes <= MAX_DISTRIBUTION_BYTES {
+        return Ok(());
     }
-}
-
-/// Serves generations by `pair`, over HTTP too if there is a listener for it.
-pub fn serving(
-    pair: Pair,
-    args: &OrchestratorArgs,
-    http: Option<(TcpListener, Option<ServerTls>)>,
-) -> Serving {
-    tracing::info!(target = pair.target.model_id, draft = pair.draft().model_id, "serving");
-    let admission = AdmissionControl::new(args.admission());
-    let model = args.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
-    let longest = args.limits.max_request_seconds;
-    let generations = Arc::new(GenerationMetrics::new());
-    let access = args.access.clone();
-    let front =
-        Arc::new(Front { pair, admission: admission.clone(), longest, model, access, metrics: generations });
-    let metrics = orchestrator_metrics(front.clone(), args.serve.metrics_alias.clone());
-    let service = GenerationServer::new(GenerationService { front: front.clone() });
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(service.max_decoding_message_size(MAX_MESSAGE_BYTES));
-    Serving {
-        name: "tandem.v1.Generation",
-        routes,
-        descriptors: FILE_DESCRIPTOR_SET,
-        admission: vec![admission],
-        metrics,
-        http: http.map(|(listener, tls)| Http {
-            listener,
-            tls,
-            ready: http::readiness(front.clone()),
-            routes: http::routes(front),
-        }),
-        grace: args.serve.shutdown_grace(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deadlines_are_read_as_grpc_writes_them() {
-        let cases = [
-            ("5S", Some(5000)),
-            ("2M", Some(120_000)),
-            ("1H", Some(3_600_000)),
-            ("99999999m", Some(99_999_999)),
-            ("7000u", Some(7)),
-            ("7000000n", Some(7)),
-        ];
-        for (text, milliseconds) in cases {
-            assert_eq!(timeout(text), milliseconds.map(Duration::from_millis), "{text}");
-        }
-        for nonsense in ["", "S", "5", "-1S", "1.5S", "123456789S", "5é", "é"] {
-            assert_eq!(timeout(nonsense), None, "{nonsense}");
-        }
-    }
+    let predicate = format!(
+        "is off, as is top-p, so {} needs {rows} distributions over {vocab} tokens per iteration, {} MiB: set top-k, draft fewer \
+         tokens, or use exact-match, which is lossless too",
+        request.decoding.method(),
+        bytes >> 20
+    );
+    Err(InvalidRequest::new(Field::TopK, predicate))
 }

@@ -1,14 +1,16 @@
-//! The workers: who they are, how they are, and sessions on them that outlive them.
+//! The workers: where they are, how they are, and sessions on them that outlive them.
 
+mod discovery;
 mod endpoint;
-mod live;
+mod failover;
 mod name;
-mod peers;
 mod pool;
-mod role;
-mod session;
-mod watch;
+mod ports;
+mod protocol;
+mod registry;
+mod worker_session;
 
-pub use name::{WorkerKind, WorkerLimits, WorkerName};
-pub use peers::{DraftPool, TargetPool};
-pub(crate) use pool::Pool;
+pub(crate) use endpoint::WorkerState;
+pub use name::{WorkerName, WorkerNames, WorkerTimeouts};
+pub(crate) use pool::{Pool, WorkerStatus};
+pub use ports::{DraftPool, TargetPool};

@@ -2,11 +2,13 @@
 
 use clap::Parser;
 use tandem_serving::init_telemetry;
-use tandem_worker::{WorkerArgs, run_process};
+use tandem_worker::args::WorkerArgs;
+use tandem_worker::{WorkerConfig, run_process};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = WorkerArgs::parse();
-    let _telemetry = init_telemetry(&args.log, "info", "tandem-target")?;
-    Ok(run_process(args, tandem_target_service::serving).await?)
+    let _telemetry = init_telemetry(&args.log.clone().into(), "info", "tandem-target")?;
+    let config = WorkerConfig::from(args);
+    Ok(run_process(config, tandem_target_service::serving).await?)
 }

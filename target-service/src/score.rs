@@ -1,91 +1,97 @@
-//! The work of a step: the target's view of every node.
+//! The work of a target step: scoring a token tree.
 
-use tandem_decoding::{Distribution, JointLogProbs, Purpose, TokenId, TokenTree, log_normalizer};
+use tandem_decoding::{Distribution, JointLogProbs, NodeRows, Purpose, TokenId, TokenTree, log_normalizer};
 use tandem_engine::{Logits, ModelSpec};
-use tandem_proto::{Fault, Scores, TokenLogProbs, TopTokens, Wanted, v1};
-use tandem_worker::{Job, SessionState, engine_fault};
+use tandem_generation::{ScoreRequest, Scores, TokenLogProbs, TopTokens};
+use tandem_worker::{SessionState, StepTask, WorkerError};
 
 /// Scores this tree under the last committed token.
-pub(crate) struct Score {
+pub(crate) struct ScoreTask {
     pub(crate) tree: TokenTree,
-    pub(crate) wanted: Wanted,
+    pub(crate) request: ScoreRequest,
 }
 
-impl Job for Score {
-    type Reply = v1::ScoreTreeResponse;
+impl StepTask for ScoreTask {
+    type Reply = Scores;
 
-    fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), Fault> {
+    fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), WorkerError> {
         state.check_tree(self.tree.len(), self.tree.max_depth(), committed, spec)?;
         state.check_tokens(&self.tree, spec)
     }
 
-    async fn run(self, state: &mut SessionState) -> Result<v1::ScoreTreeResponse, Fault> {
+    async fn run(self, state: &mut SessionState) -> Result<Scores, WorkerError> {
         let tree = &self.tree;
         let committed = state.cache.committed();
         let nodes: Vec<usize> = (0..tree.len()).collect();
-        let logits = state.cache.grow(tree, &nodes).await.map_err(|e| engine_fault(e, "tree"))?;
-        // `p` of the root, then of each node.
-        let p = state.warp(&logits)?;
-        let mut drawn = Vec::with_capacity(p.len());
-        for (row, p) in p.iter().enumerate() {
-            let depth = row.checked_sub(1).map_or(0, |node| tree.depth(node));
-            let uniform = state.draws.uniform(committed + depth, Purpose::TargetToken);
-            drawn.push(state.sampling.pick(p, uniform));
-        }
-        let steps: Vec<f64> =
-            (0..tree.len()).map(|n| p[parent_row(tree, n)].log_prob(tree.tokens()[n])).collect();
-        let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
-        let p = if self.wanted.distributions { p } else { Vec::new() };
-        let log_probs = self.wanted.log_probs.then(|| {
-            let top = self.wanted.top_log_probs;
-            unwarped(tree, (&drawn, &p), &logits, state, top)
+        let logits = state.cache.grow(tree, &nodes).await;
+        let logits = logits.map_err(|error| WorkerError::engine(error, "tree"))?;
+        let p = state.rows(tree, state.warp(&logits)?)?;
+        let drawn = p.map(|node, p| {
+            let depth = node.map_or(0, |node| tree.depth(node));
+            state.sampling.pick(p, state.draws.uniform(committed + depth, Purpose::TargetToken))
         });
-        Ok(Scores { joint, drawn, distributions: p, log_probs }.into())
+        let steps: Vec<f64> =
+            nodes.iter().map(|&node| p.at_parent(tree, node).log_prob(tree.tokens()[node])).collect();
+        let joint = JointLogProbs::from_steps(tree, &steps);
+        let joint = joint.map_err(|e| WorkerError::Internal(e.to_string()))?;
+        let distributions = self.request.distributions.then_some(p);
+        let log_probs = match self.request.log_probs {
+            true => Some(token_log_probs(&self, &drawn, distributions.as_ref(), &logits, state)?),
+            false => None,
+        };
+        Ok(Scores { joint, drawn, distributions, log_probs })
     }
 }
 
-/// The row of logits that judges `node`: row 0 is the root's, row `i + 1` node `i`'s.
-fn parent_row(tree: &TokenTree, node: usize) -> usize {
-    tree.parents()[node].map_or(0, |parent| parent + 1)
+/// A row of logits, of the allowed tokens, and its log-sum-exp.
+struct Row<'a> {
+    logits: &'a [f32],
+    normalizer: f64,
 }
 
-fn unwarped(
-    tree: &TokenTree,
-    (drawn, p): (&[TokenId], &[Distribution]),
+impl Row<'_> {
+    /// Under the unwarped softmax. A token outside the vocabulary that both models have is impossible.
+    fn log_prob(&self, token: TokenId) -> f64 {
+        let logit = self.logits.get(token.0 as usize);
+        logit.map_or(f64::NEG_INFINITY, |&logit| f64::from(logit) - self.normalizer)
+    }
+}
+
+fn token_log_probs(
+    task: &ScoreTask,
+    drawn: &NodeRows<TokenId>,
+    distributions: Option<&NodeRows<Distribution>>,
     logits: &Logits,
     state: &SessionState,
-    top: usize,
-) -> TokenLogProbs {
-    let rows: Vec<&[f32]> = logits.rows().map(|row| state.possible(row)).collect();
-    let normalizers: Vec<f64> = rows.iter().map(|row| log_normalizer(row)).collect();
-    // A token beyond the vocabulary that both models have is impossible.
-    let log_prob = |row: usize, token: TokenId| {
-        rows[row].get(token.0 as usize).map_or(f64::NEG_INFINITY, |&x| f64::from(x) - normalizers[row])
+) -> Result<TokenLogProbs, WorkerError> {
+    let tree = &task.tree;
+    let rows = logits.rows().map(|row| {
+        let logits = state.allowed(row);
+        Row { logits, normalizer: log_normalizer(logits) }
+    });
+    let rows = state.rows(tree, rows.collect())?;
+    let offset = |node: Option<usize>, p: &Distribution| match p.iter().next() {
+        Some((token, warped)) => state.sampling.unwarping_offset(rows.at(node).log_prob(token), warped),
+        None => 0.0,
     };
-    let scale = state.sampling.likelihood_temperature();
-    let offset = |(row, p): (usize, &Distribution)| {
-        p.iter().next().map_or(0.0, |(token, warped)| log_prob(row, token) - scale * warped)
-    };
-    TokenLogProbs {
-        nodes: (0..tree.len()).map(|n| log_prob(parent_row(tree, n), tree.tokens()[n])).collect(),
-        drawn: drawn.iter().enumerate().map(|(row, &token)| log_prob(row, token)).collect(),
-        distribution_offsets: p.iter().enumerate().map(offset).collect(),
-        top: match top {
-            0 => Vec::new(),
-            n => rows
-                .iter()
-                .zip(&normalizers)
-                .map(|(row, &normalizer)| likeliest(row, normalizer, n))
-                .collect(),
+    let nodes =
+        (0..tree.len()).map(|node| rows.at_parent(tree, node).log_prob(tree.tokens()[node])).collect();
+    Ok(TokenLogProbs {
+        nodes,
+        drawn: drawn.map(|node, &token| rows.at(node).log_prob(token)),
+        distribution_offsets: distributions.map(|p| p.map(offset)),
+        top: match task.request.top_log_probs {
+            0 => None,
+            n => Some(rows.map(|_, row| likeliest(row.logits, row.normalizer, n))),
         },
-    }
+    })
 }
 
-/// The `n` likeliest tokens of a row of logits, best first; of equal ones the lower id first.
+/// The `n` likeliest tokens of a row of logits, best first; of equal ones, the lower id first.
 fn likeliest(row: &[f32], normalizer: f64, n: usize) -> TopTokens {
     let mut best: Vec<(usize, f32)> = Vec::with_capacity(n + 1);
     for (id, &logit) in row.iter().enumerate() {
-        // Nearly all of a vocabulary ends here.
+        // Nearly every token of a vocabulary ends here.
         if best.len() == n && best.last().is_none_or(|worst| logit <= worst.1) {
             continue;
         }

@@ -1,28 +1,29 @@
-//! The gRPC face.
+//! The gRPC service.
 
 use std::pin::Pin;
 
 use tandem_draft_service::DraftService;
 use tandem_engine::ModelThread;
+use tandem_generation::Scores;
 use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, StepRequest, Worker, WorkerArgs, WorkerService};
+use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerError, WorkerService};
 use tokio_stream::Stream;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
-use crate::score::Score;
+use crate::score::ScoreTask;
 
 /// Implements `tandem.v1.Target` on a model.
 pub struct TargetService {
-    worker: Worker<v1::ScoreTreeResponse>,
+    worker: Worker<Scores>,
 }
 
 impl TargetService {
-    /// The service on `worker`.
-    pub fn new(worker: Worker<v1::ScoreTreeResponse>) -> Self {
+    /// The target service of `worker`.
+    pub fn new(worker: Worker<Scores>) -> Self {
         Self { worker }
     }
 }
@@ -71,8 +72,9 @@ impl Target for TargetService {
         let (metadata, _, mut request) = request.into_parts();
         let work = async {
             let step = StepRequest::read(request.handle, request.step, request.commit.take())?;
-            let score = Score { tree: request.take_tree()?, wanted: request.wanted()? };
-            self.worker.step(step, score).await
+            let task = ScoreTask { tree: request.take_tree()?, request: request.score_request()? };
+            let scores = self.worker.step(step, task).await?;
+            Ok::<_, WorkerError>(scores.into())
         };
         self.worker.calls().answer("ScoreTree", &metadata, work).await
     }
@@ -81,22 +83,24 @@ impl Target for TargetService {
         &self,
         request: Request<v1::CloseSessionRequest>,
     ) -> Result<Response<v1::CloseSessionResponse>, Status> {
-        Ok(Response::new(self.worker.close(request.into_inner())?))
+        let closed = self.worker.close(request.into_inner()).map_err(WorkerError::from)?;
+        Ok(Response::new(closed))
     }
 }
 
-/// Serves scores of `model`. Call it within a runtime.
-pub fn serving(model: ModelThread, args: &WorkerArgs) -> Serving {
+/// A server of scores by `model`. Must be called inside a tokio runtime.
+pub fn serving(model: ModelThread, config: &WorkerConfig) -> Serving {
     let calls = Calls::new();
-    let worker = Worker::new(model.clone(), args.incarnation, args.table_limits(), calls.clone());
-    // For MTJD the target proposes beams of its own: it is its own draft, with sessions of their own on the same model.
-    // Another incarnation: a handle of one face is nothing to the other.
-    let own = Worker::new(model.clone(), !args.incarnation, args.table_limits(), calls.clone());
-    let admission = vec![worker.admission(), own.admission()];
+    let worker = Worker::new(model.clone(), config.incarnation, config.table_limits(), calls.clone());
+    // For MTJD the target proposes beams of its own: it is its own draft, with separate sessions on the same model.
+    // It gets another incarnation, so that a handle of one service is not valid for the other.
+    let own_draft = Worker::new(model.clone(), !config.incarnation, config.table_limits(), calls.clone());
+    let admission = vec![worker.admission(), own_draft.admission()];
     let service = TargetServer::new(TargetService::new(worker)).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let own = DraftServer::new(DraftService::new(own)).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let own_draft =
+        DraftServer::new(DraftService::new(own_draft)).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();
-    routes.add_service(service).add_service(own);
-    let face = WorkerService { service: "target", name: "tandem.v1.Target", routes, admission, calls };
-    tandem_worker::serving(face, &model, args)
+    routes.add_service(service).add_service(own_draft);
+    let service = WorkerService { service: "target", name: "tandem.v1.Target", routes, admission, calls };
+    tandem_worker::serving(service, &model, config)
 }

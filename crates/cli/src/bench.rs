@@ -1,19 +1,20 @@
-//! `tandem bench`: loads an orchestrator, and says what its clients see.
+//! `tandem bench`: puts load on an orchestrator and measures what its clients observe.
 //!
-//! Levels follow each other, at each level the methods do, and before each the server is warmed up. Every level sends the same
-//! requests in the same order. The throughput of a level counts from its first request to the end of its last one, as other load
-//! generators do; what is still running when the duration is over is waited for.
+//! The levels run one after the other, and at each level the methods do. The server is warmed up before each
+//! of them. Every level sends the same requests in the same order. Like in other load generators, the
+//! throughput of a level counts from the start of its first request to the end of its last: requests that are
+//! still running after the duration are waited for.
 
 mod args;
 mod figures;
 mod lengths;
+mod level_bar;
 mod load;
 mod output;
-mod progress;
 mod report;
 mod request;
+mod server_load;
 mod summary;
-mod watch;
 mod workload;
 
 use std::path::Path;
@@ -30,41 +31,41 @@ use tokio::time::Instant;
 pub use self::args::Args;
 use self::args::{Limit, Load};
 use self::figures::Level;
+use self::level_bar::LevelBar;
 use self::load::{STREAMS, Sender, closed, open};
-use self::progress::LevelBar;
 use self::report::Report;
+use self::server_load::LoadMonitor;
 pub use self::summary::Summary;
-use self::watch::Watch;
 use self::workload::Workload;
 use crate::client::Client;
-use crate::local::{Front, Local};
+use crate::local::{Local, LocalConfig};
 use crate::output::DIM;
 
-/// When a run was interrupted: what the shell reports for Ctrl-C.
+/// Exit code of an interrupted run: what a shell reports for Ctrl-C.
 const INTERRUPTED: u8 = 130;
-/// Numbers of the requests that warm up: others than those that count.
-const WARM_UP: u64 = 1 << 62;
-/// Of these, at once before a level of an open loop.
-const WARM_UP_PLACES: usize = 4;
+/// First number of the requests that warm up, so that they differ from the measured ones.
+const FIRST_WARM_UP: u64 = 1 << 62;
+/// Concurrency of the warm-up before a level of an open loop.
+const WARM_UP_CONCURRENCY: usize = 4;
 
-/// Runs all levels, and shows and writes what came of them.
+/// Runs all levels, then shows and writes the results.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log, "warn")?;
-    // What is wrong with the flags or the files is said before models are loaded.
+    init_logging(&args.log.clone().into(), "warn")?;
+    // Check flags and files before models are loaded.
     let methods = args.methods()?;
     args.sampling()?;
-    let texts = args.texts()?;
+    let prompts = args.load_prompts()?;
     if let Some(path) = &args.json {
         check_writable(path)?;
     }
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), !args.quiet()).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, !args.quiet()).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut status = args.access.connect(&url).await?;
-    let models = watch::status(&mut status).await?;
-    let workload = Arc::new(Workload::new(&args, texts, &models)?);
+    let models = server_load::status(&mut status).await?;
+    let workload = Arc::new(Workload::new(&args, prompts, &models)?);
     let mut report = Report::new(&args, models)?;
     let clients = clients(&url, &args).await?;
     let mut bench = Bench { args: &args, status, clients, workload };
@@ -78,17 +79,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(local) = local {
         local.stop().await?;
     }
+    exit_code(&report)
+}
+
+fn exit_code(report: &Report) -> anyhow::Result<ExitCode> {
     if !report.complete {
-        anstream::eprintln!("{DIM}interrupted: levels are missing{}", DIM.render_reset());
+        anstream::eprintln!("{DIM}interrupted: some levels are missing{}", DIM.render_reset());
         return Ok(ExitCode::from(INTERRUPTED));
     }
     if report.levels.iter().all(|level| level.requests.completed == 0) {
-        bail!("no request was completed: the errors of the report say why");
+        bail!("no request was completed: see the errors in the report");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Before an hour of load, not behind it. What the file holds is replaced at the end alone.
+/// Checks that the report can be written, before an hour of load rather than after it. The contents of the
+/// file are only replaced at the end.
 fn check_writable(path: &Path) -> anyhow::Result<()> {
     if path.as_os_str() != "-" {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
@@ -97,7 +103,7 @@ fn check_writable(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As many connections as the level with the most requests needs.
+/// As many connections as the level with the most concurrent requests requires.
 async fn clients(url: &str, args: &Args) -> anyhow::Result<Arc<[Client]>> {
     let in_flight = args.loads().into_iter().map(|load| match load {
         Load::Concurrency(requests) => requests,
@@ -112,14 +118,14 @@ async fn clients(url: &str, args: &Args) -> anyhow::Result<Arc<[Client]>> {
 
 struct Bench<'a> {
     args: &'a Args,
-    /// A connection of its own: questions do not wait behind requests.
+    /// A separate connection, so that status polls do not queue after requests.
     status: Client,
     clients: Arc<[Client]>,
     workload: Arc<Workload>,
 }
 
 impl Bench<'_> {
-    /// All levels, into `levels`; false if the user interrupted.
+    /// Runs all levels and adds them to `levels`; false if the user interrupted.
     async fn sweep(&mut self, methods: &[DecodingParams], levels: &mut Vec<Level>) -> anyhow::Result<bool> {
         let mut interrupted = pin!(tokio::signal::ctrl_c());
         for load in self.args.loads() {
@@ -136,10 +142,15 @@ impl Bench<'_> {
     async fn level(&mut self, load: Load, method: &DecodingParams) -> anyhow::Result<Level> {
         let decoding = decoding_to_wire(method);
         self.warm_up(load, self.sender(&decoding, LevelBar::hidden())).await?;
-        let (name, limit) = (method.method.to_string(), self.args.limit());
-        let bar = LevelBar::new(&format!("{name}, {load}"), limit, !self.args.quiet());
+        let name = method.method.to_string();
+        let limit = self.args.limit();
+        let bar = if self.args.quiet() {
+            LevelBar::hidden()
+        } else {
+            LevelBar::new(&format!("{name}, {load}"), limit)
+        };
         let sender = self.sender(&decoding, bar.clone());
-        let mut watch = Watch::default();
+        let mut monitor = LoadMonitor::default();
         let start = Instant::now();
         let running = async {
             match load {
@@ -151,21 +162,22 @@ impl Bench<'_> {
         };
         let outcomes = tokio::select! {
             outcomes = running => outcomes?,
-            never = watch.run(&mut self.status) => match never {},
+            never = monitor.run(&mut self.status) => match never {},
         };
         let wall = start.elapsed();
         bar.clear();
-        Ok(Level::new(name, load, &outcomes, wall, watch.fullness()))
+        Ok(Level::new(name, load, &outcomes, wall, monitor.load()))
     }
 
-    /// What goes wrong here goes wrong in the level too, where it is counted.
+    /// Sends requests that are not measured. Their failures are ignored: the level will have them too.
     async fn warm_up(&self, load: Load, sender: Sender) -> anyhow::Result<()> {
-        let places = match load {
+        let concurrency = match load {
             Load::Concurrency(requests) => requests,
-            Load::Rate(_) => WARM_UP_PLACES,
+            Load::Rate(_) => WARM_UP_CONCURRENCY,
         };
-        let places = places.min(usize::try_from(self.args.warmup).unwrap_or(usize::MAX));
-        closed(&sender, places, Limit::Requests(self.args.warmup), WARM_UP).await.map(|_| ())
+        let concurrency = concurrency.min(usize::try_from(self.args.warmup).unwrap_or(usize::MAX));
+        closed(&sender, concurrency, Limit::Requests(self.args.warmup), FIRST_WARM_UP).await?;
+        Ok(())
     }
 
     fn sender(&self, decoding: &v1::DecodingParams, bar: LevelBar) -> Sender {

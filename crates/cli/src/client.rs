@@ -1,4 +1,4 @@
-//! One generation through the public API.
+//! A client of the public gRPC API.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
-use tandem_serving::{ClientTls, ClientTlsFiles, carry_on};
+use tandem_serving::{ClientTls, ClientTlsFiles, inject_trace_context};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -18,30 +18,30 @@ use tonic::{Code, IntoRequest, Request, Status};
 /// A connection to an orchestrator.
 pub type Client = GenerationClient<InterceptedService<Channel, ApiKey>>;
 
-/// TLS to services elsewhere.
+/// TLS for connections to services in other processes.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct EndpointTlsArgs {
-    /// CA certificates of an https:// endpoint, PEM [default: those of the system]
-    #[arg(long, env = "TANDEM_TLS_CA", value_name = "FILE")]
+    /// CA certificates to verify an https:// endpoint, PEM [default: those of the system]
+    #[arg(long, env = "TANDEM_ENDPOINT_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
 
-    /// Certificate to show to an endpoint that asks for one (mutual TLS), PEM
-    #[arg(long, env = "TANDEM_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    /// Client certificate for an endpoint that requires one (mutual TLS), PEM
+    #[arg(long, env = "TANDEM_ENDPOINT_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
-    /// Key of that certificate, PEM
-    #[arg(long, env = "TANDEM_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    /// Private key of that certificate, PEM
+    #[arg(long, env = "TANDEM_ENDPOINT_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 }
 
-/// What an orchestrator elsewhere may ask for.
+/// Credentials for an orchestrator in another process.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct AccessArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "flattened")]
     pub tls: EndpointTlsArgs,
 
-    /// Key of the API; in the environment other users of this machine do not see it
+    /// API key; other users of this machine can see it on the command line, but not in the environment
     #[arg(
         long,
         env = "TANDEM_API_KEY",
@@ -53,7 +53,7 @@ pub struct AccessArgs {
     pub api_key: ApiKey,
 }
 
-/// Puts a key on every request, if there is one. Is not shown.
+/// Adds the API key, if there is one, to every request. Its `Debug` output hides the key.
 #[derive(Clone, Default)]
 pub struct ApiKey(Option<MetadataValue<Ascii>>);
 
@@ -65,7 +65,8 @@ impl FromStr for ApiKey {
             return Ok(Self(None));
         }
         let header = format!("Bearer {key}").parse();
-        let mut header: MetadataValue<Ascii> = header.map_err(|_| "it has characters that no key has")?;
+        let mut header: MetadataValue<Ascii> =
+            header.map_err(|_| "an API key must consist of printable ASCII characters")?;
         header.set_sensitive(true);
         Ok(Self(Some(header)))
     }
@@ -86,24 +87,24 @@ impl Interceptor for ApiKey {
     }
 }
 
-/// All that a generation said.
+/// Everything that a generation returned.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
-    /// First.
+    /// The first event.
     pub started: v1::Started,
-    /// Of all chunks.
+    /// Text of all chunks.
     pub text: String,
-    /// Of all chunks.
+    /// Tokens of all chunks.
     pub token_ids: Vec<u32>,
-    /// Of all chunks, if asked for.
+    /// Log-probabilities of all chunks, if requested.
     pub log_probs: Vec<f64>,
-    /// Of all chunks, if asked for.
+    /// Iterations of all chunks, if requested.
     pub iterations: Vec<v1::Iteration>,
-    /// Last.
+    /// The last event.
     pub finished: v1::Finished,
 }
 
-/// Connects to the orchestrator at `url`, which asks for nothing.
+/// Connects to the orchestrator at `url` without credentials.
 pub async fn connect(url: &str) -> anyhow::Result<Client> {
     AccessArgs::default().connect(url).await
 }
@@ -121,9 +122,12 @@ impl AccessArgs {
 impl EndpointTlsArgs {
     /// Connects to the service at `url`, over TLS if it is https://.
     pub async fn connect(&self, url: &str) -> anyhow::Result<Channel> {
-        let wrong =
-            || format!("{url:?} is no URL of a service: write it like http://host:7700 or https://host:7700");
-        let uri: Uri = url.parse().with_context(wrong)?;
+        let invalid = || {
+            format!(
+                "{url:?} is not a valid URL of a service: write it like http://host:7700 or https://host:7700"
+            )
+        };
+        let uri: Uri = url.parse().with_context(invalid)?;
         match (uri.scheme_str(), uri.host()) {
             (Some("https"), Some(host)) => {
                 let identity = self.tls_cert.clone().zip(self.tls_key.clone());
@@ -132,29 +136,32 @@ impl EndpointTlsArgs {
                 Ok(Endpoint::from(uri).connect_with_connector(connector).await?)
             }
             (Some("http"), Some(_)) => Ok(Endpoint::from(uri).connect().await?),
-            _ => bail!(wrong()),
+            _ => bail!(invalid()),
         }
     }
 
-    /// What may be missing. With TLS 1.3 a server that wants a certificate says so only behind the handshake, by hanging up.
+    /// A hint for an error that a missing client certificate may have caused.
+    ///
+    /// With TLS 1.3 a server that requires a certificate rejects the client only after the handshake, by closing the
+    /// connection.
     pub fn hint(&self, url: &str, status: &Status) -> &'static str {
-        let hung_up = matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable);
-        if hung_up && url.starts_with("https:") && self.tls_cert.is_none() {
-            "; if the server asks for client certificates, give --tls-cert and --tls-key"
+        let closed = matches!(status.code(), Code::Cancelled | Code::Unknown | Code::Unavailable);
+        if closed && url.starts_with("https:") && self.tls_cert.is_none() {
+            "; if the server requires client certificates, give --tls-cert and --tls-key"
         } else {
             ""
         }
     }
 }
 
-/// Runs `request` to its end, in the trace of the present span; `on_text` sees the text as it comes.
+/// Runs `request` to its end as part of the current span's trace. `on_text` receives the text as it arrives.
 pub async fn generate(
     client: &mut Client,
     request: impl IntoRequest<v1::GenerateRequest>,
     mut on_text: impl FnMut(&str),
 ) -> Result<Answer, Status> {
     let mut request = request.into_request();
-    carry_on(request.metadata_mut().as_mut());
+    inject_trace_context(request.metadata_mut().as_mut());
     let mut events = client.generate(request).await?.into_inner();
     let mut answer = Answer::default();
     while let Some(response) = events.message().await? {
@@ -174,5 +181,5 @@ pub async fn generate(
             None => {}
         }
     }
-    Err(Status::unavailable("the orchestrator ended the stream without finishing the text"))
+    Err(Status::unavailable("the orchestrator ended the stream before the generation was finished"))
 }

@@ -1,4 +1,4 @@
-//! Flags of a decoding method.
+//! Flags of the decoding method.
 
 use tandem_decoding::{DecodingParams, Expansion, Method, Reference};
 
@@ -21,11 +21,11 @@ pub struct DecodingArgs {
     #[arg(long, default_value_t = 0.5, value_name = "TAU")]
     pub threshold: f64,
 
-    /// How beams are chosen, and candidates drawn: sampled, sampled-with-replacement (as the paper's code does), top
+    /// How beams are chosen, and candidates drawn: sampled, sampled-with-replacement (like the code of the paper), top
     #[arg(long, default_value_t = Expansion::Sampled { replacement: false })]
     pub beams: Expansion,
 
-    /// Which levels mmtad accepts by: best-beam, max
+    /// Reference of mmtad's acceptance: best-beam, max
     #[arg(long, default_value_t = Reference::BestBeam)]
     pub reference: Reference,
 
@@ -35,7 +35,7 @@ pub struct DecodingArgs {
 }
 
 impl DecodingArgs {
-    /// The same, not checked yet.
+    /// The parameters, not yet checked.
     pub fn params(&self) -> DecodingParams {
         DecodingParams {
             method: self.method,

@@ -1,18 +1,18 @@
-//! `tandem doctor`: is this machine and this pair fit, and what does a pass cost?
+//! `tandem doctor`: checks whether this machine and this pair of models work, and what a forward pass costs.
 
 mod checks;
+mod subject;
 mod timing;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tandem_engine::{
-    Decoder, DeviceChoice, EngineConfig, Kernels, LoadOptions, ModelSource, WeightDtype, instruction_set,
-};
+use tandem_engine::{Decoder, instruction_set};
 
-use crate::local::PairArgs;
+use self::checks::Check;
+use self::subject::Subject;
+use self::timing::Timing;
 use crate::output::{BAD, DIM, GOOD};
-use checks::Check;
-use timing::Timing;
+use crate::pair::PairArgs;
 
 /// Flags of `tandem doctor`.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,23 +20,23 @@ pub struct Args {
     #[command(flatten)]
     pair: PairArgs,
 
-    /// Tokens in the cache while passes are timed
+    /// Tokens in the KV cache while passes are timed
     #[arg(long, default_value_t = 200, value_name = "TOKENS")]
     prefix: usize,
 
-    /// Timed passes of each kind, of which the median is shown
+    /// Number of timed passes of each size, of which the median is shown
     #[arg(long, default_value_t = 30, value_name = "N")]
     repeats: usize,
 
-    /// Processors that a pass may use [default: all]
-    #[arg(long, env = "MODEL_THREADS", value_name = "N")]
+    /// CPU threads that a pass may use [default: one per available CPU]
+    #[arg(long, env = "TANDEM_MODEL_THREADS", value_name = "N")]
     threads: Option<usize>,
 
-    /// Time candle's own CPU kernels too
+    /// Also time candle's own CPU kernels
     #[arg(long)]
     stock: bool,
 
-    /// One JSON object instead of tables
+    /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
 }
@@ -50,92 +50,61 @@ struct Report {
     timings: Vec<Timing>,
 }
 
-/// One model under examination.
-struct Patient {
-    role: &'static str,
-    name: String,
-    source: ModelSource,
-    device: DeviceChoice,
-    dtype: WeightDtype,
-    model: Decoder,
-}
-
-/// Checks and times; an error if a check failed.
+/// Checks and times both models; an error if a check failed.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or(available);
     Decoder::use_threads(threads);
-    if !args.json {
+    let show = !args.json;
+    if show {
         anstream::println!(
-            "{threads} of {available} processors, {}, {}",
+            "{threads} of {available} CPUs, {}, {}",
             instruction_set(),
             if cfg!(feature = "cuda") { "built with CUDA" } else { "built without CUDA" }
         );
     }
-    let patients = [("target", args.pair.target_model()?), ("draft", args.pair.draft_model()?)];
-    let patients = patients
-        .into_iter()
-        .map(|(role, model)| Patient::load(role, &model).with_context(|| format!("loading the {role}")))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let mut report = Report {
-        threads,
-        instruction_set: instruction_set(),
-        built_with_cuda: cfg!(feature = "cuda"),
-        checks: Vec::new(),
-        timings: Vec::new(),
-    };
-    report.checks.extend(checks::tokenizers_agree(&patients[0].model, &patients[1].model));
-    for patient in &patients {
-        report.checks.extend(checks::examine(patient)?);
+    let target = Subject::load("target", &args.pair.target_model()?).context("loading the target")?;
+    let draft = Subject::load("draft", &args.pair.draft_model()?).context("loading the draft")?;
+    let checks = check(&target, &draft)?;
+    if show {
+        checks.iter().for_each(show_check);
     }
-    for check in report.checks.iter().filter(|_| !args.json) {
-        let (mark, style) = if check.passed { ("ok  ", GOOD) } else { ("FAIL", BAD) };
-        anstream::println!("{style}{mark}{} {}: {}", style.render_reset(), check.name, check.finding);
-    }
-    for patient in &patients {
-        let timing = timing::time(patient, args.prefix, args.repeats, args.stock, !args.json)?;
-        if !args.json {
+    let mut timings = Vec::new();
+    for subject in [&target, &draft] {
+        let timing = timing::time(subject, args.prefix, args.repeats, args.stock, show)?;
+        if show {
             anstream::println!("\n{}", timing.table());
         }
-        report.timings.push(timing);
+        timings.push(timing);
     }
-    if args.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
+    let failed = checks.iter().filter(|check| !check.passed).count();
+    if show {
         anstream::println!(
-            "\n{DIM}medians of {} passes behind {} cached tokens{}",
+            "\n{DIM}medians of {} passes after {} cached tokens{}",
             args.repeats,
             args.prefix,
             DIM.render_reset()
         );
+    } else {
+        let built_with_cuda = cfg!(feature = "cuda");
+        let report = Report { threads, instruction_set: instruction_set(), built_with_cuda, checks, timings };
+        anstream::println!("{}", serde_json::to_string_pretty(&report)?);
     }
-    match report.checks.iter().filter(|c| !c.passed).count() {
+    match failed {
         0 => Ok(()),
-        failed => bail!("{failed} checks failed: do not serve with this pair on this device"),
+        failed => bail!("{failed} checks failed: do not serve this pair on this device"),
     }
 }
 
-impl Patient {
-    fn load(role: &'static str, config: &EngineConfig) -> anyhow::Result<Self> {
-        let source = ModelSource::parse(&config.model_id, config.revision.as_deref())?;
-        let (device, dtype) = (config.device, config.dtype);
-        let options = LoadOptions { device, dtype, ..LoadOptions::default() };
-        let model = Decoder::load(&source, &options)?;
-        Ok(Self { role, name: config.model_id.clone(), source, device, dtype, model })
-    }
+fn check(target: &Subject, draft: &Subject) -> anyhow::Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    checks.extend(checks::tokenizers_agree(&target.model, &draft.model));
+    checks.extend(checks::check_model(target)?);
+    checks.extend(checks::check_model(draft)?);
+    Ok(checks)
+}
 
-    /// The same weights on the CPU with candle's kernels: slow, and nobody else's bugs are ours.
-    fn reference(&self) -> anyhow::Result<Decoder> {
-        let options = LoadOptions {
-            device: DeviceChoice::Cpu,
-            dtype: self.dtype,
-            kernels: Kernels::Candle,
-            progress: None,
-        };
-        Ok(Decoder::load(&self.source, &options)?)
-    }
-
-    fn has_real_weights(&self) -> bool {
-        !matches!(self.source, ModelSource::RandomWeights(_))
-    }
+fn show_check(check: &Check) {
+    let (mark, style) = if check.passed { ("ok  ", GOOD) } else { ("FAIL", BAD) };
+    anstream::println!("{style}{mark}{} {}: {}", style.render_reset(), check.name, check.finding);
 }

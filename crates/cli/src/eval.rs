@@ -1,34 +1,38 @@
-//! `tandem eval`
+//! `tandem eval`: measures decoding methods on a dataset.
 
 mod args;
 mod identity;
+mod machine;
 mod output;
-mod run;
+mod plan;
+mod replay;
+mod runner;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use tandem_energy::EnergyMeter;
-use tandem_engine::DeviceChoice;
-use tandem_eval::report::{DatasetReport, Machine, Report, SCHEMA_VERSION};
-use tandem_eval::{CellSpec, Dataset, Journal, gate, metrics};
+use tandem_eval::gate::Finding;
+use tandem_eval::report::{DatasetReport, Report, SCHEMA_VERSION};
+use tandem_eval::{CellSpec, Dataset, DatasetKind, Header, Journal, gate, metrics};
 use tandem_serving::init_logging;
 
 pub use self::args::Args;
-use self::run::{Plan, Runner};
-use crate::local::{Front, Local, bundled};
+use self::plan::Plan;
+use self::runner::Runner;
+use crate::local::{Local, LocalConfig};
 use crate::output::DIM;
+use crate::pair::bundled;
 
-/// When a run was interrupted: what the shell reports for Ctrl-C.
+/// Exit code of an interrupted run: what a shell reports for Ctrl-C.
 const INTERRUPTED: u8 = 130;
-/// When something got worse than the baseline.
+/// Exit code if a measure is worse than in the baseline.
 const REGRESSED: u8 = 3;
 
-/// Runs an evaluation, or goes on with one, and writes its report.
+/// Starts or resumes an evaluation, and writes its report.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log, "warn")?;
-    // What is wrong with the flags or the files is said before models are loaded.
+    init_logging(&args.log.clone().into(), "warn")?;
+    // Check flags and files before models are loaded.
     let cells = args.grid.grid().cells()?;
     let baseline = args.against.as_ref().map(|path| read_baseline(path, &args.out)).transpose()?;
     let data = data_path(&args)?;
@@ -38,44 +42,62 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let local = match &args.endpoint {
         Some(_) => None,
-        None => Some(Local::start(&args.pair, Front::anywhere(), true).await?),
+        None => Some(Local::start(LocalConfig::new(&args.pair)?, true).await?),
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
-    let mut runner = Runner::new(args.access.connect(&url).await?, meter(&args), &args, &dataset).await?;
+    let client = args.access.connect(&url).await?;
+    let mut runner = Runner::new(client, machine::energy_meter(&args), &args, &dataset).await?;
     let mut report = empty_report(&args, &dataset, &cells, &runner);
     if let Some(baseline) = &baseline {
         gate::check(&report, baseline)?;
     }
     let header = identity::header(&args, &data, &dataset, &report.machine, &runner)?;
-    let (mut journal, done) = Journal::open(&args.out.join("samples.jsonl"), &header)?;
     let plan = Plan { dataset: &dataset, cells: &cells, seeds: args.seeds };
-    let (samples, complete) = runner.run(&plan, &mut journal, done).await?;
-    if samples.is_empty() {
-        bail!("interrupted before the first sample was done: nothing to report");
-    }
-    report.samples_done = samples.len();
-    report.cells = metrics::cells(&cells, &samples);
-    // Replays take a while: until then there is a report without them.
-    output::write(&args.out, &report, &dataset, &samples)?;
-    if complete && args.replays > 0 {
-        report.replays = runner.replays(&plan, &samples, args.replays).await;
-        output::write(&args.out, &report, &dataset, &samples)?;
-    }
+    let complete = evaluate(&args, &plan, &mut runner, &header, &mut report).await?;
     output::show(&args.out, &report);
     if let Some(local) = local {
         local.stop().await?;
     }
     if !complete {
-        anstream::eprintln!("{DIM}interrupted: the same command goes on from here{}", DIM.render_reset());
+        anstream::eprintln!("{DIM}interrupted: run the same command again to continue{}", DIM.render_reset());
         return Ok(ExitCode::from(INTERRUPTED));
     }
     match baseline {
-        Some(baseline) => {
-            let findings = gate::compare(&report, &baseline, &args.tolerance)?;
-            let regressed = output::show_findings(&findings);
-            Ok(if regressed { ExitCode::from(REGRESSED) } else { ExitCode::SUCCESS })
-        }
+        Some(baseline) => Ok(exit_code(&gate::compare(&report, &baseline, &args.tolerance)?)),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Runs the plan, fills in the report and writes it. Returns false if the user interrupted.
+async fn evaluate(
+    args: &Args,
+    plan: &Plan<'_>,
+    runner: &mut Runner,
+    header: &Header,
+    report: &mut Report,
+) -> anyhow::Result<bool> {
+    let (mut journal, done) = Journal::open(&args.out.join("samples.jsonl"), header)?;
+    let (samples, complete) = runner.run(plan, &mut journal, done).await?;
+    if samples.is_empty() {
+        bail!("interrupted before the first sample was completed: there is nothing to report");
+    }
+    report.samples_done = samples.len();
+    report.cells = metrics::cells(plan.cells, &samples);
+    // Replays take a while. Until they are done, there is a report without them.
+    output::write(&args.out, report, plan.dataset, &samples)?;
+    if complete && args.replays > 0 {
+        report.replays = replay::replays(runner, plan, &samples, args.replays).await;
+        output::write(&args.out, report, plan.dataset, &samples)?;
+    }
+    Ok(complete)
+}
+
+fn exit_code(findings: &[Finding]) -> ExitCode {
+    output::show_findings(findings);
+    if findings.iter().any(|finding| finding.regressed) {
+        ExitCode::from(REGRESSED)
+    } else {
+        ExitCode::SUCCESS
     }
 }
 
@@ -92,7 +114,7 @@ fn load(args: &Args, data: &Path) -> anyhow::Result<Dataset> {
     let dataset = Dataset::load(args.dataset, data)?;
     if let Some(first) = dataset.bad.first() {
         anstream::eprintln!(
-            "{DIM}{} parts of the dataset cannot be used; the first is {}: {}{}",
+            "{DIM}unusable parts of the dataset: {}; the first is {}: {}{}",
             dataset.bad.len(),
             first.item,
             first.reason,
@@ -102,50 +124,23 @@ fn load(args: &Args, data: &Path) -> anyhow::Result<Dataset> {
     Ok(dataset)
 }
 
-/// Of the devices that the models run on. Behind an endpoint they are not this machine's.
-fn meter(args: &Args) -> Option<EnergyMeter> {
-    match (&args.endpoint, args.pair.device) {
-        (Some(_), _) => None,
-        (None, DeviceChoice::Cpu) => EnergyMeter::processors(),
-        (None, _) => EnergyMeter::gpus(),
-    }
-}
-
-/// The dataset's file or directory; the text-to-SQL set is bundled.
+/// The file or directory of the dataset. Only the text-to-SQL dataset is bundled.
 fn data_path(args: &Args) -> anyhow::Result<PathBuf> {
-    use tandem_eval::DatasetKind::TextToSql;
     match &args.data {
         Some(path) => Ok(path.clone()),
-        None if args.dataset == TextToSql => Ok(bundled("data")?.join("sql_eval.jsonl")),
+        None if args.dataset == DatasetKind::TextToSql => Ok(bundled("data")?.join("sql_eval.jsonl")),
         None => bail!("{} is not bundled: give its file or directory with --data", args.dataset),
     }
 }
 
-fn machine(args: &Args, meter: Option<&EnergyMeter>) -> Machine {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let device = match (&args.endpoint, args.pair.device, args.pair.draft_device) {
-        (Some(_), ..) => "remote".to_owned(),
-        (None, target, Some(draft)) if draft != target => format!("{target}, draft on {draft}"),
-        (None, target, _) => target.to_string(),
-    };
-    Machine {
-        cpu: model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        os: std::env::consts::OS.to_owned(),
-        device,
-        energy: meter.map_or("not available", EnergyMeter::name).to_owned(),
-    }
-}
-
-/// All but what samples are needed for.
+/// A report without anything that depends on samples.
 fn empty_report(args: &Args, dataset: &Dataset, cells: &[CellSpec], runner: &Runner) -> Report {
     Report {
         schema_version: SCHEMA_VERSION,
         tandem_version: env!("CARGO_PKG_VERSION").to_owned(),
         created: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         command: command_line(),
-        machine: machine(args, runner.meter.as_ref()),
+        machine: machine::machine(args, runner.meter.as_ref()),
         target_model: runner.models.target.clone(),
         draft_model: runner.models.draft.clone(),
         dataset: DatasetReport {
@@ -165,11 +160,12 @@ fn empty_report(args: &Args, dataset: &Dataset, cells: &[CellSpec], runner: &Run
     }
 }
 
-/// Without the directory of the program.
+/// The command line, without the directory of the program.
 fn command_line() -> String {
-    let quote = |arg: String| if arg.contains(' ') || arg.is_empty() { format!("'{arg}'") } else { arg };
-    std::iter::once("tandem".to_owned())
-        .chain(std::env::args().skip(1).map(quote))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let mut line = "tandem".to_owned();
+    for arg in std::env::args().skip(1) {
+        line += " ";
+        line += &if arg.contains(' ') || arg.is_empty() { format!("'{arg}'") } else { arg };
+    }
+    line
 }

@@ -9,7 +9,9 @@ pub mod eval;
 pub mod generate;
 pub mod local;
 pub mod output;
+pub mod pair;
 pub mod probe;
+pub mod progress;
 pub mod serve;
 
 pub use command::Cli;

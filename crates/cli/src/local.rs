@@ -1,127 +1,50 @@
 //! All three services in one process, on loopback ports, with real gRPC between them.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
-use clap::builder::Resettable;
-use indicatif::{ProgressBar, ProgressStyle};
-use tandem_engine::{DeviceChoice, EngineConfig, KvBudget, KvCacheSize, Progress, WeightDtype};
-use tandem_orchestrator::{OrchestratorArgs, Pair, Tcp};
-use tandem_serving::{Serving, Shutdown, bind, incoming};
-use tandem_worker::WorkerArgs;
+use tandem_engine::KvBudget;
+use tandem_orchestrator::{OrchestratorConfig, Pair, Tcp, WorkerNames};
+use tandem_serving::{ServeConfig, Serving, Shutdown, bind, incoming};
+use tandem_worker::WorkerConfig;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Flags that services in one process do not take from the environment: who may reach them, and where.
-const OUTER: [&str; 10] = [
-    "listen",
-    "http_listen",
-    "tls_cert",
-    "tls_key",
-    "tls_client_ca",
-    "worker_ca",
-    "worker_cert",
-    "worker_key",
-    "api_keys_file",
-    "log_prompts",
-];
+use crate::pair::PairArgs;
+use crate::progress::LoadingBar;
 
-/// Which pair to run, and how.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct PairArgs {
-    /// Target model: a directory in HF layout, a .gguf file, a config.json (random weights), or a hub id [default: the bundled demo target]
-    #[arg(long, env = "TARGET_MODEL_ID", value_name = "DIR|FILE|ID")]
-    pub target: Option<String>,
-
-    /// Draft model of the same family [default: the bundled demo draft]
-    #[arg(long, env = "DRAFT_MODEL_ID", value_name = "DIR|FILE|ID")]
-    pub draft: Option<String>,
-
-    /// Device of the target: cpu or cuda:N
-    #[arg(long, env = "DEVICE", default_value = "cpu")]
-    pub device: DeviceChoice,
-
-    /// Device of the draft [default: the target's]
-    #[arg(long, env = "DRAFT_DEVICE")]
-    pub draft_device: Option<DeviceChoice>,
-
-    /// Dtype of the weights: auto (as in the checkpoint), f32, bf16 or f16
-    #[arg(long, env = "DTYPE", default_value = "auto")]
-    pub dtype: WeightDtype,
-
-    /// Tokens that the KV caches of each model may hold [default: 0.4 of the memory that is free]
-    #[arg(long, env = "KV_CACHE_TOKENS", value_name = "TOKENS")]
-    pub kv_cache_tokens: Option<usize>,
+/// The configurations of the three services.
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// The draft service.
+    pub draft: WorkerConfig,
+    /// The target service.
+    pub target: WorkerConfig,
+    /// The orchestrator. Its workers are these two; it uses neither TLS nor API keys.
+    pub orchestrator: OrchestratorConfig,
 }
 
-impl PairArgs {
-    /// The engine of the target.
-    pub fn target_model(&self) -> anyhow::Result<EngineConfig> {
-        let model = self.target.clone().map_or_else(|| bundled_model("target"), Ok)?;
-        Ok(self.model(model, self.device))
+impl LocalConfig {
+    /// The defaults around a pair of models: gRPC on free loopback ports, no HTTP.
+    pub fn new(pair: &PairArgs) -> anyhow::Result<Self> {
+        let mut orchestrator = OrchestratorConfig::new(WorkerNames::default());
+        orchestrator.connect_timeout = Duration::from_secs(10);
+        Ok(Self {
+            draft: WorkerConfig::new(pair.draft_model()?),
+            target: WorkerConfig::new(pair.target_model()?),
+            orchestrator,
+        })
     }
 
-    /// The engine of the draft.
-    pub fn draft_model(&self) -> anyhow::Result<EngineConfig> {
-        let model = self.draft.clone().map_or_else(|| bundled_model("draft"), Ok)?;
-        let device = self.draft_device.unwrap_or(self.device);
-        Ok(self.model(model, device))
-    }
-
-    fn model(&self, id: String, device: DeviceChoice) -> EngineConfig {
-        let kv_cache = self.kv_cache_tokens.map_or_else(KvCacheSize::default, KvCacheSize::Tokens);
-        EngineConfig { device, dtype: self.dtype, kv_cache, ..EngineConfig::new(id) }
+    /// The same with HTTP on a free loopback port.
+    pub fn with_http(mut self) -> Self {
+        self.orchestrator.serve.http_listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        self
     }
 }
 
-/// A bundled model, as its directory.
-fn bundled_model(model: &str) -> anyhow::Result<String> {
-    let dir = bundled(model).with_context(|| format!("give another model with --{model}"))?;
-    Ok(dir.display().to_string())
-}
-
-/// A directory of `models/demo`: under `TANDEM_MODELS`, the working directory, beside the binary, or in the sources that it was
-/// built from.
-pub(crate) fn bundled(part: &str) -> anyhow::Result<PathBuf> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("models")));
-    let places = [
-        std::env::var_os("TANDEM_MODELS").map(PathBuf::from),
-        Some(PathBuf::from("models")),
-        beside,
-        Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")),
-    ];
-    let found = places.into_iter().flatten().map(|p| p.join("demo").join(part)).find(|p| p.is_dir());
-    let found = found.with_context(|| {
-        format!("the bundled models/demo/{part} is not here: set TANDEM_MODELS to the models directory")
-    })?;
-    // Shorter in reports, and free of the `..` above.
-    let found = found.canonicalize().unwrap_or(found);
-    let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).ok();
-    let short = here.and_then(|here| found.strip_prefix(here).ok().map(Path::to_path_buf));
-    Ok(short.unwrap_or(found))
-}
-
-/// Where the orchestrator listens.
-#[derive(Clone, Copy, Debug)]
-pub struct Front {
-    /// For gRPC.
-    pub listen: SocketAddr,
-    /// For HTTP, if it is to.
-    pub http_listen: Option<SocketAddr>,
-}
-
-impl Front {
-    /// A free loopback port, for gRPC alone.
-    pub fn anywhere() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), http_listen: None }
-    }
-}
-
-/// The services, up until this is dropped or [`Local::stop`] is called.
+/// The services, which run until this is dropped or [`Local::stop`] is called.
 pub struct Local {
     /// Where the draft service listens.
     pub draft: SocketAddr,
@@ -132,57 +55,72 @@ pub struct Local {
     /// Where it listens for HTTP, if it does.
     pub http: Option<SocketAddr>,
     budgets: [KvBudget; 2],
-    /// Of the orchestrator, which goes first, so that its requests can still end.
+    /// Stops the orchestrator, which goes first, so that its requests can still finish.
     stop_orchestrator: Shutdown,
     stop_workers: Shutdown,
     services: JoinSet<anyhow::Result<()>>,
 }
 
-impl Local {
-    /// Loads both models, with a progress bar if `progress`, and starts the three services; the orchestrator at `front`.
-    pub async fn start(pair: &PairArgs, front: Front, progress: bool) -> anyhow::Result<Self> {
-        let orchestrator_listener = bind(front.listen).await?;
-        let http_listener = match front.http_listen {
+/// The listeners of the services, opened before any model is loaded, so that a port in use is reported at once.
+struct Listeners {
+    draft: TcpListener,
+    target: TcpListener,
+    orchestrator: TcpListener,
+    http: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &LocalConfig) -> anyhow::Result<Self> {
+        let ServeConfig { listen, http_listen, .. } = config.orchestrator.serve;
+        let orchestrator = bind(listen).await?;
+        let http = match http_listen {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let http = http_listener.as_ref().map(TcpListener::local_addr).transpose()?;
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (draft_listener, target_listener) = (bind(loopback).await?, bind(loopback).await?);
-        let (draft, target, orchestrator) = (
-            draft_listener.local_addr()?,
-            target_listener.local_addr()?,
-            orchestrator_listener.local_addr()?,
-        );
-        let bar = LoadingBar::new(progress);
-        let draft_engine = pair.draft_model()?;
-        let target_engine = pair.target_model()?;
+        let draft = bind(config.draft.serve.listen).await?;
+        let target = bind(config.target.serve.listen).await?;
+        Ok(Self { draft, target, orchestrator, http })
+    }
+}
+
+impl Local {
+    /// Loads both models, with a progress bar if `progress`, and starts the three services.
+    pub async fn start(mut config: LocalConfig, progress: bool) -> anyhow::Result<Self> {
+        let listeners = Listeners::bind(&config).await?;
+        let draft = listeners.draft.local_addr()?;
+        let target = listeners.target.local_addr()?;
+        let orchestrator = listeners.orchestrator.local_addr()?;
+        let http = listeners.http.as_ref().map(TcpListener::local_addr).transpose()?;
+
+        let bar = LoadingBar::new("loading models", 2, progress);
         // One after the other: each then measures its passes, and the memory that is left, undisturbed.
-        let draft_model = draft_engine.start(Some(bar.part(0))).await.context("loading the draft")?;
-        let target_model = target_engine.start(Some(bar.part(1))).await.context("loading the target")?;
+        let draft_model = config.draft.engine.start(Some(bar.part(0))).await.context("loading the draft")?;
+        let target_model =
+            config.target.engine.start(Some(bar.part(1))).await.context("loading the target")?;
         bar.finish();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
-        // The models are loaded already; the flag is required but not used.
-        let draft_args: WorkerArgs = inner_args("worker --model none");
-        let target_args: WorkerArgs = inner_args("worker --model none");
-        let (stop_orchestrator, stop_workers) = (Shutdown::new(), Shutdown::new());
+        let stop_orchestrator = Shutdown::new();
+        let stop_workers = Shutdown::new();
         let mut services = JoinSet::new();
-        for (serving, listener) in [
-            (tandem_draft_service::serving(draft_model, &draft_args), draft_listener),
-            (tandem_target_service::serving(target_model, &target_args), target_listener),
-        ] {
-            services.spawn(run(serving, listener, stop_workers.clone()));
-        }
-        let flags = format!("orchestrator --draft http://{draft} --target http://{target}");
-        let args: OrchestratorArgs = inner_args(&flags);
-        let patience = Duration::from_secs(10);
-        let pair =
-            Pair::connect(args.names(), patience, args.limits.workers(), Tcp::default().shared()).await?;
-        let serving = tandem_orchestrator::serving(pair, &args, http_listener.map(|l| (l, None)));
-        let (stop, workers) = (stop_orchestrator.clone(), stop_workers.clone());
+        let draft_service = tandem_draft_service::serving(draft_model, &config.draft);
+        services.spawn(run(draft_service, listeners.draft, stop_workers.clone()));
+        let target_service = tandem_target_service::serving(target_model, &config.target);
+        services.spawn(run(target_service, listeners.target, stop_workers.clone()));
+
+        config.orchestrator.workers = WorkerNames {
+            draft: vec![format!("http://{draft}").parse().map_err(anyhow::Error::msg)?],
+            target: vec![format!("http://{target}").parse().map_err(anyhow::Error::msg)?],
+        };
+        let OrchestratorConfig { connect_timeout, worker_timeouts, .. } = config.orchestrator;
+        let workers = config.orchestrator.workers.clone();
+        let pair = Pair::connect(workers, connect_timeout, worker_timeouts, Tcp::default().shared()).await?;
+        let http_listener = listeners.http.map(|listener| (listener, None));
+        let serving = tandem_orchestrator::serving(pair, &config.orchestrator, http_listener)?;
+        let stop = stop_orchestrator.clone();
+        let workers = stop_workers.clone();
         services.spawn(async move {
-            let result = run(serving, orchestrator_listener, stop).await;
+            let result = run(serving, listeners.orchestrator, stop).await;
             workers.drain();
             result
         });
@@ -194,17 +132,17 @@ impl Local {
         format!("http://{}", self.orchestrator)
     }
 
-    /// KV-cache tokens that sessions of both workers hold now.
+    /// KV-cache tokens that the sessions of both workers hold now.
     pub fn kv_tokens_used(&self) -> usize {
         self.budgets.iter().map(KvBudget::used).sum()
     }
 
-    /// Ends when a service does.
+    /// Returns when a service ends.
     pub async fn ended(&mut self) -> anyhow::Result<()> {
         self.services.join_next().await.map_or(Ok(()), |ended| ended?)
     }
 
-    /// Shuts down and waits.
+    /// Shuts the services down and waits for their end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.stop_orchestrator.drain();
         while let Some(ended) = self.services.join_next().await {
@@ -223,45 +161,4 @@ impl Drop for Local {
 
 async fn run(serving: Serving, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(serving.run(incoming(listener, None), shutdown).await?)
-}
-
-/// Flags of a service in this process: its limits may come from the environment, as those of one with a process of its own, but not
-/// keys and certificates that were meant for another.
-fn inner_args<A: Parser>(flags: &str) -> A {
-    let command = A::command().mut_args(|flag| {
-        if OUTER.contains(&flag.get_id().as_str()) { flag.env(Resettable::Reset) } else { flag }
-    });
-    let parsed = A::from_arg_matches(&command.get_matches_from(flags.split(' ')));
-    parsed.unwrap_or_else(|error| error.exit())
-}
-
-/// One bar over the bytes of both models.
-struct LoadingBar {
-    bar: ProgressBar,
-    parts: Arc<Mutex<[(u64, u64); 2]>>,
-}
-
-impl LoadingBar {
-    fn new(visible: bool) -> Self {
-        let bar = if visible { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let template = "loading models {wide_bar} {bytes}/{total_bytes}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self { bar, parts: Arc::default() }
-    }
-
-    fn part(&self, index: usize) -> Progress {
-        let (bar, parts) = (self.bar.clone(), self.parts.clone());
-        Arc::new(move |read, total| {
-            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-            parts[index] = (read, total);
-            bar.set_length(parts.iter().map(|p| p.1).sum());
-            bar.set_position(parts.iter().map(|p| p.0).sum());
-        })
-    }
-
-    fn finish(self) {
-        self.bar.finish_and_clear();
-    }
 }

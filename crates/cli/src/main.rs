@@ -1,4 +1,4 @@
-//! `tandem`: generate text, serve it, check a machine.
+//! The `tandem` command: generates text, runs the services, measures and checks them.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! How things look on a terminal. anstream drops the colours where there is none.
+//! Styles and tables for the terminal. anstream removes the colours if the output is not a terminal.
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::presets::ASCII_MARKDOWN;
@@ -10,10 +10,11 @@ pub const BAD: Style = AnsiColor::Red.on_default().bold();
 pub const GOOD: Style = AnsiColor::Green.on_default();
 /// Generated text.
 pub const TEXT: Style = AnsiColor::Cyan.on_default();
-/// What is said beside the matter.
+/// Secondary information.
 pub const DIM: Style = Style::new().dimmed();
 
-/// A table in Markdown, which reads well as it is: a header, the first column to the left, numbers to the right.
+/// A Markdown table, which is readable without rendering: the first column is aligned to the left, the others to the
+/// right.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(header);

@@ -1,9 +1,9 @@
-//! `tandem probe`: the health of a service, as an exit code. For images that have no other client.
+//! `tandem probe`: reports the health of a service as an exit code, for container images without another client.
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use tandem_serving::seconds;
+use anyhow::{Context, bail};
+use tandem_serving::args::seconds;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -17,11 +17,11 @@ pub struct Args {
     #[arg(value_name = "URL")]
     endpoint: String,
 
-    /// Full name of a gRPC service whose health is asked, like tandem.v1.Draft [default: that of the whole server]
+    /// Full name of the gRPC service to check, like tandem.v1.Draft [default: the whole server]
     #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
     service: String,
 
-    /// Seconds that the answer may take
+    /// Timeout of the check, in seconds
     #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
     timeout_seconds: Duration,
 
@@ -29,21 +29,28 @@ pub struct Args {
     tls: EndpointTlsArgs,
 }
 
-/// Fails unless the service says that it serves.
+/// Returns an error unless the service reports that it is serving.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { endpoint: url, service, timeout_seconds: patience, tls } = args;
-    let asked = tokio::time::timeout(patience, async {
-        let channel = tls.connect(&url).await.with_context(|| format!("cannot reach {url}"))?;
-        let request = HealthCheckRequest { service: service.clone() };
-        let answer = HealthClient::new(channel).check(request).await;
-        answer.map_err(|status| {
-            anyhow!("{url}: {} ({}){}", status.message(), status.code(), tls.hint(&url, &status))
-        })
-    });
-    let answer =
-        asked.await.with_context(|| format!("{url} did not answer in {} s", patience.as_secs_f64()))??;
-    match answer.into_inner().status() {
+    let url = &args.endpoint;
+    let timeout = args.timeout_seconds;
+    let checked = tokio::time::timeout(timeout, check(&args)).await;
+    let status =
+        checked.with_context(|| format!("{url} did not respond within {} s", timeout.as_secs_f64()))??;
+    match status {
         ServingStatus::Serving => Ok(()),
         other => bail!("{url} is {}", other.as_str_name()),
+    }
+}
+
+async fn check(args: &Args) -> anyhow::Result<ServingStatus> {
+    let url = &args.endpoint;
+    let channel = args.tls.connect(url).await.with_context(|| format!("cannot reach {url}"))?;
+    let request = HealthCheckRequest { service: args.service.clone() };
+    match HealthClient::new(channel).check(request).await {
+        Ok(response) => Ok(response.into_inner().status()),
+        Err(status) => {
+            let hint = args.tls.hint(url, &status);
+            bail!("{url}: {} ({}){hint}", status.message(), status.code())
+        }
     }
 }

@@ -1,22 +1,18 @@
-//! `tandem bench` as a person runs it, on the bundled pair.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
+//! `tandem bench` as a user runs it, on the bundled pair.
 
 use std::process::{Command, Output};
 
-use common::System;
 use serde_json::Value;
+use tandem_testkit::System;
 
 fn bench(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     command.arg("bench").args(args).env_remove("RUST_LOG").env_remove("TANDEM_ENDPOINT").output().unwrap()
 }
 
-/// The same at the services of this test, which go on meanwhile.
+/// The same with the services of this test, on another thread so that they keep running.
 async fn bench_at(system: &System, args: &[&str]) -> Output {
-    let endpoint = system.local.endpoint();
+    let endpoint = system.endpoint();
     let args: Vec<String> = ["--endpoint", &endpoint].iter().chain(args).map(ToString::to_string).collect();
     let run = move || bench(&args.iter().map(String::as_str).collect::<Vec<_>>());
     tokio::task::spawn_blocking(run).await.unwrap()
@@ -35,7 +31,7 @@ fn levels(report: &Value) -> &[Value] {
     report["levels"].as_array().unwrap()
 }
 
-/// What holds of every level, whatever it took. Returns (completed, failed).
+/// Checks what holds for every level. Returns the numbers of completed and failed requests.
 fn assert_adds_up(level: &Value) -> (u64, u64) {
     let count = |name: &str| level["requests"][name].as_u64().unwrap();
     let (total, completed, failed) = (count("total"), count("completed"), count("failed"));
@@ -63,7 +59,7 @@ async fn a_closed_loop_counts_every_request_and_compares_methods() {
         "--concurrency 1,3 --requests 5 --warmup 1 --output-tokens 8 --compare-methods --seed 1 --json";
     let args: Vec<&str> = flags.split(' ').chain([json.to_str().unwrap()]).collect();
     let shown = done(&bench_at(&system, &args).await);
-    for word in ["autoregressive", "mmtad", "TTFT", "against concurrency 1", "where the time goes"] {
+    for word in ["autoregressive", "mmtad", "TTFT", "relative to concurrency 1", "where the time goes"] {
         assert!(shown.contains(word), "{word} is not in {shown}");
     }
     let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
@@ -71,7 +67,7 @@ async fn a_closed_loop_counts_every_request_and_compares_methods() {
         (&report["complete"], &report["configuration"]["requests_per_level"]),
         (&true.into(), &5.into())
     );
-    assert_eq!(report["endpoint"], system.local.endpoint());
+    assert_eq!(report["endpoint"], system.endpoint());
     let ran: Vec<_> =
         levels(&report).iter().map(|l| (l["load"]["concurrency"].as_u64(), &l["method"])).collect();
     let (plain, assisted) = (&"autoregressive".into(), &"mmtad".into());
@@ -79,7 +75,7 @@ async fn a_closed_loop_counts_every_request_and_compares_methods() {
     for level in levels(&report) {
         assert_eq!(assert_adds_up(level), (5, 0));
         assert_eq!(level["output_tokens"], 5 * 8, "an end of sequence is ignored");
-        // The same questions each time.
+        // Every level has the same prompts.
         assert_eq!(level["prompt_tokens"], levels(&report)[0]["prompt_tokens"]);
         let efficiency = level["block_efficiency"].as_f64().unwrap();
         let drafted = level["method"] == "mmtad";
@@ -93,7 +89,7 @@ async fn a_closed_loop_counts_every_request_and_compares_methods() {
 }
 
 #[tokio::test]
-async fn an_open_loop_sends_what_arrives_and_counts_what_it_cannot_send() {
+async fn an_open_loop_sends_requests_as_they_arrive_and_counts_those_it_cannot_send() {
     let system = System::start().await;
     let flags = "--rate 50,400 --requests 12 --warmup 0 --prompt-tokens uniform:4..16 --output-tokens normal:8,2 \
                  --max-in-flight 1 --method exact-match --json -";
@@ -112,7 +108,7 @@ async fn an_open_loop_sends_what_arrives_and_counts_what_it_cannot_send() {
 }
 
 #[tokio::test]
-async fn a_duration_ends_a_level_and_all_of_its_requests_are_waited_for() {
+async fn a_level_ends_after_its_duration_and_waits_for_its_requests() {
     let system = System::start().await;
     let flags = "--concurrency 2 --duration 0.2 --warmup 1 --output-tokens 8 --json -";
     let args: Vec<&str> = flags.split(' ').collect();
@@ -141,7 +137,7 @@ async fn failures_are_counted_by_code() {
     let errors = &level["errors"]["INVALID_ARGUMENT"];
     assert!(errors["first_message"].as_str().unwrap().contains("shorten the prompt"), "{level}");
 
-    // Nobody answers within a millisecond: the report says so, and so does the exit code.
+    // No request can end within a millisecond: the report and the exit code say so.
     let flags = "--concurrency 2 --requests 4 --warmup 0 --output-tokens 400 --timeout 0.001 --json -";
     let output = bench_at(&system, &flags.split(' ').collect::<Vec<_>>()).await;
     assert!(!output.status.success());
@@ -153,7 +149,7 @@ async fn failures_are_counted_by_code() {
     system.assert_all_freed().await;
 }
 
-/// Fails with one message, which says `expected`.
+/// The command fails with a message that contains `expected`.
 fn refuses(flags: &str, expected: &str) {
     let output = bench(&flags.split_whitespace().collect::<Vec<_>>());
     let errors = text(&output.stderr);
@@ -163,7 +159,7 @@ fn refuses(flags: &str, expected: &str) {
 }
 
 #[test]
-fn nonsense_is_refused_with_a_sentence() {
+fn invalid_flags_are_refused_with_a_message() {
     refuses("--concurrency 0", "--concurrency");
     refuses("--rate 0", "between 0.001 and 100000");
     refuses("--rate 1 --concurrency 1", "cannot be used with");
@@ -172,7 +168,7 @@ fn nonsense_is_refused_with_a_sentence() {
     refuses("--timeout=-1", "--timeout");
     refuses("--duration nan", "0.001 to 1000000");
     refuses("--output-tokens uniform:9..8", "write the smaller number first");
-    refuses("--prompt-tokens some", "no number of tokens");
+    refuses("--prompt-tokens some", "not a number of tokens");
     refuses("--compare-methods medusa", "unknown method");
     refuses("--compare-methods mtad --method mtad", "cannot be used with");
     refuses("--beam-width 0", "beam_width is 0");

@@ -1,6 +1,4 @@
-//! The `tandem` command as a person runs it.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+//! The `tandem` command as a user runs it.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -22,7 +20,7 @@ fn tandem(args: &[&str], stdin: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that refuses its flags never reads this.
+    // Writing fails if the command refuses its flags and ends without reading.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     child.wait_with_output().unwrap()
 }
@@ -31,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Fails with exactly one message, which says `expected`, and no panic.
+/// The command fails with a message that contains `expected`, and does not panic.
 fn refuses(args: &[&str], stdin: &[u8], expected: &str) {
     let output = tandem(args, stdin);
     let errors = text(&output.stderr);
@@ -41,7 +39,7 @@ fn refuses(args: &[&str], stdin: &[u8], expected: &str) {
 }
 
 #[test]
-fn generate_streams_the_answer_and_shows_what_it_took() {
+fn generate_streams_the_answer_and_shows_statistics() {
     let args = ["generate", "--temperature", "0", "--stop", ";", "--compare"];
     let output = tandem(&args, PROMPT.as_bytes());
     let shown = text(&output.stdout);
@@ -56,7 +54,7 @@ fn generate_streams_the_answer_and_shows_what_it_took() {
 }
 
 #[test]
-fn json_is_for_machines() {
+fn json_output_is_valid_and_alone() {
     let output = tandem(&["generate", "--json", "--seed", "1", "--max-new-tokens", "9", PROMPT], b"");
     let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let statistics = &outcomes[0]["statistics"];
@@ -67,7 +65,7 @@ fn json_is_for_machines() {
 }
 
 #[test]
-fn nonsense_is_refused_with_a_sentence() {
+fn invalid_flags_are_refused_with_a_message() {
     refuses(&["generate", "--method", "medusa", "x"], b"", "unknown method \"medusa\"");
     refuses(&["generate", "--threshold", "1.5", "x"], b"", "acceptance_threshold: is 1.5");
     refuses(&["generate", "--temperature", "NaN", "x"], b"", "temperature: is NaN");
@@ -105,7 +103,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 }
 
 #[test]
-fn broken_models_are_told_apart() {
+fn each_kind_of_broken_model_has_its_own_message() {
     let refuses_draft = |dir: &Path, expected: &str| {
         refuses(&["generate", "--draft", dir.to_str().unwrap(), "x"], b"", expected);
     };
@@ -138,9 +136,9 @@ fn broken_models_are_told_apart() {
     refuses_draft(dir.path(), "different tokenizers");
 }
 
-/// A hub model that is in the cache is used without a network; one that is not is named.
+/// A hub model in the cache is used without a network; one that is not in the cache is named.
 #[test]
-fn a_hub_model_is_taken_from_the_cache() {
+fn a_hub_model_is_loaded_from_the_cache() {
     let home = tempfile::tempdir().unwrap();
     let repo = home.path().join("hub/models--someone--small-draft");
     let snapshot = repo.join("snapshots/0123456789abcdef");
@@ -166,7 +164,7 @@ fn a_hub_model_is_taken_from_the_cache() {
 }
 
 #[test]
-fn doctor_finds_the_pair_well() {
+fn doctor_passes_on_the_bundled_pair() {
     let output = tandem(&["doctor", "--repeats", "1", "--prefix", "20", "--stock"], b"");
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{shown}{}", text(&output.stderr));
@@ -188,12 +186,20 @@ fn doctor_times_a_shape_without_its_weights() {
 }
 
 #[test]
-fn services_in_one_process_do_not_take_the_keys_of_others() {
-    // As where one shell has started a service with keys and TLS before. Half of TLS is a mistake of that service.
+fn services_in_one_process_ignore_the_environment_of_others() {
+    // As in a shell that has started a service with keys and TLS before. A certificate without its key would be an error.
     let output = Command::new(env!("CARGO_BIN_EXE_tandem"))
         .args(["generate", "--json", "--max-new-tokens", "3", PROMPT])
-        .envs([("TLS_CERT", "/no/cert.pem"), ("TLS_CLIENT_CA", "/no/ca.pem"), ("WORKER_KEY", "/no/key.pem")])
-        .envs([("API_KEYS_FILE", "/no/keys"), ("LISTEN", "elsewhere"), ("HTTP_LISTEN", "nowhere")])
+        .envs([
+            ("TANDEM_TLS_CERT", "/no/cert.pem"),
+            ("TANDEM_TLS_CLIENT_CA", "/no/ca.pem"),
+            ("TANDEM_WORKER_KEY", "/no/key.pem"),
+        ])
+        .envs([
+            ("TANDEM_API_KEYS_FILE", "/no/keys"),
+            ("TANDEM_LISTEN", "elsewhere"),
+            ("TANDEM_HTTP_LISTEN", "nowhere"),
+        ])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));

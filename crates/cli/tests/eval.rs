@@ -1,6 +1,4 @@
-//! `tandem eval` as a person runs it, on the bundled pair.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+//! `tandem eval` as a user runs it, on the bundled pair.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +31,7 @@ fn samples(out: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_method_is_measured_and_the_report_is_whole() {
+fn every_method_is_measured_and_the_report_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path();
     let shown =
@@ -52,7 +50,7 @@ fn every_method_is_measured_and_the_report_is_whole() {
         assert!((1.0..2.0).contains(&perplexity), "{}: {perplexity}", cell.label);
         assert!(cell.setting.method == "autoregressive" || cell.block_efficiency.value > 2.0, "{cell:?}");
     }
-    // A lossless method that draws the same draws writes the same text.
+    // A lossless method with the same draws gives the same answers.
     let answers = |label: &str| -> Vec<String> {
         let id = &report.cells.iter().find(|c| c.label == label).unwrap().id;
         let mut of_cell: Vec<serde_json::Value> =
@@ -61,7 +59,7 @@ fn every_method_is_measured_and_the_report_is_whole() {
         of_cell.iter().map(|s| s["answers"].to_string()).collect()
     };
     assert_eq!(answers("exact-match"), answers("autoregressive"));
-    // The replays end as the samples did.
+    // The replays end like the samples.
     assert_eq!(report.replays.len(), 11);
     for replay in &report.replays {
         assert!(!replay.iterations.is_empty());
@@ -77,14 +75,14 @@ fn every_method_is_measured_and_the_report_is_whole() {
 }
 
 #[test]
-fn what_was_done_is_not_done_again_and_a_wider_plan_adds_to_it() {
+fn finished_samples_are_kept_and_a_larger_plan_adds_to_them() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path();
     let args = ["--prompts", "2", "--methods", "autoregressive,mmtad", "--replays", "0"];
     done(&eval(out, &args));
     let first = samples(out);
     assert_eq!(first.len(), 4);
-    // As if the machine had died in the middle of the last sample.
+    // As if the machine had crashed while it wrote the last sample.
     let path = out.join("samples.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, &text[..text.len() - 40]).unwrap();
@@ -95,7 +93,7 @@ fn what_was_done_is_not_done_again_and_a_wider_plan_adds_to_it() {
     assert_eq!((samples(out).len(), report(out).samples_done), (9, 9));
     assert_eq!(samples(out)[..3], first[..3]);
 
-    // Other answers must not be mixed in.
+    // Samples with other settings must not be mixed in.
     let other = eval(out, &["--prompts", "3", "--max-new-tokens", "7"]);
     let errors = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(!other.status.success() && errors.contains("100 new tokens, now 7 new tokens"), "{errors}");
@@ -103,39 +101,39 @@ fn what_was_done_is_not_done_again_and_a_wider_plan_adds_to_it() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_keeps_what_was_done() {
+fn ctrl_c_keeps_finished_samples() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path();
-    // Far more than gets done.
+    // Far more than can be finished.
     let args = ["--prompts", "600", "--seeds", "100", "--methods", "autoregressive,mmtad", "--replays", "0"];
     let child = command(out, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let path = out.join("samples.jsonl");
-    // One sample is done, so the signal is awaited.
+    // By then one sample is done, and the command handles signals.
     while fs::read_to_string(&path).map_or(0, |text| text.lines().count()) < 3 {
         std::thread::yield_now();
     }
     let pid = libc::pid_t::try_from(child.id()).unwrap();
-    // SAFETY: a plain system call; the child is ours and not yet waited for, so its number is still its own.
+    // SAFETY: a system call without pointers. The child has not been waited for, so that its id is still its own.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let report = report(out);
     assert_eq!(report.samples_done, samples(out).len());
     assert!(report.samples_done >= 2 && report.samples_done < report.samples_planned);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("the same command goes on from here"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run the same command again to continue"));
     let markdown = fs::read_to_string(out.join("report.md")).unwrap();
     assert!(markdown.contains(&report.samples_done.to_string()), "{markdown}");
 }
 
 #[test]
-fn the_gate_passes_what_is_no_worse_and_names_what_is() {
+fn the_gate_passes_if_nothing_is_worse_and_names_what_is() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path();
     let baseline = dir.path().join("baseline.json");
     let args = ["--prompts", "2", "--methods", "autoregressive,mmtad", "--replays", "0"];
     done(&eval(out, &args));
     fs::copy(out.join("report.json"), &baseline).unwrap();
-    // All samples are there already: this only compares.
+    // All samples exist already, so that this only compares.
     let against = [&args[..], &["--against", baseline.to_str().unwrap()]].concat();
     assert!(done(&eval(out, &against)).contains("no worse than the baseline"));
 
@@ -151,7 +149,7 @@ fn the_gate_passes_what_is_no_worse_and_names_what_is() {
 }
 
 #[test]
-fn bad_data_is_counted_and_named() {
+fn invalid_data_is_counted_and_named() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("prompts.jsonl");
     let too_long = "word ".repeat(600);
@@ -171,7 +169,7 @@ fn bad_data_is_counted_and_named() {
 }
 
 #[test]
-fn nonsense_is_refused_before_anything_runs() {
+fn invalid_flags_are_refused_before_anything_runs() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing.json");
     for (args, expected) in [
@@ -186,7 +184,7 @@ fn nonsense_is_refused_before_anything_runs() {
             "rejection sampling holds for drawn candidates alone",
         ),
         (&["--against", missing.to_str().unwrap()], "missing.json"),
-        (&["--tolerance", "speed=1"], "is no tolerance"),
+        (&["--tolerance", "speed=1"], "is not a valid tolerance"),
         (&["--seeds", "0"], "--seeds"),
         (&["--prompts", "0"], "--prompts"),
         (&["--endpoint", "http://127.0.0.1:1"], "cannot reach the orchestrator"),

@@ -1,6 +1,4 @@
-//! A model of the hub: fetched once, found again, and found without a network. The hub is a small server here.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+//! A model of the hub: fetched once, then found in the cache without a network. A small server stands for the hub.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +28,7 @@ fn hub() -> (String, Arc<AtomicUsize>) {
     (address, requests)
 }
 
-/// As the hub does: part of a file, its size, its tag and the commit.
+/// Answers as the hub does: a part of a file, its size, its tag and the commit.
 fn answer(mut stream: TcpStream) {
     let head: Vec<String> = BufReader::new(&stream)
         .lines()
@@ -95,7 +93,7 @@ fn a_hub_model_is_fetched_once_and_then_needs_no_network() {
         outcomes[0]["token_ids"].clone()
     };
     let first = written(generate("acme/draft", home.path(), &endpoint, false));
-    // Each of the five files: what it is, then all of it; and that there is no chat_template.jinja.
+    // For each of the five files its metadata, then the file; and one request for chat_template.jinja, which does not exist.
     let fetched = requests.load(Ordering::SeqCst);
     assert_eq!(fetched, 11);
     let cached = home.path().join("hub/models--acme--draft/snapshots").join(COMMIT);
@@ -106,9 +104,9 @@ fn a_hub_model_is_fetched_once_and_then_needs_no_network() {
     assert_eq!(
         (again, requests.load(Ordering::SeqCst)),
         (first.clone(), fetched + 1),
-        "nothing is fetched twice; what was not there is looked for again"
+        "no file is fetched twice; a file that did not exist is requested again"
     );
-    // Nobody listens there.
+    // Nothing listens at this address.
     let offline = written(generate("acme/draft", home.path(), "http://127.0.0.1:1", true));
     assert_eq!(offline, first);
 

@@ -1,12 +1,8 @@
 //! `tandem probe` against the real services.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
-
-mod common;
-
 use std::process::{Command, Output};
 
-use common::System;
+use tandem_testkit::System;
 
 async fn probe(args: &[&str]) -> Output {
     let args: Vec<String> = args.iter().map(ToString::to_string).collect();
@@ -18,9 +14,9 @@ async fn probe(args: &[&str]) -> Output {
 async fn the_exit_code_says_whether_a_service_serves() {
     let system = System::start().await;
     let urls = [
-        (system.local.orchestrator, "tandem.v1.Generation"),
-        (system.local.draft, "tandem.v1.Draft"),
-        (system.local.target, "tandem.v1.Target"),
+        (system.orchestrator, "tandem.v1.Generation"),
+        (system.draft, "tandem.v1.Draft"),
+        (system.target, "tandem.v1.Target"),
     ];
     for (address, service) in urls {
         let url = format!("http://{address}");
@@ -30,14 +26,14 @@ async fn the_exit_code_says_whether_a_service_serves() {
         }
     }
 
-    let url = format!("http://{}", system.local.draft);
+    let url = format!("http://{}", system.draft);
     let (closed, silent) = ("http://127.0.0.1:1", std::net::TcpListener::bind("127.0.0.1:0").unwrap());
     let silent = format!("http://{}", silent.local_addr().unwrap());
     let refused: [(&[&str], &str); 4] = [
         (&[&url, "--service", "tandem.v1.Target"], "service not registered"),
         (&[closed], "cannot reach http://127.0.0.1:1"),
-        (&[&silent, "--timeout-seconds", "0.2"], "did not answer in 0.2 s"),
-        (&["not a url"], "is no URL"),
+        (&[&silent, "--timeout-seconds", "0.2"], "did not respond within 0.2 s"),
+        (&["not a url"], "is not a valid URL"),
     ];
     for (args, expected) in refused {
         let output = probe(args).await;

@@ -1,24 +1,28 @@
-//! Drafting: beams from the draft's joint distribution, depth by depth.
+//! Drafting with beams: depth by depth, from the joint distribution of the draft.
 
 use crate::pairs::Pairs;
 use crate::{Distribution, DraftTree, Expansion, JointLogProbs, TokenTree};
 
-/// Beam search that leaves the model to its caller: ask for the [`frontier`](Self::frontier), compute its
-/// distributions, [`advance`](Self::advance); once per depth.
+/// Beam search over the joint distribution of the draft. The caller runs the model: once per depth, it
+/// computes the distributions of the [`frontier`](Self::frontier) and passes them to
+/// [`advance`](Self::advance).
+///
+/// The tree is the union of all beams that were ever alive, including those that ended at a shallower depth.
 #[derive(Clone, Debug)]
 pub struct BeamSearch {
     width: usize,
     expansion: Expansion,
     tree: TokenTree,
+    /// `[nodes]`: `Q`.
     joint: Vec<f64>,
-    /// Distinct nodes of the current depth whose distributions are wanted; `None` is the root.
+    /// The distinct nodes at the ends of the live beams; `None` is the root.
     frontier: Vec<Option<usize>>,
-    /// The live beams, each an index into `frontier`. With replacement, two beams may share a node.
+    /// The live beams, each as an index into `frontier`. With replacement, several beams may share a node.
     beams: Vec<usize>,
 }
 
 impl BeamSearch {
-    /// A search of `width` beams from the root.
+    /// Starts a search with `width` beams (`B`) at the root.
     pub fn new(width: usize, expansion: Expansion) -> Self {
         Self {
             width,
@@ -30,22 +34,23 @@ impl BeamSearch {
         }
     }
 
-    /// The nodes whose distributions [`Self::advance`] needs next, in that order; `None` is the root.
+    /// The nodes whose distributions [`Self::advance`] takes next, in this order; `None` is the root.
     pub fn frontier(&self) -> &[Option<usize>] {
         &self.frontier
     }
 
-    /// The tree so far.
+    /// The tree that has been found so far.
     pub fn tree(&self) -> &TokenTree {
         &self.tree
     }
 
-    /// Grows the beams by one depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are the draws of this depth.
+    /// Grows the beams by one depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are this depth's
+    /// draws in `[0, 1)`.
     ///
-    /// With fewer possible pairs than beams, there are fewer beams afterwards.
+    /// If fewer pairs are possible than there are beams, fewer beams remain.
     ///
     /// # Panics
-    /// If `distributions` is not as long as the frontier.
+    /// If there is not exactly one distribution per node of the frontier.
     pub fn advance(&mut self, distributions: &[Distribution], uniforms: impl Iterator<Item = f64>) {
         assert_eq!(distributions.len(), self.frontier.len(), "one distribution per frontier node");
         let before: Vec<f64> = self.frontier.iter().map(|node| node.map_or(0.0, |n| self.joint[n])).collect();
@@ -54,7 +59,8 @@ impl BeamSearch {
             Expansion::Top => pairs.top(self.width),
             Expansion::Sampled { replacement } => pairs.draw(self.width, replacement, uniforms),
         };
-        let (mut frontier, mut beams) = (Vec::new(), Vec::new());
+        let mut frontier = Vec::new();
+        let mut beams = Vec::new();
         for pair in chosen {
             let (node, new) = self.tree.insert(self.frontier[self.beams[pair.beam]], pair.token);
             if new {
@@ -66,10 +72,11 @@ impl BeamSearch {
                 frontier.push(Some(node));
             }
         }
-        (self.frontier, self.beams) = (frontier, beams);
+        self.frontier = frontier;
+        self.beams = beams;
     }
 
-    /// The union of all beams.
+    /// Ends the search and returns the union of all beams.
     pub fn finish(self) -> DraftTree {
         DraftTree { tree: self.tree, joint: JointLogProbs::from_sums(self.joint), candidates: None }
     }
@@ -88,21 +95,21 @@ mod tests {
     }
 
     #[test]
-    fn top_beams_drawn_by_hand() {
-        // root: A .6, B .4;  after A: A .5, B .5;  after B: A .9, B .1
+    fn top_beams_of_a_tree_computed_by_hand() {
+        // At the root: A .6, B .4. After A: A .5, B .5. After B: A .9, B .1.
         let mut s = BeamSearch::new(2, Expansion::Top);
         s.advance(&[distribution(&[0.6, 0.4])], std::iter::empty());
         assert_eq!(s.frontier(), [Some(0), Some(1)]);
         s.advance(&[distribution(&[0.5, 0.5]), distribution(&[0.9, 0.1])], std::iter::empty());
         let draft = s.finish();
-        // BA .36, then AA .30 before AB .30
+        // BA has .36; AA and AB both have .30, and the lower token comes first.
         assert_eq!(draft.tree.tokens(), [0, 1, 0, 0].map(TokenId));
         assert_eq!(draft.tree.parents(), [None, None, Some(1), Some(0)]);
         assert!((draft.joint.get(2) - 0.36f64.ln()).abs() < 1e-6);
     }
 
     #[test]
-    fn fewer_possible_pairs_than_beams_give_fewer_beams() {
+    fn fewer_beams_remain_when_fewer_pairs_are_possible() {
         for expansion in [Expansion::Top, Expansion::Sampled { replacement: false }] {
             let mut s = BeamSearch::new(4, expansion);
             s.advance(&[distribution(&[0.7, 0.0, 0.3])], [0.5; 4].into_iter());
@@ -111,23 +118,24 @@ mod tests {
     }
 
     #[test]
-    fn with_replacement_equal_beams_share_a_node_and_keep_their_weight() {
+    fn equal_beams_drawn_with_replacement_share_a_node_and_keep_their_weight() {
         let mut s = BeamSearch::new(3, Expansion::Sampled { replacement: true });
         s.advance(&[distribution(&[0.5, 0.5])], [0.1, 0.2, 0.9].into_iter());
         assert_eq!(s.frontier().len(), 2);
-        // Two of three beams sit on token 0, so it owns two thirds of the next depth's mass.
+        // Two of the three beams end in token 0, so two thirds of the mass of the next depth are below it.
         s.advance(&[distribution(&[1.0]), distribution(&[1.0])], [0.6, 0.65, 0.7].into_iter());
         assert_eq!(s.finish().tree.parents()[2..], [Some(0), Some(1)]);
     }
 
-    /// Pairs must be drawn from the joint distribution: first draws of depth 2, compared with it by chi-square.
+    /// A chi-square test of the first pair drawn at depth 2 against the joint distribution.
     #[test]
-    fn draws_follow_the_joint_distribution() {
-        let (root, after) = ([0.5, 0.3, 0.2], [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]);
+    fn pairs_are_drawn_from_the_joint_distribution() {
+        let root = [0.5, 0.3, 0.2];
+        let after = [[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]];
         let mut counts = [[0u32; 2]; 3];
         let runs = 20_000;
         for seed in 0..runs {
-            // Width 3 without replacement keeps all three beams alive.
+            // Three beams without replacement keep all three tokens of depth 1.
             let mut s = BeamSearch::new(3, Expansion::Sampled { replacement: false });
             let d = Draws::new(seed);
             s.advance(&[distribution(&root)], d.uniforms(0, Purpose::DraftBeams { depth: 0 }));
@@ -154,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_tree_holds_every_beam(
+        fn the_tree_contains_every_beam(
             seed in any::<u64>(), width in 1usize..6, depth in 1usize..5, replacement in any::<bool>(),
             probs in proptest::collection::vec(0.01f64..1.0, 4),
         ) {

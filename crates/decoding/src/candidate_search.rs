@@ -1,28 +1,32 @@
-//! Drafting for rejection sampling: at every node, candidates drawn from the draft's own distribution.
+//! Drafting for rejection sampling: candidates drawn from the distribution of the draft at every node.
 
 use crate::pairs::Pairs;
 use crate::{Candidates, Distribution, DraftTree, Expansion, JointLogProbs, TokenTree};
 
-/// Draws candidates depth by depth; the model is the caller's, as in [`crate::BeamSearch`].
+/// Draws candidates at every node, depth by depth. The caller runs the model, as for [`crate::BeamSearch`].
 ///
-/// Source: SpecInfer (Miao et al., 2024) and, without replacement, MCSS (Yang et al., 2024). One candidate per node is
-/// speculative sampling (Leviathan et al., 2023).
+/// Source: SpecInfer (Miao et al., 2024) and, for draws without replacement, MCSS (Yang et al., 2024). With
+/// one candidate per node it is speculative sampling (Leviathan et al., 2023).
 #[derive(Clone, Debug)]
 pub struct CandidateSearch {
-    /// Candidates per node, by depth.
+    /// Candidates per node, by the depth of the node.
     branching: Vec<usize>,
     expansion: Expansion,
     tree: TokenTree,
+    /// `[nodes]`: `Q`.
     joint: Vec<f64>,
+    /// The depth of the nodes of the frontier.
     depth: usize,
     frontier: Vec<Option<usize>>,
+    /// The node of every draw so far.
     draws: Vec<usize>,
+    /// `q` of every node that had candidates drawn.
     q: Vec<Distribution>,
 }
 
 impl CandidateSearch {
-    /// `branching[d]` candidates at every node of depth `d`. With [`Expansion::Top`] they are the likeliest ones, which serves
-    /// greedy decoding alone.
+    /// Starts a search at the root that takes `branching[d]` candidates at every node of depth `d`. With
+    /// [`Expansion::Top`] they are the likeliest tokens, which is valid for greedy decoding only.
     pub fn new(branching: Vec<usize>, expansion: Expansion) -> Self {
         Self {
             branching,
@@ -36,20 +40,21 @@ impl CandidateSearch {
         }
     }
 
-    /// The nodes whose distributions [`Self::advance`] needs next, in that order; `None` is the root.
+    /// The nodes whose distributions [`Self::advance`] takes next, in this order; `None` is the root.
     pub fn frontier(&self) -> &[Option<usize>] {
         &self.frontier
     }
 
-    /// The tree so far.
+    /// The tree that has been found so far.
     pub fn tree(&self) -> &TokenTree {
         &self.tree
     }
 
-    /// Draws the candidates of the next depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are the draws of this depth.
+    /// Draws the candidates of the next depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are
+    /// this depth's draws in `[0, 1)`, used for one node after the other.
     ///
     /// # Panics
-    /// If `distributions` is not as long as the frontier.
+    /// If there is not exactly one distribution per node of the frontier.
     pub fn advance(&mut self, distributions: &[Distribution], mut uniforms: impl Iterator<Item = f64>) {
         assert_eq!(distributions.len(), self.frontier.len(), "one distribution per frontier node");
         let count = self.branching.get(self.depth).copied().unwrap_or(0);
@@ -75,7 +80,7 @@ impl CandidateSearch {
         self.depth += 1;
     }
 
-    /// All candidates.
+    /// Ends the search and returns all candidates.
     pub fn finish(self) -> DraftTree {
         let candidates = match self.expansion {
             Expansion::Sampled { replacement } if self.depth > 0 => {
@@ -103,37 +108,39 @@ mod tests {
     }
 
     #[test]
-    fn every_node_gets_its_candidates() {
+    fn every_node_has_the_requested_candidates() {
         let draft = drawn(&[2, 2, 1], Expansion::Sampled { replacement: false }, 1);
         assert_eq!([1, 2, 3].map(|d| draft.tree.level(d).count()), [2, 4, 4]);
-        // Three tokens are possible, so five draws without replacement give three.
+        // Only three tokens are possible, so five draws without replacement give three candidates.
         assert_eq!(drawn(&[5], Expansion::Sampled { replacement: false }, 1).tree.len(), 3);
     }
 
     #[test]
-    fn what_is_drawn_passes_its_own_check() {
+    fn drawn_candidates_pass_validation() {
         for replacement in [false, true] {
             for seed in 0..50 {
                 let draft = drawn(&[3, 2], Expansion::Sampled { replacement }, seed);
-                let c = draft.candidates.unwrap();
-                assert_eq!(c.drawn_at(&draft.tree, None).len(), 3);
-                let (draws, q) = (c.draws().to_vec(), c.distributions().to_vec());
-                let again = Candidates::new(&draft.tree, &[3, 2], draws, q, replacement);
-                assert_eq!(again.as_ref(), Ok(&c));
+                let candidates = draft.candidates.unwrap();
+                assert_eq!(candidates.drawn_at(&draft.tree, None).len(), 3);
+                let draws = candidates.draws().to_vec();
+                let q = candidates.distributions().to_vec();
+                let validated = Candidates::new(&draft.tree, &[3, 2], draws, q, replacement);
+                assert_eq!(validated, Ok(candidates));
             }
         }
     }
 
     #[test]
-    fn candidates_of_another_tree_are_refused() {
+    fn invalid_candidates_are_rejected() {
         let draft = drawn(&[2], Expansion::Sampled { replacement: false }, 1);
-        let (tree, c) = (draft.tree, draft.candidates.unwrap());
+        let tree = draft.tree;
+        let candidates = draft.candidates.unwrap();
+        let q = candidates.distributions();
         let with = |draws: &[usize], q: &[Distribution]| {
             Candidates::new(&tree, &[2], draws.to_vec(), q.to_vec(), false)
         };
-        let many = Candidates::new(&tree, &[2], vec![0, 1, 1], c.distributions().to_vec(), true);
+        let many = Candidates::new(&tree, &[2], vec![0, 1, 1], q.to_vec(), true);
         assert_eq!(many, Err(InvalidCandidates::TooManyDraws { draw: 2, limit: 2 }));
-        let q = c.distributions();
         assert_eq!(with(&[0, 5], q), Err(InvalidCandidates::NoSuchNode { draw: 1, node: 5, nodes: 2 }));
         assert_eq!(with(&[0], q), Err(InvalidCandidates::NeverDrawn { node: 1 }));
         assert_eq!(with(&[0, 1, 1], q), Err(InvalidCandidates::DrawnTwice { node: 1 }));
@@ -143,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn greedy_candidates_are_the_likeliest() {
+    fn greedy_candidates_are_the_likeliest_tokens() {
         let draft = drawn(&[2, 1], Expansion::Top, 0);
         assert_eq!(draft.tree.tokens(), [0, 1, 0, 0].map(TokenId));
         assert_eq!(draft.candidates, None);

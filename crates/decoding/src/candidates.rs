@@ -1,40 +1,51 @@
-//! What rejection sampling knows of a tree of candidates: the draws, and the distributions that they were drawn from.
+//! The draws of a candidate tree and the distributions they come from, as rejection sampling needs them.
 
 use thiserror::Error;
 
 use crate::{Distribution, NodeRows, TokenId, TokenTree};
 
-/// Which candidates were drawn at each node, and from what: all that rejection sampling needs beside the tree.
+/// The candidates drawn at each node of a tree, and the distributions `q` that they were drawn from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidates {
-    /// The node of every draw. Draws of one parent are in the order drawn; with replacement a node may come more than once.
+    /// `[draws]`: the node of every draw. The draws of one parent are in the order in which they were drawn;
+    /// with replacement a node may occur more than once.
     draws: Vec<usize>,
-    /// `q` of every parent, the root first, then in node order.
+    /// `[parents]`: `q` of every node with children, the root first, then in node order.
     q: Vec<Distribution>,
     replacement: bool,
 }
 
-/// Why draws and distributions do not belong to a tree.
+/// Why draws and distributions are not those of a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the error messages describe the variants")]
 pub enum InvalidCandidates {
-    #[error("draw {draw} names node {node} of a tree of {nodes} nodes")]
+    #[error("draw {draw} refers to node {node}, but the tree has {nodes} nodes")]
     NoSuchNode { draw: usize, node: usize, nodes: usize },
-    #[error("node {node} was never drawn: name every node in the draws")]
+    #[error("node {node} was never drawn: the draws must contain every node")]
     NeverDrawn { node: usize },
-    #[error("node {node} was drawn twice, without replacement")]
+    #[error("node {node} was drawn twice, but the draws are without replacement")]
     DrawnTwice { node: usize },
-    #[error("draw {draw} is one more than the {limit} that were asked for at its depth")]
+    #[error("draw {draw} exceeds the {limit} candidates per node requested at its depth")]
     TooManyDraws { draw: usize, limit: usize },
-    #[error("{given} distributions for {parents} nodes with children: give one each, the root's first")]
+    #[error("{given} distributions for {parents} nodes with children: give one per node, the root's first")]
     LengthMismatch { given: usize, parents: usize },
-    #[error("node {node} carries token {token}, which the draft's distribution at its parent cannot draw")]
+    #[error(
+        "node {node} carries token {token}, which has probability 0 in the distribution it was drawn from"
+    )]
     Impossible { node: usize, token: TokenId },
 }
 
 impl Candidates {
-    /// Checks the draws of `tree`, `branching[d]` at most at a node of depth `d`, and the distributions that they were drawn from; see
-    /// the fields.
+    /// Checks the candidates of `tree`.
+    ///
+    /// - `branching[d]`: the maximum number of draws at a node of depth `d`.
+    /// - `draws`, `[draws]`: the node of every draw, those of one parent in the order drawn.
+    /// - `q`, `[parents]`: the distribution of every node with children, the root's first, then in node
+    ///   order.
+    /// - `replacement`: whether a node may be drawn more than once.
+    ///
+    /// # Errors
+    /// If the draws or the distributions cannot have led to `tree`.
     pub fn new(
         tree: &TokenTree,
         branching: &[usize],
@@ -45,8 +56,9 @@ impl Candidates {
         let mut drawn = vec![false; tree.len()];
         let mut draws_at = NodeRows::new(0, vec![0; tree.len()]);
         for (draw, &node) in draws.iter().enumerate() {
-            let seen = drawn.get_mut(node);
-            let seen = seen.ok_or(InvalidCandidates::NoSuchNode { draw, node, nodes: tree.len() })?;
+            let Some(seen) = drawn.get_mut(node) else {
+                return Err(InvalidCandidates::NoSuchNode { draw, node, nodes: tree.len() });
+            };
             if *seen && !replacement {
                 return Err(InvalidCandidates::DrawnTwice { node });
             }
@@ -75,32 +87,32 @@ impl Candidates {
         Ok(candidates)
     }
 
-    /// What a search drew: valid by construction.
+    /// Takes what a search drew, which is valid by construction.
     pub(crate) fn from_search(draws: Vec<usize>, q: Vec<Distribution>, replacement: bool) -> Self {
         Self { draws, q, replacement }
     }
 
-    /// The node of every draw.
+    /// `[draws]`: the node of every draw, those of one parent in the order drawn.
     pub fn draws(&self) -> &[usize] {
         &self.draws
     }
 
-    /// `q` of every node with children, the root's first, then in node order.
+    /// `[parents]`: `q` of every node with children, the root's first, then in node order.
     pub fn distributions(&self) -> &[Distribution] {
         &self.q
     }
 
-    /// Whether a pair could be drawn twice.
+    /// Whether the candidates were drawn with replacement.
     pub fn replacement(&self) -> bool {
         self.replacement
     }
 
-    /// `q` at `parent`; `None` if it has no children.
+    /// `q` at `parent` (`None`: the root), or `None` if `parent` has no children.
     pub(crate) fn q_at(&self, tree: &TokenTree, parent: Option<usize>) -> Option<&Distribution> {
         self.q.get(parents_of(tree).binary_search(&parent).ok()?)
     }
 
-    /// The children of `parent` in the order drawn, repetitions included.
+    /// The children of `parent` (`None`: the root) in the order drawn, repetitions included.
     pub(crate) fn drawn_at(&self, tree: &TokenTree, parent: Option<usize>) -> Vec<usize> {
         self.draws.iter().copied().filter(|&node| tree.parents()[node] == parent).collect()
     }

@@ -1,4 +1,4 @@
-//! A warped distribution: what tokens are drawn from and judged by.
+//! Warped distributions: tokens are drawn from them, and joint log-probabilities are sums of theirs.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -8,46 +8,58 @@ use thiserror::Error;
 use crate::TokenId;
 use crate::exp::{exp_of_negative, sum};
 
-/// A warped distribution: the tokens that are possible, by ascending token, with their log-probabilities (natural log).
+/// A warped distribution: the possible tokens in ascending order, with their log-probabilities (natural log).
 ///
-/// Three lists side by side: with filters off they are whole vocabularies, and the loops over them are vectorised.
+/// Tokens, log-probabilities and probabilities are three parallel lists. Without filters each is as long as
+/// the vocabulary, and loops over a list of plain numbers can be vectorised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
-    /// Never empty.
+    /// `[possible]`: ascending; never empty.
     tokens: Vec<TokenId>,
+    /// `[possible]`: natural log.
     log_probs: Vec<f64>,
+    /// `[possible]`
     probs: Vec<f64>,
 }
 
-/// Why numbers are no distribution.
+/// Why values are not a distribution.
 #[derive(Clone, Debug, PartialEq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the error messages describe the variants")]
 pub enum InvalidDistribution {
-    #[error("{log_probs} log-probabilities for {tokens} tokens: give one each, and at least one")]
+    #[error("{log_probs} log-probabilities for {tokens} tokens: give one per token, for at least one token")]
     LengthMismatch { tokens: usize, log_probs: usize },
-    #[error("token {after} comes behind token {before}: tokens must ascend")]
+    #[error(
+        "token {after} comes after token {before}: tokens must be in ascending order, without repetitions"
+    )]
     NotAscending { before: TokenId, after: TokenId },
     #[error("the log-probability of token {token} is {value}: it must be finite and at most 0")]
     NotALogProb { token: TokenId, value: f64 },
-    #[error("the probabilities sum to {0}, not to 1")]
+    #[error("the probabilities sum to {0} instead of 1")]
     NotNormalised(f64),
 }
 
 impl Distribution {
-    /// How far from 1 the sum of probabilities rounded to f32 may be.
+    /// The tolerance for log-probabilities that were rounded to f32: how far the sum of probabilities may be
+    /// from 1.
     const SLACK: f64 = 1e-3;
 
-    /// Checks tokens and their log-probabilities, which may be rounded: they are renormalised.
+    /// Checks tokens in ascending order and their log-probabilities (natural log). These may have been
+    /// rounded to f32: they are renormalised.
+    ///
+    /// # Errors
+    /// If there is no token or not one log-probability per token, the tokens are not ascending, a value is
+    /// positive or not finite, or the probabilities do not sum to 1 within 0.001.
     pub fn new(tokens: Vec<TokenId>, log_probs: Vec<f64>) -> Result<Self, InvalidDistribution> {
         if tokens.is_empty() || tokens.len() != log_probs.len() {
-            let (tokens, log_probs) = (tokens.len(), log_probs.len());
-            return Err(InvalidDistribution::LengthMismatch { tokens, log_probs });
+            return Err(InvalidDistribution::LengthMismatch {
+                tokens: tokens.len(),
+                log_probs: log_probs.len(),
+            });
         }
         if let Some(pair) = tokens.windows(2).find(|pair| pair[0] >= pair[1]) {
             return Err(InvalidDistribution::NotAscending { before: pair[0], after: pair[1] });
         }
-        let broken = |lp: &f64| !(lp.is_finite() && *lp <= Self::SLACK);
-        if let Some(i) = log_probs.iter().position(broken) {
+        if let Some(i) = log_probs.iter().position(|lp| !(lp.is_finite() && *lp <= Self::SLACK)) {
             return Err(InvalidDistribution::NotALogProb { token: tokens[i], value: log_probs[i] });
         }
         let log_probs: Vec<f64> = log_probs.into_iter().map(|lp| lp.min(0.0)).collect();
@@ -58,55 +70,58 @@ impl Distribution {
         Ok(Self::from_weights(tokens, log_probs))
     }
 
-    /// Renormalises logarithms of weights, none above 0 and at least one near it, by ascending token.
+    /// Normalises weights, given as natural logarithms by ascending token. No logarithm may be above 0, and
+    /// the largest must be near 0.
     pub(crate) fn from_weights(tokens: Vec<TokenId>, mut log_probs: Vec<f64>) -> Self {
         let mut probs: Vec<f64> = log_probs.iter().map(|&lp| exp_of_negative(lp)).collect();
         let mass = sum(&probs);
-        let (log_mass, scale) = (mass.ln(), 1.0 / mass);
+        let log_mass = mass.ln();
+        let scale = 1.0 / mass;
         log_probs.iter_mut().for_each(|lp| *lp -= log_mass);
         probs.iter_mut().for_each(|p| *p *= scale);
         Self { tokens, log_probs, probs }
     }
 
-    /// Positive probabilities by ascending token, at least one, that sum to 1 but for rounding.
+    /// Takes probabilities by ascending token: at least one, all positive, with a sum of 1 up to rounding.
     pub(crate) fn from_masses(masses: Vec<(TokenId, f64)>) -> Self {
         let (tokens, probs): (Vec<TokenId>, Vec<f64>) = masses.into_iter().unzip();
         let log_probs = probs.iter().map(|p| p.ln()).collect();
         Self { tokens, log_probs, probs }
     }
 
-    /// Log-probability of `token`; −∞ when it was warped out.
+    /// The log-probability (natural log) of `token`; −∞ if it was warped out.
     pub fn log_prob(&self, token: TokenId) -> f64 {
         self.tokens.binary_search(&token).map_or(f64::NEG_INFINITY, |i| self.log_probs[i])
     }
 
-    /// The possible tokens, by ascending token, with their log-probabilities.
+    /// The possible tokens in ascending order, with their log-probabilities (natural log).
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (TokenId, f64)> {
         self.tokens.iter().copied().zip(self.log_probs.iter().copied())
     }
 
-    /// The possible tokens, ascending.
+    /// `[possible]`: the possible tokens, ascending.
     pub fn tokens(&self) -> &[TokenId] {
         &self.tokens
     }
 
-    /// Their log-probabilities.
+    /// `[possible]`: the log-probabilities (natural log) of [`Self::tokens`].
     pub fn log_probs(&self) -> &[f64] {
         &self.log_probs
     }
 
-    /// Their probabilities.
+    /// `[possible]`: the probabilities of [`Self::tokens`].
     pub(crate) fn probs(&self) -> &[f64] {
         &self.probs
     }
 
-    /// The most likely token; of equal ones, the lowest.
+    /// The most likely token, and of several equally likely ones the lowest.
     pub fn argmax(&self) -> TokenId {
-        let better = |best: (TokenId, f64), next: (TokenId, f64)| if next.1 > best.1 { next } else { best };
-        self.iter().reduce(better).map_or(TokenId(0), |best| best.0)
+        self.iter()
+            .reduce(|best, next| if next.1 > best.1 { next } else { best })
+            .map_or(TokenId(0), |(token, _)| token)
     }
 
-    /// The token at `uniform` in `[0, 1)` of the cumulative distribution.
+    /// The token at which the cumulative distribution exceeds `uniform`, a draw in `[0, 1)`.
     pub fn quantile(&self, uniform: f64) -> TokenId {
         let mut mass = 0.0;
         for (&token, prob) in self.tokens.iter().zip(&self.probs) {
@@ -115,34 +130,38 @@ impl Distribution {
                 return token;
             }
         }
-        // The masses sum to 1 up to rounding; the most likely token can best afford a draw in the gap.
+        // Rounding may leave the sum below 1. A draw from this gap changes the most likely token's
+        // probability least.
         self.argmax()
     }
 
-    /// The smallest set of most likely tokens whose mass exceeds `top_p`.
+    /// The nucleus: the smallest set of most likely tokens whose probabilities sum to more than `top_p`,
+    /// renormalised.
     pub(crate) fn nucleus(&self, top_p: f64) -> Self {
-        // A heap, not a sort: with top-k off the vocabulary is large and the nucleus small.
-        let ranked = (0..self.tokens.len()).map(|i| Ranked { log_prob: self.log_probs[i], place: i });
-        let mut heap: BinaryHeap<Ranked> = ranked.collect();
+        // A heap instead of a sort: without top-k the vocabulary is large, but the nucleus is usually small.
+        let mut heap: BinaryHeap<Ranked> =
+            (0..self.tokens.len()).map(|i| Ranked { log_prob: self.log_probs[i], index: i }).collect();
         let mut kept = Vec::new();
         let mut mass_before = 0.0;
-        while let Some(Ranked { place, .. }) = heap.pop() {
+        while let Some(Ranked { index, .. }) = heap.pop() {
             if mass_before > top_p {
                 break;
             }
-            mass_before += self.probs[place];
-            kept.push(place);
+            mass_before += self.probs[index];
+            kept.push(index);
         }
         kept.sort_unstable();
+        let tokens = kept.iter().map(|&i| self.tokens[i]).collect();
         let log_probs = kept.iter().map(|&i| self.log_probs[i]).collect();
-        Self::from_weights(kept.iter().map(|&i| self.tokens[i]).collect(), log_probs)
+        Self::from_weights(tokens, log_probs)
     }
 }
 
-/// Ordered by probability; of equal ones, the lower token is the larger.
+/// An entry of a distribution, ordered by probability. Of several equally likely entries, the one of the
+/// lower token is the greater.
 struct Ranked {
     log_prob: f64,
-    place: usize,
+    index: usize,
 }
 
 impl PartialEq for Ranked {
@@ -161,7 +180,7 @@ impl PartialOrd for Ranked {
 
 impl Ord for Ranked {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.log_prob.total_cmp(&other.log_prob).then(other.place.cmp(&self.place))
+        self.log_prob.total_cmp(&other.log_prob).then(other.index.cmp(&self.index))
     }
 }
 
@@ -170,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_distribution_is_refused() {
+    fn invalid_distributions_are_rejected() {
         let new = |pairs: &[(u32, f64)]| {
             Distribution::new(
                 pairs.iter().map(|p| TokenId(p.0)).collect(),
@@ -179,7 +198,7 @@ mod tests {
         };
         let half = 0.5f64.ln();
         assert!((new(&[(1, half), (5, half)]).unwrap().log_prob(TokenId(5)) - half).abs() < 1e-12);
-        for broken in [
+        for invalid in [
             &[][..],
             &[(5, half), (1, half)],
             &[(5, half), (5, half)],
@@ -188,7 +207,7 @@ mod tests {
             &[(1, half), (2, f64::NEG_INFINITY)],
             &[(1, half)],
         ] {
-            assert!(new(broken).is_err(), "{broken:?}");
+            assert!(new(invalid).is_err(), "{invalid:?}");
         }
     }
 }

@@ -1,42 +1,46 @@
-//! Counter-based randomness: a draw is a function of (request seed, absolute position, purpose).
+//! Counter-based randomness: every draw is a function of (request seed, absolute position, purpose).
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What a draw is for. Draws of different purposes are independent.
+/// The purpose of a draw. Draws of different purposes are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Tokens drawn from the target's distribution: the bonus token, exact match, autoregressive decoding.
+    /// Drawing a token from the target's distribution: bonus tokens, exact match, autoregressive decoding.
     TargetToken,
-    /// Tests of candidates for this position by rejection sampling, one draw per candidate.
+    /// Testing the candidates for this position by rejection sampling, one draw per candidate.
     Acceptance,
-    /// Beams, or candidates, drawn from the draft's distribution, this deep under the root. The position is the root's: a tree that was
-    /// rejected must not lend its draws to the next one, which would no longer be independent of the rejection.
+    /// Drawing beams or candidates from the draft's distribution at some depth below the root.
+    ///
+    /// The position is that of the root. If it were that of the drawn token, a tree would reuse draws of a
+    /// rejected tree before it, and would not be independent of the rejection.
     DraftBeams {
-        /// 0 for the root's children.
+        /// The depth of the parents of the drawn tokens: 0 for the children of the root.
         depth: usize,
     },
 }
 
 /// All randomness of one request.
 ///
-/// There is no state: whoever asks for the draws of a position gets the same ones, so a retried or replayed step
-/// draws the same tokens, on whichever worker it runs. Built on the ChaCha8 block counter.
+/// It has no state: the draws of a position are always the same, so a step that is retried or replayed draws
+/// the same tokens, on any worker. Built on the block counter of ChaCha8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draws {
     seed: u64,
 }
 
 impl Draws {
-    /// Words of the ChaCha stream that one position owns; a uniform takes two, so that a depth has 512 draws.
+    /// The 32-bit words of a ChaCha stream that belong to one position. A draw takes two of them, so there
+    /// are 512 draws per position and purpose (for the draft, per position and depth).
     const WORDS_PER_POSITION: u128 = 1024;
 
-    /// The draws of the request with this seed.
+    /// The draws of a request with this seed.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// Uniform draws in `[0, 1)` for the token at `position` (0 is the first token of the prompt).
+    /// Uniform draws in `[0, 1)` for the token at `position`, counted from 0 for the first token of the
+    /// prompt. Only the first 512 of them belong to this position alone.
     pub fn uniforms(self, position: usize, purpose: Purpose) -> impl Iterator<Item = f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(match purpose {
@@ -48,7 +52,7 @@ impl Draws {
         std::iter::repeat_with(move || (rng.next_u64() >> 11) as f64 * (-53f64).exp2())
     }
 
-    /// The first of [`Self::uniforms`].
+    /// The first draw of [`Self::uniforms`].
     pub fn uniform(self, position: usize, purpose: Purpose) -> f64 {
         self.uniforms(position, purpose).next().unwrap_or_default()
     }
@@ -59,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_draw_depends_on_seed_position_and_purpose_only() {
+    fn draws_depend_only_on_seed_position_and_purpose() {
         let d = Draws::new(7);
         let first: Vec<f64> = d.uniforms(3, Purpose::DraftBeams { depth: 0 }).take(4).collect();
         assert_eq!(
@@ -73,16 +77,16 @@ mod tests {
         assert_ne!(first[0], Draws::new(8).uniform(3, Purpose::DraftBeams { depth: 0 }));
     }
 
-    /// A changed generator would silently change every seeded answer of every user.
+    /// A different generator would silently change the output of every request with a seed.
     #[test]
-    fn the_stream_is_pinned() {
+    fn draws_of_a_seed_never_change() {
         let d = Draws::new(42);
         let draws = [d.uniform(0, Purpose::TargetToken), d.uniform(100, Purpose::DraftBeams { depth: 0 })];
         assert_eq!(draws.map(|u| (u * 1e6) as u32), [716_791, 248_153]);
     }
 
     #[test]
-    fn uniforms_are_uniform() {
+    fn draws_are_uniform() {
         let mut bins = [0u32; 10];
         for position in 0..20_000 {
             let u = Draws::new(1).uniform(position, Purpose::TargetToken);

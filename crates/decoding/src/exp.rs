@@ -1,13 +1,15 @@
-//! The exponential, for whole vocabularies.
+//! Exponentials and sums that are fast enough for whole vocabularies.
 
-/// `exp(x)` for `x ≤ 0`, to a few parts in 10¹³; 0 from about −708 down.
+/// `exp(x)` for `x ≤ 0`, with a relative error of a few parts in 10¹³; 0 below −708.
 ///
-/// Without branches or calls, so that the compiler vectorises loops over it. The library's costs several times as much: with filters
-/// off, exponentials of every token at every node of a tree then take as long as the pass of a small model.
+/// It has neither branches nor calls, so that the compiler can vectorise loops over it. [`f64::exp`] costs
+/// several times as much. Without filters, the exponentials of all tokens at all nodes of a tree would then
+/// take as long as the forward pass of a small model.
 pub(crate) fn exp_of_negative(x: f64) -> f64 {
-    /// Adding it rounds to an integer, which then is in the lowest bits.
+    /// 1.5 · 2⁵²: adding it rounds to an integer and leaves that integer in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
-    // Taylor's coefficients; |rest| ≤ ln 2 / 2.
+    // The Taylor series from 1/9! to 1/0!, for |rest| ≤ ln 2 / 2. The term of 1/10! starts the evaluation
+    // below.
     const COEFFICIENTS: [f64; 10] = [
         1.0 / 362_880.0,
         1.0 / 40_320.0,
@@ -27,12 +29,14 @@ pub(crate) fn exp_of_negative(x: f64) -> f64 {
     for coefficient in COEFFICIENTS {
         power = power * rest + coefficient;
     }
-    // 2^whole, by its exponent's bits. Below the normal numbers the scale is wrong: there the result is 0.
+    // 2 to the rounded exponent, from the bits of the exponent. The scale is wrong for subnormal results,
+    // which are replaced by 0.
     let scale = f64::from_bits(rounded.to_bits().wrapping_add(1023) << 52);
     if x < -708.0 { 0.0 } else { power * scale }
 }
 
-/// The sum, in lanes, so that the compiler can use vectors.
+/// The sum of `values`, added up in eight lanes so that the compiler can use vector instructions. The order
+/// of the additions is fixed, and so is the result.
 pub(crate) fn sum(values: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
     for part in values.chunks(lanes.len()) {
@@ -51,13 +55,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_librarys(x in -707f64..=0.0) {
+        fn exp_of_negative_agrees_with_the_standard_library(x in -707f64..=0.0) {
             prop_assert!((exp_of_negative(x) / x.exp() - 1.0).abs() < 1e-12);
         }
     }
 
     #[test]
-    fn its_ends() {
+    fn exp_of_negative_is_exact_at_both_ends() {
         assert_eq!(exp_of_negative(0.0), 1.0);
         assert_eq!(exp_of_negative(f64::NEG_INFINITY), 0.0);
         assert_eq!(exp_of_negative(-1e9), 0.0);

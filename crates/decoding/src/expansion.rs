@@ -1,4 +1,4 @@
-//! How beams are chosen.
+//! How a draft chooses the beams of the next depth.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,22 +8,23 @@ use thiserror::Error;
 /// How the beams of the next depth are chosen among all (beam, token) pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expansion {
-    /// The pairs of the largest joint log-probability; ties by lower (beam, token). Temperature 0.
+    /// The pairs of largest joint log-probability; ties go to the lower (beam, token). Always used at
+    /// temperature 0.
     Top,
-    /// Pairs drawn in proportion to their joint probability.
+    /// Pairs drawn with probability proportional to their joint probability.
     Sampled {
-        /// Whether a pair may be drawn more than once. The paper's code does so by default; without, beams differ and the tree
-        /// is wider.
+        /// Whether a pair may be drawn more than once. The paper's code allows it by default. Without
+        /// replacement all beams differ, so the tree is wider.
         replacement: bool,
     },
 }
 
 impl Expansion {
-    /// Every one, the default first.
+    /// All expansions, the default first.
     pub const ALL: [Self; 3] =
         [Self::Sampled { replacement: false }, Self::Sampled { replacement: true }, Self::Top];
 
-    /// The name in flags and reports.
+    /// The name that flags, requests and reports use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sampled { replacement: false } => "sampled",
@@ -39,7 +40,7 @@ impl fmt::Display for Expansion {
     }
 }
 
-/// The name of no way to choose beams.
+/// The error for a name that is not one of [`Expansion::ALL`]; it holds that name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown beams {0:?}: choose one of {names}", names = Expansion::ALL.map(Expansion::name).join(", "))]
 pub struct UnknownExpansion(pub String);

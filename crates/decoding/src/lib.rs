@@ -1,13 +1,26 @@
 //! The rules of multi-candidate multi-token assisted decoding (MMTAD), and nothing else.
 //!
-//! Everything here is pure: no IO, no clock, no async, no tensors. Randomness is an argument ([`Draws`]), so every
-//! rule can be replayed, and tests take microseconds.
+//! Everything in this crate is pure: no IO, no clock, no async, no tensors. Randomness is an argument
+//! ([`Draws`]), so every rule can be replayed, and tests take microseconds.
 //!
-//! Source of the rules: "Optimized Multi-Token Joint Decoding With Auxiliary Model for LLM Inference" (ICLR 2025).
+//! Source of the rules: "Optimized Multi-Token Joint Decoding With Auxiliary Model for LLM Inference" (ICLR
+//! 2025).
 //!
-//! Notation, used throughout: the **root** is the last committed token; a **node** is a proposed token under it;
-//! `p` and `q` are the warped target and draft distributions; `P` and `Q` the joint log-probabilities of the path from
-//! the root to a node, natural log; `γ` the draft depth, `B` the beam width, `τ` the acceptance threshold.
+//! # Notation
+//!
+//! | symbol | meaning |
+//! |---|---|
+//! | root | the last committed token; the token tree hangs under it |
+//! | node | a proposed token; its index is its position in the tree, its depth is at least 1 |
+//! | `p`, `q` | the warped distributions of the target and of the draft |
+//! | `P`, `Q` | joint log-probabilities (natural log) of the path to a node under `p` and under `q` |
+//! | `γ` | the draft depth: draft tokens per path and iteration |
+//! | `B` | the beam width |
+//! | `τ` | the acceptance threshold, above 0 and at most 1 |
+//!
+//! A type of `Option<usize>` for a node uses `None` for the root.
+//!
+//! # Example
 //!
 //! ```
 //! use tandem_decoding::{TokenId, TokenTree, TreeLimits};

@@ -1,28 +1,34 @@
-//! Which rows a row of a forward pass may attend to, beyond the committed prefix that every row sees.
+//! The attention mask of a forward pass over a token tree.
 
 use crate::TokenTree;
 
-/// Visibility over the newest rows of a KV cache: `sees(row, column)`.
+/// The ancestor mask of a forward pass, `[rows, columns]`: whether a row may attend to a column.
 ///
-/// Columns are the cache rows behind the committed prefix; the last `rows` of them are the rows of this pass, the ones
-/// before were written by earlier passes over the same tree (a draft grows its tree depth by depth). A row sees
-/// its ancestors and itself.
+/// Rows are the tokens of the pass. Columns are the rows of the KV cache after the committed prefix, which is
+/// not part of the mask because every row attends to it. The last `rows` columns are the tokens of this pass.
+/// The columns before them come from earlier passes over the same tree: a draft grows its tree depth by
+/// depth. A row attends to its ancestors and to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AncestorMask {
     rows: usize,
     columns: usize,
+    /// `[rows, columns]`, row by row.
     visible: Vec<bool>,
 }
 
 impl AncestorMask {
-    /// Plain causal order: row `i` sees columns `0..=i`. For prompts and other chains.
+    /// The causal mask, for prompts and other chains: row `i` attends to the columns `0..=i`.
     pub fn causal(rows: usize) -> Self {
-        let visible = (0..rows * rows).map(|i| i % rows <= i / rows).collect();
+        let mut visible = vec![false; rows * rows];
+        for row in 0..rows {
+            visible[row * rows..=row * rows + row].fill(true);
+        }
         Self { rows, columns: rows, visible }
     }
 
-    /// The pass of a target: `chain` committed tokens that are not in the cache yet (the last is the root), each seeing
-    /// those before it, then all nodes of `tree`, each seeing the chain, its ancestors and itself.
+    /// The mask of a target's pass. Its rows are `chain` committed tokens that are not in the cache yet, the
+    /// last of which is the root, followed by all nodes of `tree`. A committed token attends to those before
+    /// it and to itself, a node to the chain, its ancestors and itself.
     pub fn chain_then_tree(chain: usize, tree: &TokenTree) -> Self {
         let size = chain + tree.len();
         let mut mask = Self { rows: size, columns: size, visible: vec![false; size * size] };
@@ -31,7 +37,7 @@ impl AncestorMask {
         }
         for node in 0..tree.len() {
             let row = chain + node;
-            // Parents come first, so the parent's row is complete.
+            // A parent comes before its children, so its row is complete.
             match tree.parents()[node] {
                 Some(parent) => {
                     let from = (chain + parent) * size;
@@ -44,8 +50,8 @@ impl AncestorMask {
         mask
     }
 
-    /// Rows given one by one: the columns that each of them sees (its own included), out of `columns`.
-    /// Columns out of range are ignored.
+    /// Builds a mask from the columns that each row attends to, its own included. Columns from `columns` on
+    /// are ignored.
     pub fn from_visible(columns: usize, rows: &[Vec<usize>]) -> Self {
         let mut visible = vec![false; rows.len() * columns];
         for (row, seen) in rows.iter().enumerate() {
@@ -56,12 +62,12 @@ impl AncestorMask {
         Self { rows: rows.len(), columns, visible }
     }
 
-    /// Rows of the pass.
+    /// The number of rows: the tokens of the pass.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Cache rows behind the prefix, those of this pass included.
+    /// The number of columns: cache rows after the committed prefix, including those of this pass.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -71,7 +77,7 @@ impl AncestorMask {
         self.visible[row * self.columns + column]
     }
 
-    /// All of it, row by row: `[rows, columns]`.
+    /// The whole mask, `[rows, columns]`, row by row.
     pub fn as_slice(&self) -> &[bool] {
         &self.visible
     }
@@ -86,7 +92,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_mask_is_the_ancestor_relation(tree in any_tree(), chain in 1usize..4) {
+        fn nodes_attend_to_the_chain_their_ancestors_and_themselves(tree in any_tree(), chain in 1usize..4) {
             let mask = AncestorMask::chain_then_tree(chain, &tree);
             prop_assert_eq!((mask.rows(), mask.columns()), (chain + tree.len(), chain + tree.len()));
             for node in 0..tree.len() {
@@ -105,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_without_a_tree_is_causal() {
+    fn the_mask_of_a_chain_without_a_tree_is_causal() {
         assert_eq!(AncestorMask::chain_then_tree(5, &TokenTree::default()), AncestorMask::causal(5));
     }
 }

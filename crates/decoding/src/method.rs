@@ -1,4 +1,4 @@
-//! The decoding methods that a client can ask for, and their parameters.
+//! The decoding methods that a client can request, and their parameters.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,30 +10,34 @@ use crate::{Drafting, Expansion, InvalidDrafting, Reference, Threshold};
 /// A decoding method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// One token of the target per iteration, no draft.
+    /// One token of the target per iteration, without a draft.
     Autoregressive,
-    /// A chain drawn from the draft, accepted by rejection sampling.
+    /// Speculative sampling: a chain drawn from the draft, accepted by rejection sampling (Leviathan et al.,
+    /// 2023).
     Speculative,
-    /// A tree drawn from the draft, accepted by multi-round rejection sampling.
+    /// SpecInfer: a tree drawn from the draft, accepted by multi-round rejection sampling (Miao et al.,
+    /// 2024).
     SpecInfer,
-    /// The best beam alone, accepted by joint likelihood.
+    /// MTAD: the best beam alone, accepted by joint likelihood.
     Mtad,
-    /// The whole token tree, accepted by joint likelihood.
+    /// MMTAD: the whole token tree, accepted by joint likelihood.
     Mmtad,
-    /// The whole token tree, walked by tokens drawn from the target: the output is the target's own.
+    /// The whole token tree, walked along tokens drawn from the target, so the output is that of the target
+    /// alone.
     ExactMatch,
-    /// Multi-token joint decoding: beams of the target's own joint distribution, the best one committed whole. No draft; slow; what
-    /// MTAD and MMTAD approximate. With [`Expansion::Top`] it is the paper's greedy MJGD.
+    /// MTJD, multi-token joint decoding: beams of the joint distribution of the target itself, the best one
+    /// committed whole, without a draft. MTAD and MMTAD approximate it; it is slow and serves evaluation.
+    /// With [`Expansion::Top`] it is the paper's greedy variant, MJGD.
     Mtjd,
 }
 
-/// The name of no method.
+/// The error for a name that is not one of [`Method::ALL`]; it holds that name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("unknown method {0:?}: choose one of {names}", names = Method::ALL.map(Method::name).join(", "))]
 pub struct UnknownMethod(pub String);
 
 impl Method {
-    /// Every method, in the order of the docs.
+    /// All methods, in the order of the documentation.
     pub const ALL: [Self; 7] = [
         Self::Autoregressive,
         Self::Speculative,
@@ -44,27 +48,28 @@ impl Method {
         Self::Mtjd,
     ];
 
-    /// Whether the output is distributed exactly as plain sampling from the target (at temperature 0: is its greedy output).
+    /// Whether the output is distributed exactly as plain sampling from the target. At temperature 0: whether
+    /// it is the greedy output of the target.
     pub fn is_lossless(self) -> bool {
         !matches!(self, Self::Mtad | Self::Mmtad | Self::Mtjd)
     }
 
-    /// Whether a draft model proposes.
+    /// Whether the method uses a draft model.
     pub fn drafts(self) -> bool {
         !matches!(self, Self::Autoregressive | Self::Mtjd)
     }
 
-    /// Whether it reads `beam_width`.
+    /// Whether the method reads `beam_width`.
     pub fn has_beams(self) -> bool {
         matches!(self, Self::Mtad | Self::Mmtad | Self::ExactMatch | Self::Mtjd)
     }
 
-    /// Whether it reads `acceptance_threshold`.
+    /// Whether the method reads `acceptance_threshold`.
     pub fn has_threshold(self) -> bool {
         matches!(self, Self::Mtad | Self::Mmtad)
     }
 
-    /// The name in flags and reports.
+    /// The name that flags, requests and reports use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Autoregressive => "autoregressive",
@@ -88,27 +93,31 @@ impl FromStr for Method {
     type Err = UnknownMethod;
 
     fn from_str(name: &str) -> Result<Self, UnknownMethod> {
-        let wanted = name.to_ascii_lowercase().replace('_', "-");
-        Self::ALL.into_iter().find(|m| m.name() == wanted).ok_or_else(|| UnknownMethod(name.to_owned()))
+        let normalised = name.to_ascii_lowercase().replace('_', "-");
+        Self::ALL
+            .into_iter()
+            .find(|method| method.name() == normalised)
+            .ok_or_else(|| UnknownMethod(name.to_owned()))
     }
 }
 
-/// A method and its parameters, as given. The default is the paper's. What a method does not read, it does not read.
+/// A method and its parameters, not validated yet; [`Decoding`] validates them. The defaults are the paper's.
+/// Parameters that the method does not read have no effect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecodingParams {
     /// The method.
     pub method: Method,
-    /// `B`: beams per depth.
+    /// The beam width `B`: beams per depth.
     pub beam_width: usize,
-    /// `γ`: depth of the draft.
+    /// The draft depth `γ`: draft tokens per path and iteration. SpecInfer reads `branching` instead.
     pub draft_tokens: usize,
-    /// `τ`, of MTAD and MMTAD.
+    /// The acceptance threshold `τ` of MTAD and MMTAD.
     pub acceptance_threshold: f64,
-    /// How beams are chosen; of candidates, whether with replacement.
+    /// How beams are chosen. For rejection sampling: whether candidates are drawn with replacement.
     pub expansion: Expansion,
-    /// Of MMTAD.
+    /// The reference levels of MMTAD.
     pub reference: Reference,
-    /// Of SpecInfer: children per node, by depth; `draft_tokens` is not read.
+    /// SpecInfer's children per node, by the depth of the node: `branching[0]` at the root, and so on.
     pub branching: Vec<usize>,
 }
 
@@ -126,16 +135,16 @@ impl Default for DecodingParams {
     }
 }
 
-/// A method and its parameters, checked.
+/// A method with valid parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoding {
     params: DecodingParams,
     threshold: Threshold,
 }
 
-/// Why decoding parameters were refused.
+/// Why decoding parameters are invalid.
 #[derive(Clone, Debug, PartialEq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the error messages describe the variants")]
 pub enum InvalidDecoding {
     #[error(transparent)]
     Drafting(#[from] InvalidDrafting),
@@ -146,20 +155,24 @@ pub enum InvalidDecoding {
 }
 
 impl InvalidDecoding {
-    /// What is wrong, as it is said after the parameter's name.
+    /// The message without the name of the parameter, for APIs that name the field themselves.
     pub fn predicate(&self) -> String {
         match self {
             Self::Drafting(error) => error.predicate(),
             Self::Threshold(value) => format!("is {value}: it must be above 0 and at most 1"),
             Self::NotDrawn(method) => format!(
-                "is \"top\", but {method} accepts by rejection sampling, which requires drawn candidates: choose sampled beams"
+                "is \"top\", but {method} accepts by rejection sampling, which requires drawn candidates: \
+                 choose sampled beams"
             ),
         }
     }
 }
 
 impl Decoding {
-    /// Checks `params`; all of them, also those that the method does not read.
+    /// Checks all of `params`, including those that the method does not read.
+    ///
+    /// # Errors
+    /// The first parameter that is outside its limits or does not fit the method.
     pub fn new(params: DecodingParams) -> Result<Self, InvalidDecoding> {
         let DecodingParams { beam_width, draft_tokens, acceptance_threshold, method, expansion, .. } = params;
         let branching = params.branching.clone();
@@ -179,17 +192,18 @@ impl Decoding {
         self.params.method
     }
 
-    /// `τ`.
+    /// The acceptance threshold `τ`.
     pub fn threshold(&self) -> Threshold {
         self.threshold
     }
 
-    /// Of MMTAD.
+    /// The reference levels of MMTAD.
     pub fn reference(&self) -> Reference {
         self.params.reference
     }
 
-    /// What the draft (for MTJD, the target) is asked for in each iteration; `None` for a method without proposals.
+    /// The shape of the tree that the draft (for MTJD, the target) proposes in each iteration; `None` for a
+    /// method without proposals.
     pub fn drafting(&self) -> Option<Drafting> {
         let DecodingParams { beam_width, draft_tokens, expansion, .. } = self.params;
         let replacement = expansion == Expansion::Sampled { replacement: true };
@@ -208,12 +222,12 @@ impl Decoding {
         }
     }
 
-    /// `γ`: depth of the proposals; 0 for a method without.
+    /// The depth `γ` of the proposed trees; 0 for a method without proposals.
     pub fn draft_tokens(&self) -> usize {
         self.drafting().map_or(0, |d| d.depth())
     }
 
-    /// Nodes that a draft can have in hand in one iteration.
+    /// The maximum number of nodes that a draft keeps in one iteration; 0 for a method without proposals.
     pub fn max_tree_nodes(&self) -> usize {
         self.drafting().map_or(0, |d| d.max_nodes())
     }
@@ -224,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_as_written() {
+    fn names_parse_back_to_their_values() {
         for method in Method::ALL {
             assert_eq!(method.name().parse(), Ok(method));
         }
@@ -239,31 +253,31 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_parameters_are_refused() {
+    fn invalid_parameters_are_rejected() {
         let paper = DecodingParams::default;
-        let refused = |params| Decoding::new(params).unwrap_err();
+        let error_of = |params| Decoding::new(params).unwrap_err();
         assert!(Decoding::new(paper()).is_ok());
         assert_eq!(
-            refused(DecodingParams { beam_width: 0, ..paper() }),
+            error_of(DecodingParams { beam_width: 0, ..paper() }),
             InvalidDrafting::BeamWidth(0).into()
         );
         for draft_tokens in [0, 10_000] {
             let params = DecodingParams { draft_tokens, ..paper() };
-            assert_eq!(refused(params), InvalidDrafting::DraftTokens(draft_tokens).into());
+            assert_eq!(error_of(params), InvalidDrafting::DraftTokens(draft_tokens).into());
         }
         for acceptance_threshold in [0.0, 1.5, f64::NAN] {
             assert!(Decoding::new(DecodingParams { acceptance_threshold, ..paper() }).is_err());
         }
         for branching in [vec![], vec![4, 0], vec![1; 33], vec![16, 16], vec![usize::MAX, usize::MAX]] {
             let params = DecodingParams { branching: branching.clone(), ..paper() };
-            assert_eq!(refused(params), InvalidDrafting::Branching(branching).into());
+            assert_eq!(error_of(params), InvalidDrafting::Branching(branching).into());
         }
         let top = DecodingParams { method: Method::SpecInfer, expansion: Expansion::Top, ..paper() };
-        assert_eq!(refused(top), InvalidDecoding::NotDrawn(Method::SpecInfer));
+        assert_eq!(error_of(top), InvalidDecoding::NotDrawn(Method::SpecInfer));
     }
 
     #[test]
-    fn what_is_asked_of_the_draft() {
+    fn methods_request_trees_of_their_depth_and_size() {
         let of = |method| Decoding::new(DecodingParams { method, ..DecodingParams::default() }).unwrap();
         let (depth, nodes): (Vec<_>, Vec<_>) =
             Method::ALL.map(|m| (of(m).draft_tokens(), of(m).max_tree_nodes())).into_iter().unzip();

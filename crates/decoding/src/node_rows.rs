@@ -2,32 +2,35 @@
 
 use crate::{TokenId, TokenTree};
 
-/// A value at the root of a token tree and one at each of its nodes, such as the token drawn there or the distribution
-/// behind it. This type alone knows that row 0 is the root and row `n + 1` is node `n`, the order in which rows of logits are
-/// computed and travel.
+/// One value for the root of a token tree and one for each of its nodes, such as the distribution of the next
+/// token or a token drawn from it: `[1 + nodes]`.
+///
+/// Rows of logits are computed and sent in this order: row 0 is the root, row `n + 1` is node `n`. No other
+/// code needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRows<T> {
-    /// Never empty: the root comes first.
+    /// Never empty: row 0 is the root.
     rows: Vec<T>,
 }
 
 impl<T> NodeRows<T> {
-    /// The values at the root and at the nodes, in node order.
+    /// Combines the value of the root with those of the nodes, in node order.
     pub fn new(root: T, nodes: impl IntoIterator<Item = T>) -> Self {
         Self { rows: std::iter::once(root).chain(nodes).collect() }
     }
 
-    /// Values in row order, the root first; `None` unless there is one for the root and one for each node of `tree`.
+    /// Takes values in row order, the root first. Returns `None` unless there is exactly one value for the
+    /// root and one for each node of `tree`.
     pub fn from_rows(tree: &TokenTree, rows: Vec<T>) -> Option<Self> {
         (rows.len() == tree.len() + 1).then_some(Self { rows })
     }
 
-    /// The value at the root.
+    /// The value of the root.
     pub fn root(&self) -> &T {
         &self.rows[0]
     }
 
-    /// The value at `node`; `None` is the root.
+    /// The value of `node`; `None` is the root.
     ///
     /// # Panics
     /// If the tree has no such node.
@@ -35,7 +38,7 @@ impl<T> NodeRows<T> {
         &self.rows[node.map_or(0, |n| n + 1)]
     }
 
-    /// The value at `node`, to be changed; `None` is the root.
+    /// A mutable reference to the value of `node`; `None` is the root.
     ///
     /// # Panics
     /// If the tree has no such node.
@@ -43,7 +46,8 @@ impl<T> NodeRows<T> {
         &mut self.rows[node.map_or(0, |n| n + 1)]
     }
 
-    /// The value at the parent of `node`: what is predicted there judges `node`.
+    /// The value of the parent of `node`. The distribution that predicts the token of `node` is the one at
+    /// its parent.
     ///
     /// # Panics
     /// If the values belong to another tree.
@@ -51,7 +55,7 @@ impl<T> NodeRows<T> {
         self.at(tree.parents()[node])
     }
 
-    /// All values with their positions, the root first.
+    /// All values with their nodes, the root (`None`) first.
     pub fn iter(&self) -> impl Iterator<Item = (Option<usize>, &T)> {
         self.rows.iter().enumerate().map(|(row, value)| (row.checked_sub(1), value))
     }
@@ -61,14 +65,15 @@ impl<T> NodeRows<T> {
         &self.rows
     }
 
-    /// Makes another value of each, knowing its position.
+    /// Applies `f` to the node and the value of every row.
     pub fn map<U>(&self, mut f: impl FnMut(Option<usize>, &T) -> U) -> NodeRows<U> {
         NodeRows { rows: self.iter().map(|(node, value)| f(node, value)).collect() }
     }
 }
 
 impl NodeRows<TokenId> {
-    /// Whether a child of `node` (`None`: the root) continues with the token at `node`, and which one.
+    /// Where the tokens are draws: the child of `node` that carries the token drawn at `node`, if there is
+    /// one. `None` as a node is the root.
     pub(crate) fn next(&self, tree: &TokenTree, node: Option<usize>) -> Option<usize> {
         tree.child(node, *self.at(node))
     }
@@ -92,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_comes_first_and_every_node_has_its_row() {
+    fn row_0_is_the_root_and_row_n_plus_1_is_node_n() {
         let rows = NodeRows::from_rows(&tree(), vec!['r', 'a', 'b', 'c']).unwrap();
         assert_eq!((*rows.root(), *rows.at(None)), ('r', 'r'));
         assert_eq!([0, 1, 2].map(|n| *rows.at(Some(n))), ['a', 'b', 'c']);
@@ -102,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_another_tree_are_refused() {
+    fn rows_of_another_tree_are_rejected() {
         assert_eq!(NodeRows::from_rows(&tree(), vec!['r', 'a', 'b']), None);
         assert_eq!(NodeRows::<char>::from_rows(&TokenTree::default(), Vec::new()), None);
     }

@@ -1,48 +1,58 @@
-//! Choosing among all (beam, token) pairs of a depth.
+//! The choice among all (beam, token) pairs of a depth.
 
 use crate::exp::{exp_of_negative, sum};
 use crate::{Distribution, TokenId};
 
-/// All pairs: `beams[b]` is the frontier node of beam `b`, whose joint log-probability is `before` and whose next token has the
-/// distribution at the same place. Pairs are numbered beam by beam, tokens ascending; with an unfiltered vocabulary there are many,
-/// so they are not written down.
+/// All (beam, token) pairs. They are ordered beam by beam, and by ascending token within a beam.
+///
+/// The pairs are never stored all at once: without filters there are `B` whole vocabularies of them.
 pub(crate) struct Pairs<'a> {
+    /// `[beams]`: the frontier node that each beam ends in, as an index into the two slices below.
     pub(crate) beams: &'a [usize],
+    /// `[frontier]`: `Q`, natural log.
     pub(crate) before: &'a [f64],
+    /// `[frontier]`: `q` of the next token.
     pub(crate) distributions: &'a [Distribution],
 }
 
 /// A chosen pair.
 #[derive(Clone, Copy)]
 pub(crate) struct Pair {
+    /// The index of the beam.
     pub(crate) beam: usize,
+    /// The token that continues the beam.
     pub(crate) token: TokenId,
+    /// `Q` of the beam with the token, natural log.
     pub(crate) joint: f64,
 }
 
 impl Pairs<'_> {
-    /// The `width` pairs of the largest joint log-probability, best first; of equal ones, the first.
+    /// The `width` pairs of largest joint log-probability, best first. Ties go to the pair that comes first.
     pub(crate) fn top(&self, width: usize) -> Vec<Pair> {
         let mut best: Vec<Pair> = Vec::new();
         for (beam, &at) in self.beams.iter().enumerate() {
-            let pairs = self.distributions[at].iter();
-            let pairs: Vec<Pair> =
-                pairs.map(|(token, lp)| Pair { beam, token, joint: self.before[at] + lp }).collect();
-            // No beam can place more than `width`.
+            let pairs: Vec<Pair> = self.distributions[at]
+                .iter()
+                .map(|(token, log_prob)| Pair { beam, token, joint: self.before[at] + log_prob })
+                .collect();
+            // At most `width` pairs of one beam can be among the best.
             best.extend(largest(&pairs, width));
         }
         largest(&best, width)
     }
 
-    /// `width` pairs drawn in proportion to exp(joint), in the order drawn; without replacement fewer if no more are possible.
+    /// Draws `width` pairs with probability proportional to `exp(joint)` and returns them in the order drawn.
+    /// Without replacement there are fewer if fewer pairs are possible.
     pub(crate) fn draw(
         &self,
         width: usize,
         replacement: bool,
         uniforms: impl Iterator<Item = f64>,
     ) -> Vec<Pair> {
+        // Relative to the likeliest beam, so that the weights of long paths do not underflow.
         let max = self.beams.iter().map(|&at| self.before[at]).fold(f64::NEG_INFINITY, f64::max);
         let mut weights = Vec::new();
+        // The index of the first weight of every beam.
         let mut starts = Vec::with_capacity(self.beams.len());
         for &at in self.beams {
             let scale = exp_of_negative(self.before[at] - max);
@@ -55,14 +65,16 @@ impl Pairs<'_> {
             let Some(i) = urn.draw(uniform, replacement) else { break };
             let beam = starts.partition_point(|&start| start <= i) - 1;
             let at = self.beams[beam];
-            let (distribution, place) = (&self.distributions[at], i - starts[beam]);
-            let joint = self.before[at] + distribution.log_probs()[place];
-            drawn.push(Pair { beam, token: distribution.tokens()[place], joint });
+            let distribution = &self.distributions[at];
+            let entry = i - starts[beam];
+            let joint = self.before[at] + distribution.log_probs()[entry];
+            drawn.push(Pair { beam, token: distribution.tokens()[entry], joint });
         }
         drawn
     }
 }
 
+/// The `width` pairs of largest joint log-probability, best first. Ties go to the pair that comes first.
 fn largest(pairs: &[Pair], width: usize) -> Vec<Pair> {
     let rank = |&a: &usize, &b: &usize| pairs[b].joint.total_cmp(&pairs[a].joint).then(a.cmp(&b));
     let mut order: Vec<usize> = (0..pairs.len()).collect();
@@ -74,9 +86,11 @@ fn largest(pairs: &[Pair], width: usize) -> Vec<Pair> {
     order.into_iter().map(|i| pairs[i]).collect()
 }
 
-/// Weights that are drawn from, in chunks whose sums are kept, so that a draw looks at one chunk alone.
+/// Weights to draw from. They are divided into chunks whose sums are kept, so that a draw reads the sums and
+/// a single chunk instead of all weights.
 struct Urn {
     weights: Vec<f64>,
+    /// `[chunks]`
     sums: Vec<f64>,
 }
 
@@ -88,7 +102,9 @@ impl Urn {
         Self { weights, sums }
     }
 
-    /// The weight at `uniform` of what is left, which is taken out unless with `replacement`. `None` when nothing is left.
+    /// Draws the index of a weight with probability proportional to the weight, where `uniform` in `[0, 1)`
+    /// selects from the cumulative distribution. Without `replacement` the weight is then removed. Returns
+    /// `None` when no positive weight is left.
     fn draw(&mut self, uniform: f64, replacement: bool) -> Option<usize> {
         let mut left = uniform * sum(&self.sums);
         let chunk = pick(&self.sums, &mut left)?;
@@ -97,14 +113,16 @@ impl Urn {
         let i = start + pick(&self.weights[start..end], &mut left)?;
         if !replacement {
             self.weights[i] = 0.0;
-            // Summed anew: subtracting would leave rounding errors as large as small weights.
+            // Computed from scratch: subtracting would leave rounding errors as large as the small weights.
             self.sums[chunk] = sum(&self.weights[start..end]);
         }
         Some(i)
     }
 }
 
-/// The first weight that takes `left` below 0, and `left` before it; if rounding left some over, the last positive one.
+/// The first index at which the cumulative sum of `weights` exceeds `left`; the weights before it are
+/// subtracted from `left`. If rounding makes `left` exceed the total, the last positive weight is taken.
+/// `None` if none is positive.
 fn pick(weights: &[f64], left: &mut f64) -> Option<usize> {
     let mut last = None;
     for (i, &weight) in weights.iter().enumerate().filter(|&(_, &w)| w > 0.0) {

@@ -1,33 +1,36 @@
-//! The search for a draft tree, whichever shape was requested.
+//! The search for a draft tree of either shape.
 
 use crate::{BeamSearch, CandidateSearch, Distribution, DraftTree, Drafting, Expansion, TokenTree};
 
-/// A search that leaves the model to its caller: ask for the [`frontier`](Self::frontier), compute its distributions,
-/// [`advance`](Self::advance); [`Drafting::depth`] times.
+/// The search for the tree that a [`Drafting`] describes. The caller runs the model: [`Drafting::depth`]
+/// times, it computes the distributions of the [`frontier`](Self::frontier) and passes them to
+/// [`advance`](Self::advance).
 #[derive(Clone, Debug)]
 pub enum TreeSearch {
-    /// Of the joint distribution.
+    /// Beams of the joint distribution.
     Beams(BeamSearch),
-    /// Of every node by itself.
+    /// Candidates of every node independently.
     Candidates(CandidateSearch),
 }
 
 impl TreeSearch {
-    /// From the root. At temperature 0 (`greedy`) nothing is drawn: the likeliest are taken.
+    /// Starts a search at the root. If `greedy` (temperature 0), tokens are not drawn: the likeliest ones are
+    /// taken.
     pub fn new(drafting: &Drafting, greedy: bool) -> Self {
-        let unless_greedy = |expansion| if greedy { Expansion::Top } else { expansion };
         match drafting {
             Drafting::Beams { width, expansion, .. } => {
-                Self::Beams(BeamSearch::new(*width, unless_greedy(*expansion)))
+                let expansion = if greedy { Expansion::Top } else { *expansion };
+                Self::Beams(BeamSearch::new(*width, expansion))
             }
             Drafting::Candidates { branching, replacement } => {
-                let expansion = unless_greedy(Expansion::Sampled { replacement: *replacement });
+                let sampled = Expansion::Sampled { replacement: *replacement };
+                let expansion = if greedy { Expansion::Top } else { sampled };
                 Self::Candidates(CandidateSearch::new(branching.clone(), expansion))
             }
         }
     }
 
-    /// The nodes whose distributions [`Self::advance`] needs next, in that order; `None` is the root.
+    /// The nodes whose distributions [`Self::advance`] takes next, in this order; `None` is the root.
     pub fn frontier(&self) -> &[Option<usize>] {
         match self {
             Self::Beams(search) => search.frontier(),
@@ -35,7 +38,7 @@ impl TreeSearch {
         }
     }
 
-    /// The tree so far.
+    /// The tree that has been found so far.
     pub fn tree(&self) -> &TokenTree {
         match self {
             Self::Beams(search) => search.tree(),
@@ -43,10 +46,11 @@ impl TreeSearch {
         }
     }
 
-    /// Grows the tree by one depth: `distributions[i]` is `q(· | frontier[i])`; `uniforms` are the draws of this depth.
+    /// Grows the tree by one depth. `distributions[i]` is `q(· | frontier[i])`; `uniforms` are this depth's
+    /// draws in `[0, 1)`.
     ///
     /// # Panics
-    /// If `distributions` is not as long as the frontier.
+    /// If there is not exactly one distribution per node of the frontier.
     pub fn advance(&mut self, distributions: &[Distribution], uniforms: impl Iterator<Item = f64>) {
         match self {
             Self::Beams(search) => search.advance(distributions, uniforms),
@@ -54,7 +58,7 @@ impl TreeSearch {
         }
     }
 
-    /// What was found.
+    /// Ends the search and returns the draft.
     pub fn finish(self) -> DraftTree {
         match self {
             Self::Beams(search) => search.finish(),

@@ -1,6 +1,8 @@
+//! Token ids.
+
 use std::fmt;
 
-/// An entry of the vocabulary that target and draft share.
+/// The id of an entry of the vocabulary that target and draft share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenId(pub u32);
 

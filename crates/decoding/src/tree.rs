@@ -1,4 +1,4 @@
-//! The token tree that a draft proposes under the last committed token.
+//! The token tree that a draft proposes under the root, the last committed token.
 
 use std::collections::HashSet;
 
@@ -6,25 +6,27 @@ use thiserror::Error;
 
 use crate::TokenId;
 
-/// Tokens proposed under the root (the last committed token), a parent before its children.
+/// A tree of tokens proposed under the root, the last committed token, which is not a node itself.
 ///
-/// Siblings carry different tokens: equal (parent, token) pairs are one node. An empty tree is valid and means that
-/// nothing was drafted.
+/// Nodes are numbered from 0 in topological order, a parent before its children. Siblings carry different
+/// tokens: equal (parent, token) pairs are one node. An empty tree is valid; it means that nothing was
+/// drafted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenTree {
+    /// `[nodes]`
     tokens: Vec<TokenId>,
-    /// `None` is the root.
+    /// `[nodes]`: `None` is the root.
     parents: Vec<Option<usize>>,
-    /// 1 for a child of the root.
+    /// `[nodes]`: the distance from the root, 1 for its children.
     depths: Vec<usize>,
 }
 
-/// How large a tree may be.
+/// The maximum size of a tree. The default is 1024 nodes and depth 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeLimits {
-    /// Most nodes, the root not counted.
+    /// The maximum number of nodes, not counting the root.
     pub max_nodes: usize,
-    /// Most nodes on a path, the root not counted.
+    /// The maximum number of nodes on a path, not counting the root.
     pub max_depth: usize,
 }
 
@@ -34,26 +36,31 @@ impl Default for TreeLimits {
     }
 }
 
-/// Why a list of nodes is no token tree.
+/// Why a list of nodes is not a token tree.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the error messages describe the variants")]
 pub enum InvalidTree {
     #[error("the tree has {tokens} tokens but {parents} parents: give one parent per token")]
     LengthMismatch { tokens: usize, parents: usize },
-    #[error("the tree has {nodes} nodes, the limit is {limit}: draft fewer or shorter beams")]
+    #[error("the tree has {nodes} nodes, but the limit is {limit}: draft fewer or shorter beams")]
     TooManyNodes { nodes: usize, limit: usize },
-    #[error("node {node} is at depth {depth}, the limit is {limit}: draft shorter beams")]
+    #[error("node {node} is at depth {depth}, but the limit is {limit}: draft shorter beams")]
     TooDeep { node: usize, depth: usize, limit: usize },
-    #[error("node {node} names parent {parent}: a parent must come before its children")]
+    #[error("node {node} has parent {parent}: a parent must come before its children")]
     ParentNotBefore { node: usize, parent: usize },
     #[error(
-        "node {node} repeats token {token} of a sibling: merge equal (parent, token) pairs into one node"
+        "node {node} carries token {token} like one of its siblings: \
+         merge equal (parent, token) pairs into one node"
     )]
     EqualSiblings { node: usize, token: TokenId },
 }
 
 impl TokenTree {
-    /// Checks topological order, sibling tokens and limits. `parents[i] = None` hangs node `i` under the root.
+    /// Checks a tree of `tokens` and `parents`, both `[nodes]`. The parent of a child of the root is `None`.
+    ///
+    /// # Errors
+    /// If the lengths differ, a parent does not come before its child, siblings carry the same token, or the
+    /// tree exceeds `limits`.
     pub fn new(
         tokens: Vec<TokenId>,
         parents: Vec<Option<usize>>,
@@ -83,10 +90,11 @@ impl TokenTree {
         Ok(Self { tokens, parents, depths })
     }
 
-    /// Adds `token` under `parent`, or finds the node that is there already: (node, whether it is new).
+    /// Adds `token` under `parent` (`None`: the root), unless there is such a node already. Returns the node,
+    /// and whether it is new.
     ///
     /// # Panics
-    /// If `parent` is no node of this tree.
+    /// If `parent` is not a node of this tree.
     pub(crate) fn insert(&mut self, parent: Option<usize>, token: TokenId) -> (usize, bool) {
         if let Some(node) = self.child(parent, token) {
             return (node, false);
@@ -97,44 +105,44 @@ impl TokenTree {
         (self.tokens.len() - 1, true)
     }
 
-    /// Number of nodes; the root is not one.
+    /// The number of nodes, not counting the root.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether nothing was drafted.
+    /// Whether the tree has no nodes: nothing was drafted.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// The token of every node, in node order.
+    /// `[nodes]`: the token of every node.
     pub fn tokens(&self) -> &[TokenId] {
         &self.tokens
     }
 
-    /// The parent of every node, in node order; `None` is the root.
+    /// `[nodes]`: the parent of every node; `None` is the root.
     pub fn parents(&self) -> &[Option<usize>] {
         &self.parents
     }
 
-    /// Distance of `node` from the root, at least 1.
+    /// The depth of `node`: its distance from the root, at least 1.
     pub fn depth(&self, node: usize) -> usize {
         self.depths[node]
     }
 
-    /// Depth of the deepest node; 0 for an empty tree.
+    /// The depth of the deepest node; 0 for an empty tree.
     pub fn max_depth(&self) -> usize {
         self.depths.iter().copied().max().unwrap_or(0)
     }
 
-    /// The nodes from the root's child down to `node`, both included.
+    /// The path to `node`: its ancestors from a child of the root downwards, then `node` itself.
     pub fn path(&self, node: usize) -> Vec<usize> {
         let mut path: Vec<usize> = std::iter::successors(Some(node), |&n| self.parents[n]).collect();
         path.reverse();
         path
     }
 
-    /// The child of `parent` (`None`: of the root) that carries `token`.
+    /// The child of `parent` (`None`: the root) that carries `token`, if there is one.
     pub fn child(&self, parent: Option<usize>, token: TokenId) -> Option<usize> {
         (0..self.len()).find(|&n| self.parents[n] == parent && self.tokens[n] == token)
     }
@@ -144,7 +152,7 @@ impl TokenTree {
         self.depths.iter().enumerate().filter(move |&(_, &d)| d == depth).map(|(node, _)| node)
     }
 
-    /// The path down to `leaf` alone, as a chain.
+    /// A tree that contains only the path to `leaf`: a chain.
     pub fn chain_to(&self, leaf: usize) -> Self {
         let mut chain = Self::default();
         for node in self.path(leaf) {
@@ -164,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_no_tree() {
+    fn invalid_trees_are_rejected() {
         assert_eq!(tree(&[1], &[]), Err(InvalidTree::LengthMismatch { tokens: 1, parents: 0 }));
         assert_eq!(tree(&[1], &[Some(0)]), Err(InvalidTree::ParentNotBefore { node: 0, parent: 0 }));
         assert_eq!(tree(&[1, 2], &[Some(1), None]), Err(InvalidTree::ParentNotBefore { node: 0, parent: 1 }));
@@ -207,7 +215,7 @@ pub(crate) mod tests_support {
         proptest::collection::vec((any::<prop::sample::Index>(), 0u32..4), 0..24).prop_map(|nodes| {
             let mut tree = TokenTree::default();
             for (at, token) in nodes {
-                // Index tree.len() stands for the root.
+                // The index `tree.len()` stands for the root.
                 let parent = Some(at.index(tree.len() + 1)).filter(|&p| p < tree.len());
                 tree.insert(parent, TokenId(token));
             }

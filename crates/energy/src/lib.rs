@@ -1,8 +1,11 @@
-//! Energy from the machine's cumulative counters: differences of a counter are exact whatever lies between two readings, where
-//! sums of power samples are not.
+//! Energy from the machine's cumulative counters.
 //!
-//! GPUs by NVML (total energy since the driver was loaded; Volta or newer), processor packages by RAPL as Linux shows it under
-//! `/sys/class/powercap`. The counters cover whole GPUs or packages: what else runs there is counted too.
+//! The difference between two readings of a cumulative counter is exact, however far apart they are. A sum
+//! of power samples is not.
+//!
+//! GPUs are read through NVML (total energy since the driver was loaded; Volta or newer), processor
+//! packages through RAPL as Linux exposes it under `/sys/class/powercap`. The counters cover whole GPUs or
+//! packages, so they include everything else that runs there.
 
 mod rapl;
 
@@ -12,7 +15,7 @@ use nvml_wrapper::Nvml;
 
 use crate::rapl::Rapl;
 
-/// Reads one machine's counters.
+/// Reads the energy counters of this machine.
 #[derive(Debug)]
 pub struct EnergyMeter {
     source: Source,
@@ -25,18 +28,19 @@ enum Source {
 }
 
 impl EnergyMeter {
-    /// All GPUs of this machine, by NVML; `None` where there are none that count their energy.
+    /// A meter for all GPUs of this machine (NVML); `None` if there is no GPU with an energy counter.
     pub fn gpus() -> Option<Self> {
         Some(Self { source: nvml()? })
     }
 
-    /// The processor packages of this machine, by RAPL; `None` where there is none, or it may not be read (it is root's on most
-    /// systems).
+    /// A meter for the processor packages of this machine (RAPL).
+    ///
+    /// `None` if there are no counters or this process may not read them: on most systems only root may.
     pub fn processors() -> Option<Self> {
         Some(Self { source: Source::Rapl(Rapl::open(Path::new("/sys/class/powercap"))?) })
     }
 
-    /// "nvml" or "rapl".
+    /// The source of the readings: "nvml" or "rapl".
     pub fn name(&self) -> &'static str {
         match self.source {
             Source::Nvml { .. } => "nvml",
@@ -44,7 +48,7 @@ impl EnergyMeter {
         }
     }
 
-    /// Joules since some fixed moment; `None` if the counters cannot be read any more.
+    /// Joules since an arbitrary fixed moment; `None` if the counters can no longer be read.
     pub fn joules(&mut self) -> Option<f64> {
         match &mut self.source {
             Source::Nvml { nvml, gpus } => nvml_joules(nvml, *gpus),
@@ -54,7 +58,7 @@ impl EnergyMeter {
 }
 
 fn nvml() -> Option<Source> {
-    // Loads libnvidia-ml.so, if it is there.
+    // Loads libnvidia-ml.so at run time, so machines without NVIDIA's driver can run the same binary.
     let nvml = Nvml::init().ok()?;
     let gpus = nvml.device_count().ok().filter(|&n| n > 0)?;
     nvml_joules(&nvml, gpus)?;
@@ -62,6 +66,9 @@ fn nvml() -> Option<Source> {
 }
 
 fn nvml_joules(nvml: &Nvml, gpus: u32) -> Option<f64> {
-    let millijoules = |gpu| nvml.device_by_index(gpu).ok()?.total_energy_consumption().ok();
-    (0..gpus).map(millijoules).sum::<Option<u64>>().map(|mj| mj as f64 / 1e3)
+    let mut millijoules = 0;
+    for gpu in 0..gpus {
+        millijoules += nvml.device_by_index(gpu).ok()?.total_energy_consumption().ok()?;
+    }
+    Some(millijoules as f64 / 1e3)
 }

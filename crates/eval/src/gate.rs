@@ -1,111 +1,45 @@
-//! A report beside an earlier one: what got worse.
+//! The regression gate: compares a report with an earlier one.
+
+mod tolerances;
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::Serialize;
 use thiserror::Error;
 
+pub use self::tolerances::{InvalidTolerance, Tolerances};
 use crate::report::{Cell, Report, SCHEMA_VERSION};
-
-/// How much worse a measure may be. Ratios and shares, never absolute times: the machine of the baseline may have been another one.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Tolerances {
-    /// Points of task score (0.02: two per cent of the answers).
-    pub score: f64,
-    /// Share of perplexity.
-    pub perplexity: f64,
-    /// Share of block efficiency.
-    pub block_efficiency: f64,
-    /// Points of acceptance rate.
-    pub acceptance_rate: f64,
-    /// Share of the speedup over autoregressive decoding in the same run.
-    pub speedup: f64,
-    /// Share of the energy relative to autoregressive decoding in the same run.
-    pub energy: f64,
-    /// Points of the share of failed samples.
-    pub failures: f64,
-}
-
-impl Default for Tolerances {
-    fn default() -> Self {
-        Self {
-            score: 0.02,
-            perplexity: 0.03,
-            block_efficiency: 0.03,
-            acceptance_rate: 0.03,
-            speedup: 0.15,
-            energy: 0.15,
-            failures: 0.01,
-        }
-    }
-}
-
-/// Why tolerances could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{0:?} is no tolerance: write e.g. speedup=0.2,score=0.01; the names are score, perplexity, block_efficiency, acceptance_rate, \
-     speedup, energy, failures, the values at least 0"
-)]
-pub struct InvalidTolerance(pub String);
-
-impl FromStr for Tolerances {
-    type Err = InvalidTolerance;
-
-    fn from_str(text: &str) -> Result<Self, InvalidTolerance> {
-        let mut all = Self::default();
-        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            let invalid = || InvalidTolerance(part.to_owned());
-            let (name, value) = part.split_once('=').ok_or_else(invalid)?;
-            let value: f64 = value.trim().parse().map_err(|_| invalid())?;
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(invalid());
-            }
-            *match name.trim() {
-                "score" => &mut all.score,
-                "perplexity" => &mut all.perplexity,
-                "block_efficiency" => &mut all.block_efficiency,
-                "acceptance_rate" => &mut all.acceptance_rate,
-                "speedup" => &mut all.speedup,
-                "energy" => &mut all.energy,
-                "failures" => &mut all.failures,
-                _ => return Err(invalid()),
-            } = value;
-        }
-        Ok(all)
-    }
-}
 
 /// Why two reports cannot be compared.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum NotComparable {
-    #[error("the baseline is no report: {0}")]
+    #[error("the baseline is not a valid report: {0}")]
     Unreadable(#[from] serde_json::Error),
     #[error(
-        "the baseline has schema version {0}, this program reads {SCHEMA_VERSION}: make the baseline anew"
+        "the baseline has schema version {0}, this program reads version {SCHEMA_VERSION}: create the baseline again"
     )]
     Schema(u32),
-    #[error("the baseline was interrupted, {done} of {planned} samples: take one that is whole")]
+    #[error("the baseline is incomplete, {done} of {planned} samples: use a report of a complete run")]
     Incomplete { done: usize, planned: usize },
-    #[error("the baseline's {what} is {baseline}, this run's {now}: only like can be compared with like")]
+    #[error("the {what} of the baseline is {baseline}, of this run {now}: both must be the same")]
     Different { what: &'static str, baseline: String, now: String },
 }
 
-/// One measure of one cell, beside the baseline.
+/// One measure of one cell, compared with the baseline.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// The cell's label.
+    /// Label of the cell.
     pub cell: String,
-    /// The measure.
+    /// Name of the measure.
     pub measure: &'static str,
-    /// Then.
+    /// Value in the baseline.
     pub baseline: f64,
-    /// Now; NaN if it was not measured.
+    /// Value in this run; NaN if it was not measured.
     pub now: f64,
-    /// The worst value that would pass.
+    /// The worst value that passes.
     pub limit: f64,
-    /// Whether it is worse than that.
+    /// Whether the value is worse than the limit.
     pub regressed: bool,
 }
 
@@ -116,7 +50,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A baseline from its JSON.
+/// Reads a baseline from the JSON of a report.
 pub fn baseline(json: &str) -> Result<Report, NotComparable> {
     #[derive(serde::Deserialize)]
     struct Version {
@@ -129,7 +63,9 @@ pub fn baseline(json: &str) -> Result<Report, NotComparable> {
     Ok(serde_json::from_str(json)?)
 }
 
-/// Whether the two can be compared: to be asked before anything is run, with a report that has no cells yet.
+/// Checks that two reports can be compared.
+///
+/// `now` needs no cells yet, so that a run can fail before it generates anything.
 pub fn check(now: &Report, baseline: &Report) -> Result<(), NotComparable> {
     if baseline.samples_done < baseline.samples_planned {
         return Err(NotComparable::Incomplete {
@@ -137,21 +73,29 @@ pub fn check(now: &Report, baseline: &Report) -> Result<(), NotComparable> {
             planned: baseline.samples_planned,
         });
     }
-    let same = |what, baseline: &dyn fmt::Display, now: &dyn fmt::Display| {
-        let (baseline, now) = (baseline.to_string(), now.to_string());
-        if baseline == now { Ok(()) } else { Err(NotComparable::Different { what, baseline, now }) }
-    };
-    same("dataset", &baseline.dataset.name, &now.dataset.name)?;
-    same("number of items", &baseline.dataset.items, &now.dataset.items)?;
-    same("limit of new tokens", &baseline.dataset.max_new_tokens, &now.dataset.max_new_tokens)?;
-    let stop =
-        |r: &Report| if r.dataset.run_on { "none".to_owned() } else { format!("{:?}", r.dataset.stop) };
-    same("list of stops", &stop(baseline), &stop(now))?;
-    same("target", &baseline.target_model, &now.target_model)?;
-    same("draft", &baseline.draft_model, &now.draft_model)
+    for ((what, now), (_, baseline)) in conditions(now).into_iter().zip(conditions(baseline)) {
+        if now != baseline {
+            return Err(NotComparable::Different { what, baseline, now });
+        }
+    }
+    Ok(())
 }
 
-/// Every measure of every cell of the baseline. A cell or a measure that is gone is a regression.
+/// What two comparable reports have in common.
+fn conditions(report: &Report) -> [(&'static str, String); 6] {
+    let dataset = &report.dataset;
+    let stop = if dataset.run_on { "none".to_owned() } else { format!("{:?}", dataset.stop) };
+    [
+        ("dataset", dataset.name.clone()),
+        ("number of items", dataset.items.to_string()),
+        ("maximum number of new tokens", dataset.max_new_tokens.to_string()),
+        ("list of stop strings", stop),
+        ("target model", report.target_model.clone()),
+        ("draft model", report.draft_model.clone()),
+    ]
+}
+
+/// Compares every measure of every cell of the baseline. A missing cell or measure is a regression.
 pub fn compare(
     now: &Report,
     baseline: &Report,
@@ -159,15 +103,15 @@ pub fn compare(
 ) -> Result<Vec<Finding>, NotComparable> {
     check(now, baseline)?;
     let mut findings = Vec::new();
-    for then in &baseline.cells {
-        match now.cells.iter().find(|c| c.id == then.id) {
-            Some(cell) => findings.extend(compare_cell(cell, then, tolerances)),
+    for expected in &baseline.cells {
+        match now.cells.iter().find(|cell| cell.id == expected.id) {
+            Some(cell) => findings.extend(compare_cell(cell, expected, tolerances)),
             None => findings.push(Finding {
-                cell: then.label.clone(),
+                cell: expected.label.clone(),
                 measure: "samples",
-                baseline: then.samples as f64,
+                baseline: expected.samples as f64,
                 now: 0.0,
-                limit: then.samples as f64,
+                limit: expected.samples as f64,
                 regressed: true,
             }),
         }
@@ -175,62 +119,77 @@ pub fn compare(
     Ok(findings)
 }
 
-fn compare_cell(now: &Cell, then: &Cell, t: &Tolerances) -> Vec<Finding> {
-    let failed = |c: &Cell| Some(c.failures.values().sum::<usize>() as f64 / c.samples.max(1) as f64);
-    let speedup = |c: &Cell| c.vs_autoregressive.as_ref().map(|r| r.speedup.value);
-    let energy = |c: &Cell| c.vs_autoregressive.as_ref().and_then(|r| r.energy_ratio);
-    let score = |c: &Cell| c.score.map(|e| e.value);
-    let perplexity = |c: &Cell| c.perplexity.map(|e| e.value);
-    let block_efficiency = |c: &Cell| Some(c.block_efficiency.value);
-    let acceptance_rate = |c: &Cell| c.acceptance_rate.map(|e| e.value);
-    // The baseline's machine may measure energy where this one does not: then there is nothing to compare.
-    let energy_then = energy(then).filter(|_| energy(now).is_some());
-    let measures = [
-        ("task score", score(then), score(now), Limit::Least(&|v| v - t.score)),
-        ("perplexity", perplexity(then), perplexity(now), Limit::Most(&|v| v * (1.0 + t.perplexity))),
-        (
-            "block efficiency",
-            block_efficiency(then),
-            block_efficiency(now),
-            Limit::Least(&|v| v * (1.0 - t.block_efficiency)),
-        ),
-        (
-            "acceptance rate",
-            acceptance_rate(then),
-            acceptance_rate(now),
-            Limit::Least(&|v| v - t.acceptance_rate),
-        ),
-        (
-            "speedup over autoregressive",
-            speedup(then),
-            speedup(now),
-            Limit::Least(&|v| v * (1.0 - t.speedup)),
-        ),
-        (
-            "energy relative to autoregressive",
-            energy_then,
-            energy(now),
-            Limit::Most(&|v| v * (1.0 + t.energy)),
-        ),
-        ("share of failures", failed(then), failed(now), Limit::Most(&|v| v + t.failures)),
-    ];
-    // What the baseline did not measure is not compared.
-    let measures =
-        measures.into_iter().filter_map(|(name, then, now, limit)| Some((name, then?, now, limit)));
-    measures
-        .map(|(measure, baseline, value, limit)| {
-            let value = value.unwrap_or(f64::NAN);
-            let (limit, fine) = match limit {
-                Limit::Least(of) => (of(baseline), value >= of(baseline)),
-                Limit::Most(of) => (of(baseline), value <= of(baseline)),
-            };
-            Finding { cell: now.label.clone(), measure, baseline, now: value, limit, regressed: !fine }
-        })
-        .collect()
+fn compare_cell(now: &Cell, baseline: &Cell, t: &Tolerances) -> Vec<Finding> {
+    let mut comparison = Comparison { now, baseline, findings: Vec::new() };
+    comparison.at_least("task score", |c| Some(c.score?.value), |v| v - t.score);
+    comparison.at_most("perplexity", |c| Some(c.perplexity?.value), |v| v * (1.0 + t.perplexity));
+    comparison.at_least(
+        "block efficiency",
+        |c| Some(c.block_efficiency.value),
+        |v| v * (1.0 - t.block_efficiency),
+    );
+    comparison.at_least("acceptance rate", |c| Some(c.acceptance_rate?.value), |v| v - t.acceptance_rate);
+    comparison.at_least("speedup over autoregressive", speedup, |v| v * (1.0 - t.speedup));
+    // The baseline's machine may be able to measure energy where this one is not.
+    if energy_ratio(now).is_some() {
+        comparison.at_most("energy relative to autoregressive", energy_ratio, |v| v * (1.0 + t.energy));
+    }
+    comparison.at_most("share of failures", failure_share, |v| v + t.failures);
+    comparison.findings
 }
 
-/// What a measure must be, by what it was.
-enum Limit<'a> {
-    Least(&'a dyn Fn(f64) -> f64),
-    Most(&'a dyn Fn(f64) -> f64),
+fn speedup(cell: &Cell) -> Option<f64> {
+    Some(cell.vs_autoregressive.as_ref()?.speedup.value)
+}
+
+fn energy_ratio(cell: &Cell) -> Option<f64> {
+    cell.vs_autoregressive.as_ref()?.energy_ratio
+}
+
+fn failure_share(cell: &Cell) -> Option<f64> {
+    Some(cell.failures.values().sum::<usize>() as f64 / cell.samples.max(1) as f64)
+}
+
+/// Compares measures of one cell. A measure that the baseline lacks is skipped.
+struct Comparison<'a> {
+    now: &'a Cell,
+    baseline: &'a Cell,
+    findings: Vec<Finding>,
+}
+
+impl Comparison<'_> {
+    /// Compares a measure of which higher values are better.
+    fn at_least(
+        &mut self,
+        measure: &'static str,
+        value: fn(&Cell) -> Option<f64>,
+        limit: impl Fn(f64) -> f64,
+    ) {
+        self.add(measure, value, limit, |now, limit| now >= limit);
+    }
+
+    /// Compares a measure of which lower values are better.
+    fn at_most(
+        &mut self,
+        measure: &'static str,
+        value: fn(&Cell) -> Option<f64>,
+        limit: impl Fn(f64) -> f64,
+    ) {
+        self.add(measure, value, limit, |now, limit| now <= limit);
+    }
+
+    fn add(
+        &mut self,
+        measure: &'static str,
+        value: fn(&Cell) -> Option<f64>,
+        limit: impl Fn(f64) -> f64,
+        passes: fn(f64, f64) -> bool,
+    ) {
+        let Some(baseline) = value(self.baseline) else { return };
+        let now = value(self.now).unwrap_or(f64::NAN);
+        let limit = limit(baseline);
+        let regressed = !passes(now, limit);
+        let cell = self.now.label.clone();
+        self.findings.push(Finding { cell, measure, baseline, now, limit, regressed });
+    }
 }

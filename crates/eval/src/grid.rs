@@ -1,55 +1,43 @@
 //! Methods × settings: the cells of an evaluation.
 
-use std::collections::BTreeSet;
+mod cell_spec;
 
 use tandem_decoding::{
     Decoding, DecodingParams, Expansion, InvalidDecoding, InvalidSampling, Method, Reference, Sampling,
 };
 use thiserror::Error;
 
-use crate::report::Setting;
+pub use self::cell_spec::CellSpec;
+use self::cell_spec::{assign_labels, reads_draft_tokens, reads_expansion};
 
-/// Values of every parameter; all combinations are run. A method takes part only in the parameters that it reads.
+/// Values of every parameter. All combinations run; a method varies only in the parameters that it reads.
 #[derive(Clone, Debug)]
 pub struct Grid {
-    /// Methods.
+    /// Decoding methods.
     pub methods: Vec<Method>,
-    /// `B`.
+    /// Beam widths, `B`.
     pub beam_widths: Vec<usize>,
-    /// `γ`.
+    /// Draft depths, `γ`.
     pub draft_tokens: Vec<usize>,
-    /// `τ`.
+    /// Acceptance thresholds, `τ`.
     pub thresholds: Vec<f64>,
     /// How beams are chosen, and candidates drawn.
     pub expansions: Vec<Expansion>,
-    /// Of MMTAD.
+    /// Reference levels of MMTAD.
     pub references: Vec<Reference>,
-    /// Of SpecInfer.
+    /// Branching factors of SpecInfer, by depth.
     pub branchings: Vec<Vec<usize>>,
-    /// 0 is greedy.
+    /// Temperatures; 0 is greedy.
     pub temperatures: Vec<f64>,
-    /// 0 is off.
+    /// Top-k filters; 0 is off.
     pub top_ks: Vec<usize>,
-    /// 0 and 1 are off.
+    /// Top-p filters; 0 and 1 are off.
     pub top_ps: Vec<f64>,
 }
 
-/// A method and its setting, to be run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CellSpec {
-    /// Unique, and the same in every run.
-    pub id: String,
-    /// Short, and unique in this grid.
-    pub label: String,
-    /// The method; parameters that it does not read are the default.
-    pub decoding: DecodingParams,
-    /// How tokens are drawn.
-    pub sampling: Sampling,
-}
-
-/// Why a grid cannot be run.
+/// Why a grid cannot run.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum InvalidGrid {
     #[error(transparent)]
     Decoding(#[from] InvalidDecoding),
@@ -59,32 +47,33 @@ pub enum InvalidGrid {
     Empty,
 }
 
-/// A parameter as a name shows it, e.g. "τ=0.5"; empty if the method does not read it.
-type Part = String;
-
 impl Grid {
-    /// All cells, methods in the order given, without repetitions.
+    /// All cells without repetitions, methods in the given order.
     pub fn cells(&self) -> Result<Vec<CellSpec>, InvalidGrid> {
         let mut cells: Vec<CellSpec> = Vec::new();
         for sampling in self.samplings()? {
             for &method in &self.methods {
                 for decoding in self.decodings(method) {
-                    // Rejection sampling has nothing to draw from top beams.
-                    if matches!(Decoding::new(decoding.clone()), Err(InvalidDecoding::NotDrawn(_)))
-                        && self.expansions.len() > 1
-                    {
+                    if self.skips(&decoding) {
                         continue;
                     }
                     Decoding::new(decoding.clone())?;
-                    let id = name(&decoding, sampling, |_| true);
-                    if !cells.iter().any(|c| c.id == id) {
-                        cells.push(CellSpec { label: id.clone(), id, decoding, sampling });
+                    let cell = CellSpec::new(decoding, sampling);
+                    if !cells.iter().any(|c| c.id == cell.id) {
+                        cells.push(cell);
                     }
                 }
             }
         }
-        label(&mut cells);
+        assign_labels(&mut cells);
         if cells.is_empty() { Err(InvalidGrid::Empty) } else { Ok(cells) }
+    }
+
+    /// Rejection sampling requires drawn candidates. In a sweep over expansions it is skipped for top beams;
+    /// as the only expansion, that combination is an error.
+    fn skips(&self, decoding: &DecodingParams) -> bool {
+        self.expansions.len() > 1
+            && matches!(Decoding::new(decoding.clone()), Err(InvalidDecoding::NotDrawn(_)))
     }
 
     fn samplings(&self) -> Result<Vec<Sampling>, InvalidGrid> {
@@ -99,105 +88,42 @@ impl Grid {
         Ok(all)
     }
 
+    /// All combinations of the parameters that `method` reads; the others keep their defaults.
     fn decodings(&self, method: Method) -> Vec<DecodingParams> {
-        let paper = DecodingParams { method, ..DecodingParams::default() };
-        let mut all = vec![paper];
-        let mut vary = |read: bool, set: &dyn Fn(&DecodingParams) -> Vec<DecodingParams>| {
-            if read {
-                all = all.iter().flat_map(set).collect();
-            }
-        };
-        vary(method.has_beams(), &|p| {
-            self.beam_widths.iter().map(|&beam_width| DecodingParams { beam_width, ..p.clone() }).collect()
-        });
-        vary(reads_draft_tokens(method), &|p| {
-            self.draft_tokens
-                .iter()
-                .map(|&draft_tokens| DecodingParams { draft_tokens, ..p.clone() })
-                .collect()
-        });
-        vary(method.has_threshold(), &|p| {
-            let set = |&acceptance_threshold: &f64| DecodingParams { acceptance_threshold, ..p.clone() };
-            self.thresholds.iter().map(set).collect()
-        });
-        vary(reads_expansion(method), &|p| {
-            self.expansions.iter().map(|&expansion| DecodingParams { expansion, ..p.clone() }).collect()
-        });
-        vary(method == Method::Mmtad, &|p| {
-            self.references.iter().map(|&reference| DecodingParams { reference, ..p.clone() }).collect()
-        });
-        vary(method == Method::SpecInfer, &|p| {
-            let set = |branching: &Vec<usize>| DecodingParams { branching: branching.clone(), ..p.clone() };
-            self.branchings.iter().map(set).collect()
-        });
+        let mut all = vec![DecodingParams { method, ..DecodingParams::default() }];
+        if method.has_beams() {
+            all = vary(&all, &self.beam_widths, |params, &width| params.beam_width = width);
+        }
+        if reads_draft_tokens(method) {
+            all = vary(&all, &self.draft_tokens, |params, &tokens| params.draft_tokens = tokens);
+        }
+        if method.has_threshold() {
+            all = vary(&all, &self.thresholds, |params, &tau| params.acceptance_threshold = tau);
+        }
+        if reads_expansion(method) {
+            all = vary(&all, &self.expansions, |params, &expansion| params.expansion = expansion);
+        }
+        if method == Method::Mmtad {
+            all = vary(&all, &self.references, |params, &reference| params.reference = reference);
+        }
+        if method == Method::SpecInfer {
+            all = vary(&all, &self.branchings, |params, branching| params.branching.clone_from(branching));
+        }
         all
     }
 }
 
-fn reads_draft_tokens(method: Method) -> bool {
-    !matches!(method, Method::Autoregressive | Method::SpecInfer)
-}
-
-fn reads_expansion(method: Method) -> bool {
-    // One candidate is one candidate, with replacement or without.
-    !matches!(method, Method::Autoregressive | Method::Speculative)
-}
-
-/// The parameters that `p` reads, then those of the sampling.
-fn parts(p: &DecodingParams, sampling: Sampling) -> [Part; 9] {
-    let m = p.method;
-    let if_read = |read: bool, part: String| if read { part } else { String::new() };
-    let branching: Vec<String> = p.branching.iter().map(usize::to_string).collect();
-    [
-        if_read(m.has_beams(), format!("B={}", p.beam_width)),
-        if_read(reads_draft_tokens(m), format!("γ={}", p.draft_tokens)),
-        if_read(m == Method::SpecInfer, format!("branching={}", branching.join(","))),
-        if_read(m.has_threshold(), format!("τ={}", p.acceptance_threshold)),
-        if_read(reads_expansion(m), p.expansion.to_string()),
-        if_read(m == Method::Mmtad, format!("reference={}", p.reference)),
-        format!("T={}", sampling.temperature()),
-        format!("top-k={}", sampling.top_k()),
-        format!("top-p={}", sampling.top_p()),
-    ]
-}
-
-fn name(p: &DecodingParams, sampling: Sampling, show: impl Fn(usize) -> bool) -> String {
-    let shown = parts(p, sampling).into_iter().enumerate().filter(|(i, part)| show(*i) && !part.is_empty());
-    std::iter::once(p.method.to_string()).chain(shown.map(|(_, part)| part)).collect::<Vec<_>>().join(" ")
-}
-
-/// Labels name what differs: of a method's parameters between its own cells, of the sampling between all.
-fn label(cells: &mut [CellSpec]) {
-    let all: Vec<(Method, [Part; 9])> =
-        cells.iter().map(|c| (c.decoding.method, parts(&c.decoding, c.sampling))).collect();
-    for cell in cells {
-        let differs = |i: usize| {
-            let same_method = all.iter().filter(|(m, _)| i >= 6 || *m == cell.decoding.method);
-            same_method.map(|(_, parts)| &parts[i]).collect::<BTreeSet<_>>().len() > 1
-        };
-        cell.label = name(&cell.decoding, cell.sampling, differs);
-    }
-}
-
-impl From<&CellSpec> for Setting {
-    fn from(cell: &CellSpec) -> Self {
-        let (p, s) = (&cell.decoding, cell.sampling);
-        let m = p.method;
-        let depth = if m == Method::SpecInfer { p.branching.len() } else { p.draft_tokens };
-        Self {
-            method: m.to_string(),
-            lossless: m.is_lossless(),
-            beam_width: m.has_beams().then_some(p.beam_width),
-            draft_tokens: (m != Method::Autoregressive).then_some(depth),
-            threshold: m.has_threshold().then_some(p.acceptance_threshold),
-            beams: reads_expansion(m).then(|| p.expansion.to_string()),
-            reference: (m == Method::Mmtad).then(|| p.reference.to_string()),
-            branching: (m == Method::SpecInfer).then(|| p.branching.clone()),
-            temperature: s.temperature(),
-            top_k: s.top_k(),
-            top_p: s.top_p(),
+/// Every combination with every value.
+fn vary<T>(all: &[DecodingParams], values: &[T], set: fn(&mut DecodingParams, &T)) -> Vec<DecodingParams> {
+    let mut varied = Vec::new();
+    for params in all {
+        for value in values {
+            let mut params = params.clone();
+            set(&mut params, value);
+            varied.push(params);
         }
     }
+    varied
 }
 
 #[cfg(test)]
@@ -224,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_takes_part_in_what_it_reads() {
+    fn a_method_varies_only_in_parameters_that_it_reads() {
         assert_eq!(labels(&grid()), Method::ALL.map(Method::name));
         let sweep = Grid { thresholds: vec![0.1, 0.9], beam_widths: vec![4, 8], ..grid() };
         let count = |m: Method| sweep.cells().unwrap().iter().filter(|c| c.decoding.method == m).count();
@@ -235,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn top_beams_leave_out_rejection_sampling_in_a_sweep_alone() {
+    fn a_sweep_skips_rejection_sampling_with_top_beams_but_a_single_setting_is_an_error() {
         let sweep = Grid { expansions: Expansion::ALL.to_vec(), ..grid() };
         assert!(!labels(&sweep).iter().any(|l| l == "specinfer top"));
         assert!(labels(&sweep).iter().any(|l| l == "mtjd top"));
@@ -244,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_values_are_rejected() {
         assert!(Grid { thresholds: vec![2.0], ..grid() }.cells().is_err());
         assert!(Grid { temperatures: vec![-1.0], ..grid() }.cells().is_err());
         assert!(Grid { top_ks: vec![], ..grid() }.cells().is_err());

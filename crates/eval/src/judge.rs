@@ -1,65 +1,38 @@
-//! Whether an answer is right.
+//! Judges: whether an answer is right.
 
 pub mod python;
-#[cfg(target_os = "linux")]
-mod sandbox;
 pub mod sqlite;
-
-use serde::{Deserialize, Serialize};
+mod verdict;
 
 use self::sqlite::Database;
+
+pub use self::verdict::Verdict;
 
 /// How an answer is judged.
 #[derive(Debug)]
 pub enum Judge {
-    /// It is not: only likelihood and speed are measured.
+    /// Answers are not judged: only likelihood and speed are measured.
     None,
-    /// It is SQL, up to its first ";": run, it gives the same rows as the gold SQL.
+    /// The answer is SQL, up to its first ";". It is right if it returns the same rows as the gold SQL.
     Sql {
-        /// What it is run on.
+        /// The database that both queries run on.
         database: Database,
         /// SQL that is right.
         gold: String,
     },
-    /// It goes on with a program in Python, which then passes a test.
+    /// The answer continues a Python program. It is right if the program then passes a test.
     Python {
-        /// The program so far.
+        /// The beginning of the program.
         prompt: String,
-        /// Defines `check`, which raises an error if its argument is wrong.
+        /// Python that defines `check`, which raises an error if its argument is wrong.
         test: String,
-        /// The name that is checked.
+        /// The name of the function that is passed to `check`.
         entry_point: String,
     },
 }
 
-/// What became of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "verdict")]
-pub enum Verdict {
-    /// Counts 1.
-    Right,
-    /// Counts 0: it ran, and the result is another.
-    Wrong,
-    /// Counts 0: there is no answer, or it could not be run to its end.
-    Failed {
-        /// A short stable name, counted in the report: "invalid SQL", "ran too long", "out of memory", ...
-        name: String,
-        /// What happened, for people.
-        message: String,
-    },
-    /// Does not count, but is counted by name: not the answer's fault, e.g. "missing database", "wrong gold SQL".
-    NotJudged {
-        /// As above.
-        name: String,
-        /// As above.
-        message: String,
-    },
-    /// Nobody asked.
-    Unjudged,
-}
-
 impl Judge {
-    /// Runs the answer if need be, within limits. Blocks for up to some seconds.
+    /// Judges `answer`. Runs it within limits if necessary, which blocks for up to some seconds.
     pub fn judge(&self, answer: &str) -> Verdict {
         match self {
             Self::None => Verdict::Unjudged,
@@ -73,31 +46,14 @@ impl Judge {
             }
         }
     }
-}
 
-impl Verdict {
-    /// 1 for a right answer, 0 for a wrong or failed one, `None` if it does not count.
-    pub fn score(&self) -> Option<f64> {
+    /// The verdict when there is no answer.
+    ///
+    /// A missing answer scores 0, or else a method could gain by failing on the hard items.
+    pub fn unanswered(&self, name: String, message: String) -> Verdict {
         match self {
-            Self::Right => Some(1.0),
-            Self::Wrong | Self::Failed { .. } => Some(0.0),
-            Self::NotJudged { .. } | Self::Unjudged => None,
+            Self::None => Verdict::NotJudged { name, message },
+            Self::Sql { .. } | Self::Python { .. } => Verdict::Failed { name, message },
         }
-    }
-
-    /// There is no answer to judge. No answer is no right answer: else a method would gain by failing where it is hard.
-    pub fn unanswered(judge: &Judge, name: String, message: String) -> Self {
-        match judge {
-            Judge::None => Self::NotJudged { name, message },
-            _ => Self::Failed { name, message },
-        }
-    }
-
-    fn failed(name: &str, message: impl Into<String>) -> Self {
-        Self::Failed { name: name.to_owned(), message: message.into() }
-    }
-
-    fn not_judged(name: &str, message: impl Into<String>) -> Self {
-        Self::NotJudged { name: name.to_owned(), message: message.into() }
     }
 }

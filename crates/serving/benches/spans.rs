@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use criterion::{Criterion, criterion_group, criterion_main};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tandem_serving::{adopt_parent, carry_on};
+use tandem_serving::{adopt_parent, inject_trace_context};
 use tracing::dispatcher::with_default;
 use tracing::{Dispatch, trace_span};
 use tracing_subscriber::filter::LevelFilter;
@@ -18,7 +18,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 fn step() {
     let span = trace_span!("draft", otel.kind = "client");
     let mut headers = HeaderMap::new();
-    span.in_scope(|| carry_on(&mut headers));
+    span.in_scope(|| inject_trace_context(&mut headers));
     let call = trace_span!("call", otel.kind = "server", rpc.system = "grpc");
     adopt_parent(&call, &headers);
     call.in_scope(|| black_box(&headers));

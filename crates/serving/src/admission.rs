@@ -72,13 +72,13 @@ struct State {
 
 /// One or several permits. Dropping it gives them back.
 pub struct Permit {
-    // Fields are dropped in order: whoever sees no claim left finds all permits free.
+    // Fields are dropped in order: once the last claim is gone, all permits are free.
     permit: OwnedSemaphorePermit,
     claim: Claim,
 }
 
 impl Permit {
-    /// One permit for each of those that were acquired together.
+    /// Splits permits that were acquired together into single ones.
     pub fn split(mut self) -> Vec<Self> {
         let mut all = Vec::new();
         while self.claim.n > 1
@@ -101,7 +101,7 @@ struct Claim {
 }
 
 impl AdmissionControl {
-    /// All permits are free.
+    /// An admission control with all permits free.
     pub fn new(limits: AdmissionLimits) -> Self {
         let permits = limits.permits.min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -113,7 +113,7 @@ impl AdmissionControl {
         Self { inner: Arc::new(inner) }
     }
 
-    /// A permit if one is free now.
+    /// Acquires a permit if one is free now.
     pub fn try_acquire(&self, client: Option<IpAddr>) -> Result<Permit, AdmissionError> {
         self.try_acquire_many(client, 1)
     }
@@ -127,7 +127,7 @@ impl AdmissionControl {
         }
     }
 
-    /// `n` permits together, waited for first come, first served, if there is room in the queue.
+    /// Acquires `n` permits together. Waits for them in the queue, first come, first served, if it has room.
     pub async fn acquire(&self, client: Option<IpAddr>, n: u32) -> Result<Permit, AdmissionError> {
         let AdmissionLimits { permits, queue_timeout: timeout, .. } = self.inner.limits;
         if n as usize > permits {
@@ -145,12 +145,12 @@ impl AdmissionControl {
         }
     }
 
-    /// Admits nothing from now on; permits in use stay valid.
+    /// Refuses all requests from now on, queued ones too; permits in use stay valid.
     pub fn close(&self) {
         self.inner.free.close();
     }
 
-    /// Whether it was closed.
+    /// Whether [`Self::close`] was called.
     pub fn is_closed(&self) -> bool {
         self.inner.free.is_closed()
     }
@@ -257,7 +257,8 @@ mod tests {
     #[tokio::test]
     async fn permits_are_bounded_in_total_and_per_client() {
         let p = control(0);
-        let (a, b) = (p.try_acquire(ALICE).unwrap(), p.try_acquire(ALICE).unwrap());
+        let a = p.try_acquire(ALICE).unwrap();
+        let b = p.try_acquire(ALICE).unwrap();
         let refused = p.try_acquire(ALICE).err().unwrap();
         assert_eq!(refused, AdmissionError::ClientLimit { client: ALICE.unwrap(), limit: 2 });
         let c = p.try_acquire(BOB).unwrap();
@@ -292,7 +293,8 @@ mod tests {
             let p = p.clone();
             tokio::spawn(async move { p.acquire(None, 1).await })
         };
-        let (first, second) = (queued(&p), queued(&p));
+        let first = queued(&p);
+        let second = queued(&p);
         tokio::task::yield_now().await;
         assert_eq!((p.in_use(), p.queued()), (3, 2));
         assert_eq!(p.acquire(None, 1).await.err(), Some(AdmissionError::QueueFull { permits: 3, queue: 2 }));

@@ -1,4 +1,4 @@
-//! The connections that come to a port, plain or over TLS.
+//! The connections that a port accepts, plain or over TLS.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,57 +11,57 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tokio_util::either::Either;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use crate::{Protocol, ServerTls};
+use crate::tls::{Protocol, ServerTls};
 
-/// Handshakes at once. When one more begins, the oldest ends: whoever connects and says nothing shuts out nobody.
-const HANDSHAKES: usize = 1024;
-/// Between two signs of life on a connection.
+/// Handshakes in progress at once. One more ends the oldest, so that clients that connect and stay silent cannot keep others out.
+const MAX_HANDSHAKES: usize = 1024;
+/// Time between two keepalive probes of a connection.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Before the next connection is accepted, when the system has no room for it.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Pause before the next connection is accepted, after the system had no resources for one.
+const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Who is at the other end of a connection.
+/// The remote end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// Its address.
+    /// Address of the remote end.
     pub address: SocketAddr,
-    /// Whether it presented a certificate that the client CA signed.
+    /// Whether the client presented a certificate that the client CA signed.
     pub certified: bool,
 }
 
-/// A connection that was accepted, and over TLS has its handshake behind it.
+/// An accepted connection; over TLS its handshake is complete.
 pub struct Connection {
     stream: Either<TcpStream, TlsStream<TcpStream>>,
     peer: Peer,
 }
 
-/// The connections of a listener, without end. Handshakes go on side by side.
+/// The endless stream of connections of a listener. Handshakes run concurrently.
 pub struct Connections {
     listener: TcpListener,
     tls: Option<(ServerTls, Protocol)>,
     handshakes: JoinSet<Option<Connection>>,
-    /// Of the handshakes, the oldest first; some have ended.
+    /// Aborts the handshakes, the oldest first; some have ended already.
     oldest: VecDeque<AbortHandle>,
-    most_handshakes: usize,
-    pause: Option<Pin<Box<Sleep>>>,
+    max_handshakes: usize,
+    backoff: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connections {
-    /// Of `listener`, over TLS if there are certificates.
+    /// The connections of `listener`, over TLS if `tls` is given.
     pub fn new(listener: TcpListener, tls: Option<ServerTls>, protocol: Protocol) -> Self {
         Self {
             listener,
             tls: tls.map(|tls| (tls, protocol)),
             handshakes: JoinSet::new(),
             oldest: VecDeque::new(),
-            most_handshakes: HANDSHAKES,
-            pause: None,
+            max_handshakes: MAX_HANDSHAKES,
+            backoff: None,
         }
     }
 
@@ -72,44 +72,58 @@ impl Connections {
                     return Poll::Ready(connection);
                 }
             }
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(cx));
-                self.pause = None;
+            if let Some(backoff) = &mut self.backoff {
+                ready!(backoff.as_mut().poll(cx));
+                self.backoff = None;
             }
             match ready!(self.listener.poll_accept(cx)) {
                 Ok((tcp, address)) => {
-                    // Small messages go out at once, not when a packet is full.
-                    let _ = tcp.set_nodelay(true);
-                    // Who vanished without a word is noticed by the system, whatever is spoken here, and be it TLS's handshake.
-                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-                    let _ = SockRef::from(&tcp).set_tcp_keepalive(&keepalive);
+                    set_options(&tcp);
                     let Some((tls, protocol)) = &self.tls else {
                         let peer = Peer { address, certified: false };
                         return Poll::Ready(Connection { stream: Either::Left(tcp), peer });
                     };
                     let handshake = handshake(tls.clone(), *protocol, tcp, address);
-                    self.shake_hands(handshake);
+                    self.start_handshake(handshake);
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "cannot accept connections");
-                    self.pause = Some(Box::pin(tokio::time::sleep_until(Instant::now() + PAUSE)));
+                    self.backoff = Some(Box::pin(accept_backoff()));
                 }
             }
         }
     }
 
-    fn shake_hands(&mut self, handshake: impl Future<Output = Option<Connection>> + Send + 'static) {
-        if self.oldest.len() >= self.most_handshakes {
+    fn start_handshake(&mut self, handshake: impl Future<Output = Option<Connection>> + Send + 'static) {
+        if self.oldest.len() >= self.max_handshakes {
             self.oldest.retain(|handshake| !handshake.is_finished());
         }
-        if self.oldest.len() >= self.most_handshakes
+        if self.oldest.len() >= self.max_handshakes
             && let Some(oldest) = self.oldest.pop_front()
         {
             oldest.abort();
         }
         self.oldest.push_back(self.handshakes.spawn(handshake));
     }
+}
+
+/// The process or the system is out of file descriptors or memory.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "no event announces that resources are free again, and accepting at once would spin"
+)]
+fn accept_backoff() -> Sleep {
+    tokio::time::sleep(ACCEPT_BACKOFF)
+}
+
+/// Options that a socket can do without, so errors are ignored.
+fn set_options(tcp: &TcpStream) {
+    // Small messages are sent at once, not when a packet is full.
+    let _ = tcp.set_nodelay(true);
+    // The system notices when a client has disappeared, in any protocol and during the TLS handshake too.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let _ = SockRef::from(tcp).set_tcp_keepalive(&keepalive);
 }
 
 async fn handshake(
@@ -137,7 +151,7 @@ impl Stream for Connections {
 }
 
 impl Connection {
-    /// Who is at the other end.
+    /// The remote end.
     pub(crate) fn peer(&self) -> Peer {
         self.peer
     }
@@ -198,34 +212,33 @@ mod tests {
     use tokio_stream::StreamExt;
 
     use super::*;
-    use crate::TlsArgs;
+    use crate::tls::TlsFiles;
 
     #[tokio::test]
-    async fn among_too_many_handshakes_the_oldest_gives_way() {
+    async fn one_handshake_too_many_ends_the_oldest() {
         let dir = tempfile::tempdir().unwrap();
         let own = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let [cert, key] = ["cert", "key"].map(|name| Some(dir.path().join(name)));
-        std::fs::write(cert.as_ref().unwrap(), own.cert.pem()).unwrap();
-        std::fs::write(key.as_ref().unwrap(), own.signing_key.serialize_pem()).unwrap();
-        let args = TlsArgs { tls_cert: cert, tls_key: key, tls_client_ca: None };
+        let files = TlsFiles { cert: dir.path().join("cert"), key: dir.path().join("key"), client_ca: None };
+        std::fs::write(&files.cert, own.cert.pem()).unwrap();
+        std::fs::write(&files.key, own.signing_key.serialize_pem()).unwrap();
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = Connections::new(listener, args.load().unwrap(), Protocol::Grpc);
-        connections.most_handshakes = 2;
+        let mut connections = Connections::new(listener, Some(files.load().unwrap()), Protocol::Grpc);
+        connections.max_handshakes = 2;
         tokio::spawn(async move { connections.next().await });
         let mut silent = Vec::new();
         for _ in 0..3 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        // Only the first was closed: the others may still speak, and are told what they did wrong.
+        // Only the first was closed: the others may still send, and get an alert about what they sent.
         assert!(matches!(silent[0].read(&mut [0; 8]).await, Ok(0) | Err(_)));
         silent[2].write_all(b"nonsense").await.unwrap();
         assert!(silent[2].read(&mut [0; 8]).await.unwrap() > 0, "a TLS alert");
     }
 
     #[tokio::test]
-    async fn a_connection_knows_where_it_comes_from() {
+    async fn a_connection_knows_both_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut connections = Connections::new(listener, None, Protocol::Grpc);

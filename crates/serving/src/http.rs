@@ -1,4 +1,4 @@
-//! The HTTP protocol of a service: whether it lives, whether it is ready, and what it adds to that.
+//! The HTTP port of a service: liveness, readiness, metrics, and the routes that the service adds.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -20,95 +20,97 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
-use crate::connections::KEEPALIVE;
-use crate::{Connections, Metrics, Peer, Protocol, ServerTls, Shutdown};
+use crate::connections::{Connections, KEEPALIVE, Peer};
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::tls::{Protocol, ServerTls};
 
-/// Says why a service cannot take requests now.
+/// Whether a service can take requests now, and if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// What probes and scrapers ask for, who have no certificates.
-const OPEN: [&str; 3] = ["/health", "/ready", "/metrics"];
-/// To those who need a certificate.
-const NO_CERTIFICATE: &str = r#"{"error":{"message":"this server wants a client certificate: present one that its client CA signed","type":"authentication_error","param":null,"code":"no_client_certificate"}}"#;
+/// Paths for probes and scrapers, which have no client certificates.
+const OPEN_PATHS: [&str; 3] = ["/health", "/ready", "/metrics"];
+/// The response to a request for another path without a client certificate that is required.
+const NO_CERTIFICATE: &str = r#"{"error":{"message":"this server requires a client certificate: present one that its client CA signed","type":"authentication_error","param":null,"code":"no_client_certificate"}}"#;
 
-/// How long a client may take from its connection to the end of its first request's headers.
-const FIRST_HEADERS: Duration = Duration::from_secs(15);
-/// How long an HTTP/1 connection may be idle between two requests, the headers of the second included. Longer than what proxies
-/// keep one for (nginx and Amazon's load balancers 60 s), which would else send a request just when it is closed.
-const IDLE: Duration = Duration::from_secs(75);
+/// How long a client may take from its connection to the end of the headers of its first request.
+const FIRST_HEADERS_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an HTTP/1 connection may be idle between two requests, including the headers of the second. Longer than proxies keep
+/// an idle connection (nginx and the load balancers of AWS: 60 s), which could otherwise send a request just when it is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Routes over HTTP, and where.
+/// A server for HTTP.
 pub struct Http {
-    /// Where.
+    /// The port.
     pub listener: TcpListener,
-    /// If it speaks TLS. Clients of whom it wants a certificate reach nothing but /health, /ready and /metrics without.
+    /// Certificates; `None`: plain text. If client certificates are required, clients without one reach only `/health`, `/ready` and
+    /// `/metrics`.
     pub tls: Option<ServerTls>,
-    /// Beside `/health`, `/ready` and `/metrics`, which every service has.
+    /// Routes in addition to `/health`, `/ready` and `/metrics`, which every service has.
     pub routes: Router,
-    /// Beyond not draining.
+    /// What `/ready` reports while the service does not drain.
     pub ready: Readiness,
 }
 
 impl Http {
-    /// With nothing but what every service has; ready unless it drains.
+    /// A server with only the routes that every service has; ready unless it drains.
     pub fn plain(listener: TcpListener, tls: Option<ServerTls>) -> Self {
         Self { listener, tls, routes: Router::new(), ready: Arc::new(|| Ok(())) }
     }
 
-    /// Serves until `close`; what runs then may end. Handlers can ask for the `ConnectInfo` of a `SocketAddr` or a [`Peer`].
+    /// Serves until `close`; requests that are running then may finish. Handlers can extract the `ConnectInfo` of a `SocketAddr` or a
+    /// [`Peer`].
     pub(crate) async fn run(self, metrics: Metrics, shutdown: Shutdown, close: impl Future<Output = ()>) {
         let ready = self.ready;
         let is_ready = move || {
-            let ready = if shutdown.is_draining() { Err("it is draining".to_owned()) } else { ready() };
+            let ready =
+                if shutdown.is_draining() { Err("the service is draining".to_owned()) } else { ready() };
             std::future::ready(match ready {
                 Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+                Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
             })
         };
-        let certified_only = self.tls.as_ref().is_some_and(ServerTls::asks_clients);
+        let certificate_required = self.tls.as_ref().is_some_and(ServerTls::requires_client_certificate);
+        let metrics = move |headers: HeaderMap| std::future::ready(metrics.response(&headers));
         let routes = self
             .routes
             .route("/health", get(|| std::future::ready("alive\n")))
             .route("/ready", get(is_ready))
-            .route("/metrics", get(move || std::future::ready(metrics.response())))
-            .layer(from_fn(move |caller, request, next| admit(certified_only, caller, request, next)));
+            .route("/metrics", get(metrics))
+            .layer(from_fn(move |origin, request, next| {
+                check_certificate(certificate_required, origin, request, next)
+            }));
         let connections = Connections::new(self.listener, self.tls, Protocol::Http);
         serve(connections, routes, close).await;
     }
 }
 
-/// Who sent a request.
+/// The connection that a request came over.
 #[derive(Clone)]
-struct Caller {
+struct RequestOrigin {
     peer: Peer,
-    /// Cancelled by the first request of its connection.
-    spoke: CancellationToken,
+    /// Cancelled by the first request on the connection.
+    first_request: CancellationToken,
 }
 
-/// Every connection in a task of its own, until `close`; then until those end of which none waits for a request.
+/// Serves every connection in a task of its own until `close`. Then closes idle connections and waits for running requests.
 async fn serve(mut connections: Connections, routes: Router, close: impl Future<Output = ()>) {
     let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
     let graceful = GracefulShutdown::new();
     let accepting = async {
         while let Some(Ok(connection)) = connections.next().await {
-            let caller = Caller { peer: connection.peer(), spoke: CancellationToken::new() };
-            let spoke = caller.spoke.clone();
-            let service = TowerToHyperService::new(Extension(caller).layer(routes.clone()));
+            let first_request = CancellationToken::new();
+            let origin = RequestOrigin { peer: connection.peer(), first_request: first_request.clone() };
+            let service = TowerToHyperService::new(Extension(origin).layer(routes.clone()));
             let served = http.serve_connection(TokioIo::new(connection), service).into_owned();
             let served = graceful.watch(served);
             tokio::spawn(async move {
-                // hyper's own timer starts only once it knows the version of HTTP.
-                let silent = async {
-                    if tokio::time::timeout(FIRST_HEADERS, spoke.cancelled()).await.is_ok() {
-                        pending::<Infallible>().await;
-                    }
-                };
                 tokio::select! {
-                    // A connection that breaks is its client's matter.
+                    // An error means that the client closed or broke the connection: nothing to report.
                     _ = served => {}
-                    () = silent => {}
+                    () = silence(first_request) => {}
                 }
             });
         }
@@ -117,20 +119,28 @@ async fn serve(mut connections: Connections, routes: Router, close: impl Future<
         () = accepting => {}
         () = close => {}
     }
-    // Nobody new from here on.
+    // No new connections from here on.
     drop(connections);
     graceful.shutdown().await;
 }
 
-/// Lets those in who may come in, and says where they come from.
-async fn admit(
-    certified_only: bool,
-    Extension(Caller { peer, spoke }): Extension<Caller>,
+/// Returns if no request comes in time. The timer of hyper starts only once it knows the version of HTTP, so a client that sends
+/// nothing would stay connected forever.
+async fn silence(first_request: CancellationToken) {
+    if tokio::time::timeout(FIRST_HEADERS_TIMEOUT, first_request.cancelled()).await.is_ok() {
+        pending::<Infallible>().await;
+    }
+}
+
+/// Refuses requests without a required client certificate, and passes the addresses of the others to handlers.
+async fn check_certificate(
+    certificate_required: bool,
+    Extension(RequestOrigin { peer, first_request }): Extension<RequestOrigin>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    spoke.cancel();
-    if certified_only && !peer.certified && !OPEN.contains(&request.uri().path()) {
+    first_request.cancel();
+    if certificate_required && !peer.certified && !OPEN_PATHS.contains(&request.uri().path()) {
         let json = [(header::CONTENT_TYPE, "application/json")];
         return (StatusCode::UNAUTHORIZED, json, NO_CERTIFICATE).into_response();
     }
@@ -149,19 +159,20 @@ mod tests {
 
     use super::*;
 
-    const WHOLE: &[u8] = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n";
+    const WHOLE_REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n";
 
     async fn service() -> (SocketAddr, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (http, close) = (Http::plain(listener, None), CancellationToken::new());
+        let http = Http::plain(listener, None);
+        let close = CancellationToken::new();
         tokio::spawn(http.run(Metrics::default(), Shutdown::new(), close.clone().cancelled_owned()));
         (address, close)
     }
 
-    async fn client(address: SocketAddr, says: &[u8]) -> TcpStream {
+    async fn client(address: SocketAddr, sends: &[u8]) -> TcpStream {
         let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(says).await.unwrap();
+        client.write_all(sends).await.unwrap();
         client
     }
 
@@ -172,9 +183,29 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("alive\n"), "{answer}");
     }
 
-    /// How long it lasts until the server hangs up, without an answer that says otherwise than 408.
-    async fn hung_up(client: &mut TcpStream) -> Duration {
-        let (since, mut rest) = (Instant::now(), Vec::new());
+    #[tokio::test]
+    async fn metrics_come_in_the_format_that_the_request_accepts() {
+        let (address, _close) = service().await;
+        for (accept, content_type) in [
+            ("", "text/plain; version=0.0.4; charset=utf-8"),
+            ("Accept: text/plain; version=0.0.4\r\n", "text/plain; version=0.0.4; charset=utf-8"),
+            (
+                "Accept: application/openmetrics-text; version=1.0.0\r\nAccept: text/plain; q=0.5\r\n",
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ),
+        ] {
+            let request = format!("GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{accept}\r\n");
+            let mut response = String::new();
+            client(address, request.as_bytes()).await.read_to_string(&mut response).await.unwrap();
+            let expected = format!("content-type: {content_type}\r\n");
+            assert!(response.starts_with("HTTP/1.1 200") && response.contains(&expected), "{response}");
+        }
+    }
+
+    /// How long it takes until the server closes the connection, without a response or with 408.
+    async fn closed_after(client: &mut TcpStream) -> Duration {
+        let since = Instant::now();
+        let mut rest = Vec::new();
         let _ = client.read_to_end(&mut rest).await;
         let rest = String::from_utf8_lossy(&rest);
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408"), "{rest}");
@@ -182,15 +213,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_says_half_a_request_is_hung_up_on() {
+    async fn a_client_that_sends_half_a_request_is_disconnected() {
         let (address, _close) = service().await;
-        // Nothing, what may become HTTP/2, and half a header.
+        // Nothing, the beginning of HTTP/2, and half a header.
         for half in [&b""[..], b"PRI * HT", b"GET /health HTTP/1.1\r\nHo"] {
             let mut mute = client(address, half).await;
-            is_served(&mut client(address, WHOLE).await).await;
-            let lasted = hung_up(&mut mute).await;
+            is_served(&mut client(address, WHOLE_REQUEST).await).await;
+            let lasted = closed_after(&mut mute).await;
             assert!(
-                lasted >= FIRST_HEADERS - Duration::from_secs(1) && lasted <= FIRST_HEADERS * 2,
+                lasted >= FIRST_HEADERS_TIMEOUT - Duration::from_secs(1)
+                    && lasted <= FIRST_HEADERS_TIMEOUT * 2,
                 "{lasted:?}"
             );
         }
@@ -200,20 +232,23 @@ mod tests {
     async fn a_connection_may_be_idle_for_a_while() {
         let (address, close) = service().await;
         for half in [&b""[..], b"GET /"] {
-            let mut idle = client(address, WHOLE).await;
+            let mut idle = client(address, WHOLE_REQUEST).await;
             is_served(&mut idle).await;
-            tokio::time::advance(FIRST_HEADERS * 3).await;
-            idle.write_all(WHOLE).await.unwrap();
+            tokio::time::advance(FIRST_HEADERS_TIMEOUT * 3).await;
+            idle.write_all(WHOLE_REQUEST).await.unwrap();
             is_served(&mut idle).await;
             idle.write_all(half).await.unwrap();
-            is_served(&mut client(address, WHOLE).await).await;
-            let lasted = hung_up(&mut idle).await;
-            assert!(lasted >= IDLE - Duration::from_secs(1) && lasted <= IDLE * 2, "{lasted:?}");
+            is_served(&mut client(address, WHOLE_REQUEST).await).await;
+            let lasted = closed_after(&mut idle).await;
+            assert!(
+                lasted >= IDLE_TIMEOUT - Duration::from_secs(1) && lasted <= IDLE_TIMEOUT * 2,
+                "{lasted:?}"
+            );
         }
-        // A shutdown does not wait for those who are idle.
-        let mut idle = client(address, WHOLE).await;
+        // A shutdown does not wait for idle connections.
+        let mut idle = client(address, WHOLE_REQUEST).await;
         is_served(&mut idle).await;
         close.cancel();
-        assert!(hung_up(&mut idle).await < IDLE / 2);
+        assert!(closed_after(&mut idle).await < IDLE_TIMEOUT / 2);
     }
 }

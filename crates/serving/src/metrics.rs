@@ -1,8 +1,13 @@
-//! What a service counts, in the text form of OpenMetrics, which Prometheus reads.
+//! What a service measures, in the text formats that Prometheus reads.
 
+mod format;
+mod prefix;
+
+use std::fmt;
 use std::sync::Arc;
 
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -10,10 +15,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 
-/// The form that [`Metrics`] are written in.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub use format::MetricsFormat;
+pub use prefix::{InvalidMetricsPrefix, MetricsPrefix};
 
-/// All that a service counts. Clones share it.
+/// All names of metrics begin with this, so that they stand together and clash with no other program's.
+const NAMESPACE: &str = "tandem_";
+
+/// All metrics of a service. Clones share them.
 #[derive(Clone, Default)]
 pub struct Metrics {
     inner: Arc<Inner>,
@@ -26,22 +34,22 @@ struct Inner {
     described: Vec<Described>,
 }
 
-/// Reads what is known only when somebody asks.
+/// Updates metrics that are only computed for a scrape.
 type Refresh = Box<dyn Fn() + Send + Sync>;
 
-/// A metric, as it is documented.
+/// A metric as the documentation lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
-    /// As it is written: that of a counter ends in `_total`.
+    /// The name of its samples: the name of a counter ends in `_total`.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: String,
 }
 
-/// Metrics to be.
+/// Collects the metrics of a service.
 pub struct MetricsBuilder {
     registry: Registry,
-    alias: Option<String>,
+    alias: Option<MetricsPrefix>,
     refresh: Vec<Refresh>,
     described: Vec<Described>,
 }
@@ -53,9 +61,9 @@ struct Build {
 }
 
 impl MetricsBuilder {
-    /// Of `service` (`orchestrator`, `draft` or `target`, a label of all metrics), which serves `model`. With an `alias`, the metrics
-    /// whose names other servers have too come a second time, with it in front of their names.
-    pub fn new(service: &'static str, model: String, alias: Option<String>) -> Self {
+    /// Metrics of `service` (`orchestrator`, `draft` or `target`; a label of all of them), which serves `model`. With an `alias`, the
+    /// [common](Self::common) metrics are repeated with it in the place of `tandem_`.
+    pub fn new(service: &'static str, model: String, alias: Option<MetricsPrefix>) -> Self {
         let labels = [("service".into(), service.into())];
         let registry = Registry::with_labels(labels.into_iter());
         let mut builder = Self { registry, alias, refresh: Vec::new(), described: Vec::new() };
@@ -65,15 +73,15 @@ impl MetricsBuilder {
         builder
     }
 
-    /// Adds a metric of Tandem's own. The name is without `_total`.
+    /// Adds a metric that only Tandem has. The name is without `tandem_`, and that of a counter without `_total`.
     pub fn own(&mut self, name: &str, help: &str, metric: impl Metric) {
         let kind = metric.metric_type().as_str().to_owned();
         let suffix = if kind == "counter" { "_total" } else { "" };
-        self.described.push(Described { name: format!("{name}{suffix}"), kind });
-        self.registry.register(name, help, metric);
+        self.described.push(Described { name: format!("{NAMESPACE}{name}{suffix}"), kind });
+        self.registry.register(format!("{NAMESPACE}{name}"), help, metric);
     }
 
-    /// Adds a metric by a name that other servers have too.
+    /// Adds a metric that other servers have too, by the name that they have in common.
     pub fn common(&mut self, name: &str, help: &str, metric: impl Metric + Clone) {
         if let Some(alias) = &self.alias {
             self.registry.register(format!("{alias}{name}"), help, metric.clone());
@@ -81,12 +89,12 @@ impl MetricsBuilder {
         self.own(name, help, metric);
     }
 
-    /// Runs `refresh` whenever somebody reads the metrics.
+    /// Calls `refresh` before every scrape.
     pub fn before_reading(&mut self, refresh: impl Fn() + Send + Sync + 'static) {
         self.refresh.push(Box::new(refresh));
     }
 
-    /// That is all.
+    /// The metrics added so far.
     pub fn build(self) -> Metrics {
         let Self { registry, refresh, described, .. } = self;
         Metrics { inner: Arc::new(Inner { registry, refresh, described }) }
@@ -94,78 +102,143 @@ impl MetricsBuilder {
 }
 
 impl Metrics {
-    /// As they are now.
-    pub fn read(&self) -> Result<String, std::fmt::Error> {
-        self.inner.refresh.iter().for_each(|refresh| refresh());
+    /// The metrics as they are now.
+    pub fn read(&self, format: MetricsFormat) -> Result<String, fmt::Error> {
+        for refresh in &self.inner.refresh {
+            refresh();
+        }
         let mut text = String::new();
         encode(&mut text, &self.inner.registry)?;
-        Ok(text)
+        Ok(match format {
+            MetricsFormat::OpenMetrics => text,
+            MetricsFormat::Prometheus => format::to_classic(&text),
+        })
     }
 
-    /// What there is, without the names of an alias.
+    /// All metrics, without those repeated under an alias.
     pub fn described(&self) -> &[Described] {
         &self.inner.described
     }
 
-    /// The answer to `GET /metrics`.
-    pub(crate) fn response(&self) -> Response {
-        match self.read() {
-            Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-            Err(_) => axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    /// The response to `GET /metrics` with these `headers`.
+    pub(crate) fn response(&self, headers: &HeaderMap) -> Response {
+        let format = MetricsFormat::negotiate(headers);
+        match self.read(format) {
+            Ok(text) => ([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], text).into_response(),
+            Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }
 }
 
-/// A flag that names a prefix of metrics: a word, and maybe a colon or an underscore behind it.
-pub fn metrics_prefix(text: &str) -> Result<String, String> {
-    let letter = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
-    let valid = text.starts_with(letter) && text.chars().all(|c| letter(c) || c.is_ascii_digit());
-    valid.then(|| text.to_owned()).ok_or_else(|| {
-        format!("{text:?} is no prefix of a metric: letters, digits, _ and : may be in one, as in vllm:")
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::http::header::ACCEPT;
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
 
-    #[test]
-    fn an_alias_repeats_the_common_metrics_and_no_others() {
-        let (common, own): (Counter, Counter) = Default::default();
-        let mut builder = MetricsBuilder::new("draft", "toy".into(), Some("vllm:".into()));
+    /// A common counter at 3, and one of our own that counts scrapes.
+    fn metrics(alias: Option<&str>) -> Metrics {
+        let alias = alias.map(|alias| alias.parse().unwrap());
+        let mut builder = MetricsBuilder::new("draft", "toy".into(), alias);
+        let common = Counter::<u64>::default();
+        let own = Counter::<u64>::default();
         builder.common("drafts", "Drafts", common.clone());
         builder.own("passes", "Passes", own.clone());
         builder.before_reading(move || {
             own.inc();
         });
-        let metrics = builder.build();
         common.inc_by(3);
-        assert!(metrics.read().unwrap().contains("passes_total{service=\"draft\"} 1\n"));
-        let text = metrics.read().unwrap();
-        for line in [
-            "drafts_total{service=\"draft\"} 3",
-            "vllm:drafts_total{service=\"draft\"} 3",
-            "passes_total{service=\"draft\"} 2",
-            "build_info{service=\"draft\",version=\"0.1.0\",model=\"toy\"} 1",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} in {text}");
-        }
-        assert!(!text.contains("vllm:passes"));
-        let names: Vec<_> = metrics.described().iter().map(|d| (d.name.as_str(), d.kind.as_str())).collect();
-        assert_eq!(
-            names,
-            [("build_info", "gauge"), ("drafts_total", "counter"), ("passes_total", "counter")]
-        );
+        builder.build()
     }
 
     #[test]
-    fn prefixes_are_beginnings_of_names() {
-        assert_eq!(metrics_prefix("vllm:"), Ok("vllm:".into()));
-        for nonsense in ["", "1a", "a b", "ä", "a-"] {
-            assert!(metrics_prefix(nonsense).is_err(), "{nonsense}");
+    fn metrics_have_a_namespace_and_are_refreshed_before_they_are_read() {
+        let metrics = metrics(None);
+        for scrapes in 1..=2 {
+            let text = metrics.read(MetricsFormat::OpenMetrics).unwrap();
+            let expected = format!(
+                "\
+# HELP tandem_build_info Always 1: which version serves which model.
+# TYPE tandem_build_info gauge
+tandem_build_info{{service=\"draft\",version=\"0.1.0\",model=\"toy\"}} 1
+# HELP tandem_drafts Drafts.
+# TYPE tandem_drafts counter
+tandem_drafts_total{{service=\"draft\"}} 3
+# HELP tandem_passes Passes.
+# TYPE tandem_passes counter
+tandem_passes_total{{service=\"draft\"}} {scrapes}
+# EOF
+"
+            );
+            assert_eq!(text, expected);
+        }
+        let names: Vec<_> = metrics.described().iter().map(|d| (d.name.as_str(), d.kind.as_str())).collect();
+        let expected = [
+            ("tandem_build_info", "gauge"),
+            ("tandem_drafts_total", "counter"),
+            ("tandem_passes_total", "counter"),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_classic_format_gives_counters_their_full_name() {
+        let text = metrics(None).read(MetricsFormat::Prometheus).unwrap();
+        let expected = "\
+# HELP tandem_build_info Always 1: which version serves which model.
+# TYPE tandem_build_info gauge
+tandem_build_info{service=\"draft\",version=\"0.1.0\",model=\"toy\"} 1
+# HELP tandem_drafts_total Drafts.
+# TYPE tandem_drafts_total counter
+tandem_drafts_total{service=\"draft\"} 3
+# HELP tandem_passes_total Passes.
+# TYPE tandem_passes_total counter
+tandem_passes_total{service=\"draft\"} 1
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_alias_repeats_the_common_metrics_and_no_others() {
+        let metrics = metrics(Some("vllm:"));
+        let text = metrics.read(MetricsFormat::OpenMetrics).unwrap();
+        for line in [
+            "tandem_drafts_total{service=\"draft\"} 3",
+            "# TYPE vllm:drafts counter",
+            "vllm:drafts_total{service=\"draft\"} 3",
+            "tandem_passes_total{service=\"draft\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+        assert!(!text.contains("vllm:passes") && !text.contains("vllm:tandem"), "{text}");
+        let classic = metrics.read(MetricsFormat::Prometheus).unwrap();
+        assert!(classic.contains("# TYPE vllm:drafts_total counter\n"), "{classic}");
+        assert_eq!(metrics.described().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_response_is_in_the_format_that_was_requested() {
+        let metrics = metrics(None);
+        for (accept, content_type, counter) in [
+            (
+                "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                "# TYPE tandem_drafts counter",
+            ),
+            (
+                "text/plain;version=0.0.4",
+                "text/plain; version=0.0.4; charset=utf-8",
+                "# TYPE tandem_drafts_total counter",
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+            let response = metrics.response(&headers);
+            assert_eq!(response.headers()[CONTENT_TYPE], content_type);
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert!(body.lines().any(|line| line == counter), "{counter} in {body}");
+            assert_eq!(body.ends_with("# EOF\n"), accept.starts_with("application"), "{body}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is made from files, and made anew when they change.
+//! Values that are made from files, and made again when the files change.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,14 +10,14 @@ use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// Between two looks at the files.
+/// Time between two checks of the files.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Larger files are no certificates and no keys.
+/// Certificates and keys are smaller than this.
 const MAX_BYTES: u64 = 4 << 20;
-/// Readings of files that change while they are read.
-const READINGS: usize = 4;
+/// How often files are read at most while they keep changing.
+const MAX_READS: usize = 4;
 
-/// Why a file cannot be used. Never shows what is in it.
+/// Why a file cannot be used. The messages never show what is in it: it may be a key.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum FileError {
@@ -25,18 +25,23 @@ pub enum FileError {
     Read { path: PathBuf, source: io::Error },
     #[error("{}: {reason}", path.display())]
     Content { path: PathBuf, reason: String },
+    #[error(
+        "no usable CA certificates were found on this system{errors}; install some, set SSL_CERT_FILE, or give the CA certificate of \
+         the server"
+    )]
+    NoSystemRoots { errors: String },
 }
 
-/// A file as it was read.
+/// A file and its contents.
 pub struct SourceFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What is in it.
+    /// Contents of the file.
     pub bytes: Vec<u8>,
 }
 
 impl SourceFile {
-    /// Says what is wrong with it.
+    /// An error about the contents of this file.
     pub fn bad(&self, reason: impl ToString) -> FileError {
         FileError::Content { path: self.path.clone(), reason: reason.to_string() }
     }
@@ -53,7 +58,7 @@ impl SourceFile {
     }
 }
 
-/// Makes a value of files, knowing the value before.
+/// Makes a value from files. Gets the previous value too.
 type Load<T> = Box<dyn Fn(&[SourceFile], Option<&T>) -> Result<T, FileError> + Send + Sync>;
 type Hash = [u8; 32];
 
@@ -62,12 +67,12 @@ pub struct Reloaded<T> {
     files: Vec<PathBuf>,
     load: Load<T>,
     current: ArcSwap<T>,
-    /// Of the contents that the value was made from.
+    /// Hash of the contents that the current value was made from.
     made_from: Mutex<Hash>,
 }
 
 impl<T: Send + Sync + 'static> Reloaded<T> {
-    /// Reads `files` now. Within a runtime they are looked at again every few seconds, for as long as anybody has the value.
+    /// Reads `files` now. Inside a tokio runtime they are checked again every few seconds until the value is dropped.
     pub fn start(
         files: Vec<PathBuf>,
         load: impl Fn(&[SourceFile], Option<&T>) -> Result<T, FileError> + Send + Sync + 'static,
@@ -75,19 +80,22 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         let contents = read(&files)?;
         let current = ArcSwap::from_pointee(load(&contents, None)?);
         let made_from = Mutex::new(hash(&contents));
+        let has_files = !files.is_empty();
         let this = Arc::new(Self { files, load: Box::new(load), current, made_from });
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && has_files
+        {
             runtime.spawn(watch(Arc::downgrade(&this)));
         }
         Ok(this)
     }
 
-    /// The value as it is now.
+    /// The current value.
     pub fn current(&self) -> Arc<T> {
         self.current.load_full()
     }
 
-    /// Looks at the files: whether they gave another value. If they cannot be used the value stays as it is.
+    /// Checks the files, and returns whether they changed. On an error the current value stays in use.
     pub fn refresh(&self) -> Result<bool, FileError> {
         let mut made_from = self.made_from.lock().unwrap_or_else(PoisonError::into_inner);
         let contents = read(&self.files)?;
@@ -101,11 +109,12 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     }
 }
 
-/// A certificate and its key are not replaced in one moment: what two readings agree on belongs together.
+/// Reads files that belong together. A certificate and its key are not replaced at the same instant, so files are read again until
+/// two reads agree.
 fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>, FileError> {
     let read_all = || paths.iter().map(SourceFile::read).collect::<Result<Vec<_>, _>>();
     let mut contents = read_all()?;
-    for _ in 1..READINGS {
+    for _ in 1..MAX_READS {
         let again = read_all()?;
         if hash(&again) == hash(&contents) {
             break;
@@ -125,28 +134,27 @@ fn hash(files: &[SourceFile]) -> Hash {
 }
 
 async fn watch<T: Send + Sync + 'static>(value: std::sync::Weak<Reloaded<T>>) {
-    let mut looks = tokio::time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told = String::new();
+    let mut checks = tokio::time::interval(INTERVAL);
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reported = String::new();
     loop {
-        looks.tick().await;
+        checks.tick().await;
         let Some(value) = value.upgrade() else { return };
         let files = value.files.clone();
-        // A file system may hang.
-        let looked = tokio::task::spawn_blocking(move || value.refresh()).await;
-        match looked {
+        // A file system may hang, which must not block the runtime.
+        match tokio::task::spawn_blocking(move || value.refresh()).await {
             Ok(Ok(changed)) => {
-                told.clear();
+                reported.clear();
                 if changed {
-                    tracing::info!(?files, "changed, and in use from now on");
+                    tracing::info!(?files, "the files changed; the new contents are in use");
                 }
             }
             Ok(Err(error)) => {
-                // Once, not every few seconds.
-                let text = error.to_string();
-                if text != told {
-                    tracing::error!(%error, "changed, but cannot be used: what was read before stays in use");
-                    told = text;
+                // Reported once, not every few seconds.
+                let message = error.to_string();
+                if message != reported {
+                    tracing::error!(%error, "the files changed and cannot be used; the old contents stay in use");
+                    reported = message;
                 }
             }
             Err(_) => return,
@@ -160,12 +168,12 @@ mod tests {
 
     fn number(files: &[SourceFile], before: Option<&u32>) -> Result<u32, FileError> {
         let text = String::from_utf8_lossy(&files[0].bytes);
-        let number: u32 = text.trim().parse().map_err(|_| files[0].bad("is no number"))?;
+        let number: u32 = text.trim().parse().map_err(|_| files[0].bad("is not a number"))?;
         Ok(number + before.copied().unwrap_or(0))
     }
 
     #[test]
-    fn what_changes_is_read_again_and_what_is_broken_changes_nothing() {
+    fn a_changed_file_is_read_again_and_a_broken_one_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n");
         std::fs::write(&path, "1").unwrap();
@@ -173,19 +181,19 @@ mod tests {
         assert!(!value.refresh().unwrap());
         std::fs::write(&path, "x").unwrap();
         for _ in 0..2 {
-            assert!(value.refresh().unwrap_err().to_string().ends_with("n: is no number"));
+            assert!(value.refresh().unwrap_err().to_string().ends_with("n: is not a number"));
         }
         std::fs::remove_file(&path).unwrap();
         assert!(value.refresh().unwrap_err().to_string().starts_with("cannot read "));
         assert_eq!(*value.current(), 1);
         std::fs::write(&path, "2").unwrap();
         assert!(value.refresh().unwrap());
-        assert_eq!(*value.current(), 3, "made with the value before at hand");
+        assert_eq!(*value.current(), 3, "made with the previous value available");
     }
 
-    /// As Kubernetes does it: the file is a link into a directory that is a link, which is replaced.
+    /// As in a mounted secret of Kubernetes: the file is a link into a directory that is itself a link, which is replaced.
     #[test]
-    fn links_are_followed() {
+    fn symbolic_links_are_followed() {
         let dir = tempfile::tempdir().unwrap();
         for (version, number) in [("v1", "10"), ("v2", "20")] {
             std::fs::create_dir(dir.path().join(version)).unwrap();
@@ -208,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_seen_without_being_told() {
+    async fn a_change_is_noticed_without_a_refresh() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("n");
         std::fs::write(&path, "1").unwrap();

@@ -1,9 +1,9 @@
-//! A shutdown in two stages: drain, then at once.
+//! A shutdown in two stages: draining, then an immediate end.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Tells a service to end. Clones share it.
+/// The signal that a service is to end. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     drain: CancellationToken,
@@ -11,54 +11,55 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Not yet.
+    /// A shutdown that has not begun.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The first SIGTERM or SIGINT drains, the second ends at once.
+    /// A shutdown that begins with the first SIGTERM or SIGINT, and ends at once with the second.
     pub fn on_signal() -> Result<Self, std::io::Error> {
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let shutdown = Self::new();
-        let told = shutdown.clone();
+        let signalled = shutdown.clone();
         tokio::spawn(async move {
-            let mut next = async || {
+            let mut next_signal = async || {
                 tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
                 }
             };
-            next().await;
+            next_signal().await;
             tracing::info!("draining; a second signal ends this process at once");
-            told.drain();
-            next().await;
-            told.end_now();
+            signalled.drain();
+            next_signal().await;
+            signalled.end_now();
         });
         Ok(shutdown)
     }
 
-    /// Nothing new; what runs may end.
+    /// Begins to drain: nothing new is accepted, and running work may finish.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// What runs is broken off.
+    /// Ends at once: running work is aborted.
     pub fn end_now(&self) {
         self.drain.cancel();
         self.now.cancel();
     }
 
-    /// Returns once it drains.
+    /// Returns once draining has begun.
     pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Whether it drains.
+    /// Whether draining has begun.
     pub fn is_draining(&self) -> bool {
         self.drain.is_cancelled()
     }
 
-    /// Returns once it is to end at once.
+    /// Returns once [`Self::end_now`] was called.
     pub async fn ending(&self) {
         self.now.cancelled().await;
     }

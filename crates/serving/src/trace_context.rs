@@ -1,4 +1,4 @@
-//! Traces that go on across processes: the W3C trace context in the headers of requests.
+//! Traces across processes: the W3C trace context in the headers of requests.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
@@ -27,26 +27,27 @@ impl Injector for Carrier<&mut HeaderMap> {
     }
 }
 
-/// Makes `span`, a new one, part of the trace that the headers of a request name, if they name one. The headers of gRPC are
+/// Makes the new `span` part of the trace that the headers of a request name, if they name one. For gRPC the headers are
 /// `MetadataMap::as_ref`.
 pub fn adopt_parent(span: &Span, headers: &HeaderMap) {
-    // Nothing is read where nothing is traced.
+    // Without tracing the headers need not be parsed.
     if !span.is_disabled() {
         let parent = TraceContextPropagator::new().extract(&Carrier(headers));
-        // Without traces there is nothing to belong to.
+        // Fails only without an OpenTelemetry layer, and then there is no trace to join.
         let _ = span.set_parent(parent);
     }
 }
 
-/// Names the trace of the present span in the headers of a request, if there is one. The headers of gRPC are `MetadataMap::as_mut`.
-pub fn carry_on(headers: &mut HeaderMap) {
+/// Writes the trace of the current span, if there is one, into the headers of a request. For gRPC the headers are
+/// `MetadataMap::as_mut`.
+pub fn inject_trace_context(headers: &mut HeaderMap) {
     let span = Span::current();
     if !span.is_disabled() {
         TraceContextPropagator::new().inject_context(&span.context(), &mut Carrier(headers));
     }
 }
 
-/// The trace of the present span, to be found by in logs.
+/// The id of the current trace, for log lines that belong to it.
 pub fn trace_id() -> Option<String> {
     let span = Span::current();
     if span.is_disabled() {
@@ -57,7 +58,7 @@ pub fn trace_id() -> Option<String> {
     (id != opentelemetry::trace::TraceId::INVALID).then(|| id.to_string())
 }
 
-/// Sets an attribute of `span` that is a list.
+/// Sets an attribute of `span` to a list.
 pub fn record_list(span: &Span, key: &'static str, values: Vec<&'static str>) {
     let values = values.into_iter().map(opentelemetry::StringValue::from).collect();
     span.set_attribute(key, opentelemetry::Value::Array(opentelemetry::Array::String(values)));

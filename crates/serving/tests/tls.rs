@@ -1,12 +1,15 @@
-//! TLS of a service: who gets in, and who cannot keep others out.
+//! TLS of a service: which clients it accepts, and that no client can keep others out.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
-#[path = "common/authority.rs"]
+// Included, because this crate is below most of what the testkit stands on.
+#[path = "../../testkit/src/authority.rs"]
+#[allow(unreachable_pub, reason = "public in the testkit")]
 mod authority;
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use authority::Authority;
@@ -15,7 +18,8 @@ use axum::extract::ConnectInfo;
 use axum::routing::get;
 use rcgen::date_time_ymd;
 use tandem_serving::{
-    ClientTls, ClientTlsFiles, Http, Metrics, ServerTls, Serving, Shutdown, TlsArgs, bind, incoming,
+    ClientTls, ClientTlsFiles, Http, Metrics, ServeConfig, ServerTls, Serving, Shutdown, TlsFiles, bind,
+    incoming,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,7 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// A service with nothing but health, and an address that says who calls it.
+/// A service with only the health service, and an HTTP path that returns the address of its client.
 struct Service {
     grpc: SocketAddr,
     http: SocketAddr,
@@ -39,10 +43,11 @@ impl Drop for Service {
     }
 }
 
-async fn serve(args: &TlsArgs) -> Service {
+async fn serve(files: &TlsFiles) -> Service {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (grpc, http) = (bind(loopback).await.unwrap(), bind(loopback).await.unwrap());
-    let tls = args.load().unwrap().unwrap();
+    let grpc = bind(loopback).await.unwrap();
+    let http = bind(loopback).await.unwrap();
+    let tls = files.load().unwrap();
     let whoami = get(|ConnectInfo(address): ConnectInfo<SocketAddr>| async move { address.to_string() });
     let shutdown = Shutdown::new();
     let service = Service {
@@ -75,7 +80,8 @@ async fn channel(address: SocketAddr, tls: &ClientTls, host: &str) -> Result<Cha
     endpoint.connect_with_connector(tls.connector(host.into())).await.map_err(|e| causes(&e))
 }
 
-/// Calls; a server may refuse a certificate only once the client thinks that the handshake is over (TLS 1.3).
+/// Checks the health. With TLS 1.3 a server may refuse a certificate after the client has completed the handshake, so a channel proves
+/// nothing.
 async fn health(address: SocketAddr, tls: &ClientTls) -> Result<(), String> {
     let channel = channel(address, tls, "localhost").await?;
     let checked = HealthClient::new(channel).check(HealthCheckRequest { service: "test".into() }).await;
@@ -89,7 +95,7 @@ fn causes(error: &dyn Error) -> String {
     }
 }
 
-/// HTTP/1.1 as a probe or a browser speaks it.
+/// A request over HTTP/1.1, as probes and browsers send it: the status, the body, and the client's address.
 async fn http_get(address: SocketAddr, tls: &ClientTls, path: &str) -> (u16, String, SocketAddr) {
     use tower::Service as _;
     let mut connector = tls.connector("localhost".into());
@@ -99,7 +105,7 @@ async fn http_get(address: SocketAddr, tls: &ClientTls, path: &str) -> (u16, Str
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut reply = Vec::new();
-    // An end without a farewell is an end.
+    // A connection that ends without a TLS alert has still ended.
     let _ = stream.read_to_end(&mut reply).await;
     let reply = String::from_utf8(reply).unwrap();
     let (head, body) = reply.split_once("\r\n\r\n").unwrap();
@@ -108,12 +114,13 @@ async fn http_get(address: SocketAddr, tls: &ClientTls, path: &str) -> (u16, Str
 
 fn setup() -> (TempDir, Authority, Authority) {
     let dir = tempfile::tempdir().unwrap();
-    let (ours, other) = (Authority::new(dir.path(), "ours"), Authority::new(dir.path(), "other"));
+    let ours = Authority::new(dir.path(), "ours");
+    let other = Authority::new(dir.path(), "other");
     (dir, ours, other)
 }
 
 #[tokio::test]
-async fn both_faces_speak_tls_to_those_who_know_the_ca() {
+async fn both_ports_use_tls_and_clients_verify_them() {
     let (dir, ours, other) = setup();
     let service = serve(&ours.server(dir.path(), None)).await;
     let client = trusting_client(&ours.ca, None);
@@ -125,7 +132,7 @@ async fn both_faces_speak_tls_to_those_who_know_the_ca() {
     assert!(refused.contains("UnknownIssuer"), "{refused}");
     let refused = channel(service.grpc, &client, "elsewhere.example").await.unwrap_err();
     assert!(refused.contains("not valid for name"), "{refused}");
-    // Plain text, and nonsense.
+    // Plain text is not answered.
     let plain = Endpoint::from_shared(format!("http://{}", service.grpc)).unwrap().connect().await;
     assert!(
         match plain {
@@ -138,22 +145,22 @@ async fn both_faces_speak_tls_to_those_who_know_the_ca() {
 }
 
 #[tokio::test]
-async fn with_a_client_ca_nobody_gets_in_without_its_certificate_but_probes() {
+async fn with_a_client_ca_only_probes_need_no_certificate() {
     let (dir, ours, other) = setup();
     let service = serve(&ours.server(dir.path(), Some(&ours))).await;
     let known = trusting_client(&ours.ca, Some(ours.sign((dir.path(), "client"), &["client"], |_| {})));
     let foreign = trusting_client(&ours.ca, Some(other.sign((dir.path(), "foreign"), &["client"], |_| {})));
-    let nobody = trusting_client(&ours.ca, None);
+    let anonymous = trusting_client(&ours.ca, None);
 
     health(service.grpc, &known).await.unwrap();
-    for stranger in [&nobody, &foreign] {
-        health(service.grpc, stranger).await.unwrap_err();
+    for refused in [&anonymous, &foreign] {
+        health(service.grpc, refused).await.unwrap_err();
     }
     assert_eq!(http_get(service.http, &known, "/whoami").await.0, 200);
-    assert_eq!(http_get(service.http, &nobody, "/health").await.0, 200);
-    assert_eq!(http_get(service.http, &nobody, "/ready").await.0, 200);
+    assert_eq!(http_get(service.http, &anonymous, "/health").await.0, 200);
+    assert_eq!(http_get(service.http, &anonymous, "/ready").await.0, 200);
     for path in ["/whoami", "/nowhere", "/health/../whoami", "//whoami"] {
-        let (status, body, _) = http_get(service.http, &nobody, path).await;
+        let (status, body, _) = http_get(service.http, &anonymous, path).await;
         assert_eq!(status, 401, "{path}");
         assert!(body.contains("no_client_certificate"), "{body}");
     }
@@ -161,18 +168,17 @@ async fn with_a_client_ca_nobody_gets_in_without_its_certificate_but_probes() {
 }
 
 #[tokio::test]
-async fn certificates_that_change_count_from_the_next_connection() {
+async fn changed_certificates_apply_to_new_connections() {
     let (dir, ours, other) = setup();
-    let args = ours.server(dir.path(), None);
-    let service = serve(&args).await;
+    let files = ours.server(dir.path(), None);
+    let service = serve(&files).await;
     let trusting = dir.path().join("trusted.pem");
     std::fs::copy(&ours.ca, &trusting).unwrap();
     let client = trusting_client(&trusting, None);
     let before = channel(service.grpc, &client, "localhost").await.unwrap();
 
-    // A key that came without its certificate: the old pair stays.
-    std::fs::write(args.tls_key.as_ref().unwrap(), rcgen::KeyPair::generate().unwrap().serialize_pem())
-        .unwrap();
+    // A new key without its certificate: the old pair stays in use.
+    std::fs::write(&files.key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
     assert!(service.tls.refresh().unwrap_err().to_string().contains("is not the key of"));
     health(service.grpc, &client).await.unwrap();
 
@@ -183,13 +189,13 @@ async fn certificates_that_change_count_from_the_next_connection() {
     std::fs::copy(&other.ca, &trusting).unwrap();
     assert!(client.refresh().unwrap());
     health(service.grpc, &client).await.unwrap();
-    // Who was there before stays.
+    // A connection that was open before stays open.
     let request = HealthCheckRequest { service: "test".into() };
     HealthClient::new(before).check(request).await.unwrap();
 }
 
 #[tokio::test]
-async fn who_connects_and_says_nothing_holds_up_nobody() {
+async fn silent_clients_do_not_delay_others() {
     let (dir, ours, _) = setup();
     let service = serve(&ours.server(dir.path(), None)).await;
     let mut silent = Vec::new();
@@ -204,12 +210,12 @@ async fn who_connects_and_says_nothing_holds_up_nobody() {
         health(service.grpc, &client).await.unwrap();
         assert_eq!(http_get(service.http, &client, "/health").await.0, 200);
     };
-    tokio::time::timeout(Duration::from_secs(5), both).await.expect("others were held up");
+    tokio::time::timeout(Duration::from_secs(5), both).await.expect("others were delayed");
 }
 
-/// The clock runs ahead when nobody has anything to do.
+/// The paused clock advances by itself when all tasks are idle.
 #[tokio::test(start_paused = true)]
-async fn a_handshake_that_does_not_end_is_ended() {
+async fn a_handshake_that_takes_too_long_is_ended() {
     let (dir, ours, _) = setup();
     let service = serve(&ours.server(dir.path(), None)).await;
     let mut silent = TcpStream::connect(service.grpc).await.unwrap();
@@ -218,7 +224,7 @@ async fn a_handshake_that_does_not_end_is_ended() {
 }
 
 #[tokio::test]
-async fn what_cannot_serve_is_said_at_the_start() {
+async fn unusable_files_are_refused_at_the_start() {
     let (dir, ours, _) = setup();
     let dir = dir.path();
     let good = ours.server(dir, Some(&ours));
@@ -229,11 +235,10 @@ async fn what_cannot_serve_is_said_at_the_start() {
     let another = ours.sign((dir, "another"), &["localhost"], |_| {});
     std::fs::write(dir.join("empty"), "").unwrap();
     let error = |cert: &Path, key: &Path, ca: &Path| {
-        let [cert, key, ca] = [cert, key, ca].map(|path| Some(path.to_path_buf()));
-        let args = TlsArgs { tls_cert: cert, tls_key: key, tls_client_ca: ca };
-        args.load().err().expect("was accepted").to_string()
+        let files = TlsFiles { cert: cert.into(), key: key.into(), client_ca: Some(ca.into()) };
+        files.load().err().expect("was accepted").to_string()
     };
-    let (cert, key) = (good.tls_cert.as_deref().unwrap(), good.tls_key.as_deref().unwrap());
+    let TlsFiles { cert, key, .. } = &good;
     let empty = dir.join("empty");
     for (error, expected) in [
         (error(&expired.0, &expired.1, &ours.ca), "expired.pem: certificate expired"),
@@ -248,5 +253,49 @@ async fn what_cannot_serve_is_said_at_the_start() {
         assert!(error.contains(expected), "{expected:?} is not in {error:?}");
         assert!(!error.contains("BEGIN"), "{error}");
     }
-    assert!(TlsArgs::default().load().unwrap().is_none());
+    assert!(ServeConfig::default().load_tls().unwrap().is_none());
+}
+
+/// Names the endpoint for [`child_trusts_the_system`].
+const ADDRESS: &str = "TANDEM_TEST_ADDRESS";
+
+/// Environment variables of a process cannot be changed safely while threads run, so the client is this test binary once more.
+fn trusts_by_environment(address: SocketAddr, cert_file: &Path) -> (bool, String) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["child_trusts_the_system", "--exact", "--ignored", "--nocapture"])
+        .env(ADDRESS, address.to_string())
+        .env("SSL_CERT_FILE", cert_file)
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("running 1 test"), "{stdout}");
+    (output.status.success(), stdout + &stderr)
+}
+
+#[tokio::test]
+async fn without_a_ca_file_clients_trust_the_system() {
+    let (dir, ours, other) = setup();
+    let service = serve(&ours.server(dir.path(), None)).await;
+    let child = async |cert_file: PathBuf| {
+        tokio::task::spawn_blocking(move || trusts_by_environment(service.grpc, &cert_file)).await.unwrap()
+    };
+    let (trusts, output) = child(ours.ca.clone()).await;
+    assert!(trusts, "{output}");
+    let (trusts, output) = child(other.ca.clone()).await;
+    assert!(!trusts && output.contains("UnknownIssuer"), "{output}");
+    let (trusts, output) = child(dir.path().join("nowhere")).await;
+    let expected = "no usable CA certificates were found on this system";
+    assert!(!trusts && output.contains(expected) && output.contains("nowhere"), "{output}");
+}
+
+#[tokio::test]
+#[ignore = "part of without_a_ca_file_clients_trust_the_system"]
+async fn child_trusts_the_system() {
+    let Ok(address) = std::env::var(ADDRESS) else { return };
+    match ClientTls::load(&ClientTlsFiles::default()) {
+        Ok(client) => health(address.parse().unwrap(), &client).await.unwrap(),
+        Err(error) => panic!("{error}"),
+    }
 }

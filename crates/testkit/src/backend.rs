@@ -1,4 +1,6 @@
-//! The toy model behind the engine's seam, so that the real services run on it.
+//! The toy model as a backend of the engine, so that the real services run on it.
+
+use std::sync::Arc;
 
 use tandem_decoding::TokenId;
 use tandem_engine::{
@@ -6,25 +8,22 @@ use tandem_engine::{
     Vocabulary,
 };
 
-use crate::ToyModel;
-use crate::toy::toy_tokenizer_json;
+use crate::toy::{ToyModel, toy_tokenizer_json};
 
-/// Tokens that a text of a toy may have.
-pub(crate) const CONTEXT: usize = 96;
 /// Rows of a pass: few, so that passes are split.
 const PACKED_ROWS: usize = 24;
 
 impl ToyModel {
-    /// The model, ready for a model thread, with a KV cache of `tokens`.
-    pub fn loaded(self, name: &str, tokens: usize) -> Loaded<Self> {
+    /// The model, ready for a model thread, with a KV cache of `kv_tokens`.
+    pub fn loaded(self, name: &str, kv_tokens: usize) -> Loaded<Self> {
         let spec = ModelSpec {
             id: name.to_owned(),
             vocab_size: self.vocab,
-            context_length: CONTEXT,
+            context_length: Self::CONTEXT_TOKENS,
             eos: Vec::new(),
             vocabulary: Some(Vocabulary {
-                config: std::sync::Arc::default(),
-                chat_template: std::sync::Arc::default(),
+                config: Arc::default(),
+                chat_template: Arc::default(),
                 json: toy_tokenizer_json(self.vocab).into_bytes().into(),
                 hash: format!("toy-{}", self.vocab),
             }),
@@ -34,12 +33,13 @@ impl ToyModel {
             dtype: "f32".into(),
             device: DeviceChoice::Cpu,
         };
+        let budget = KvBudget::new(kv_tokens);
         let policy = BatchPolicy::unmeasured(PACKED_ROWS);
-        Loaded { backend: self, spec, budget: KvBudget::new(tokens), policy }
+        Loaded { backend: self, spec, budget, policy }
     }
 }
 
-/// The cache of a text is the tokens of its rows.
+/// The cache of a sequence is the tokens of its rows.
 impl Backend for ToyModel {
     type Cache = Vec<TokenId>;
 
@@ -59,15 +59,21 @@ impl Backend for ToyModel {
     }
 
     fn forward(&self, batch: &mut [Segment<'_, Vec<TokenId>>]) -> Result<Vec<Logits>, EngineError> {
-        let logits = batch.iter_mut().map(|Segment { cache, pass }| {
-            cache.extend(&pass.tokens);
-            let row = |&row: &usize| {
-                let tail = (0..pass.mask.columns()).filter(|&c| pass.mask.sees(row, c));
-                let seen = (0..pass.prefix).chain(tail.map(|c| pass.prefix + c));
-                self.logits(&seen.map(|i| cache[i]).collect::<Vec<_>>())
-            };
-            Logits::new(self.vocab, pass.logits.iter().flat_map(row).collect())
-        });
-        Ok(logits.collect())
+        Ok(batch.iter_mut().map(|segment| self.segment_logits(segment)).collect())
+    }
+}
+
+impl ToyModel {
+    fn segment_logits(&self, segment: &mut Segment<'_, Vec<TokenId>>) -> Logits {
+        let Segment { cache, pass } = segment;
+        cache.extend(&pass.tokens);
+        let mut logits = Vec::new();
+        for &row in &pass.logits {
+            let tail = (0..pass.mask.columns()).filter(|&column| pass.mask.sees(row, column));
+            let visible = (0..pass.prefix).chain(tail.map(|column| pass.prefix + column));
+            let sequence: Vec<TokenId> = visible.map(|i| cache[i]).collect();
+            logits.extend(self.logits(&sequence));
+        }
+        Logits::new(self.vocab, logits)
     }
 }

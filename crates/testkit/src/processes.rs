@@ -1,10 +1,13 @@
-//! The services as processes of their own, to be killed, stopped and weighed.
+//! Services as processes of their own, which tests kill, stop and measure.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How often a process is checked for its end.
+const EXIT_POLL: Duration = Duration::from_millis(5);
 
 /// A running service.
 pub struct Process {
@@ -15,26 +18,26 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `binary` with `args` on a port of the system's choice, and returns once it listens, which a worker does when its model
-    /// is loaded.
+    /// Starts `binary` with `args` on a free loopback port, and returns once it listens. A worker listens after its model is
+    /// loaded.
     pub fn start(binary: &Path, args: &[String]) -> io::Result<Self> {
         let (child, address) = spawn(binary, args, SocketAddr::from(([127, 0, 0, 1], 0)))?;
         Ok(Self { binary: binary.to_owned(), args: args.to_vec(), child, address })
     }
 
-    /// Another life of it, at the same address.
+    /// Kills it and starts it again, at the same address.
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill()?;
         (self.child, self.address) = spawn(&self.binary, &self.args, self.address)?;
         Ok(())
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, as a URL.
+    /// That address as a URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -51,26 +54,25 @@ impl Process {
         if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill -s {name}: {status}"))) }
     }
 
-    /// Waits for it to end by itself, for at most `patience`: whether it did.
-    pub fn ends_within(&mut self, patience: Duration) -> io::Result<bool> {
-        let begun = std::time::Instant::now();
+    /// Waits until it ends by itself, for at most `timeout`, and returns whether it did.
+    pub fn ends_within(&mut self, timeout: Duration) -> io::Result<bool> {
+        let begun = Instant::now();
         while self.child.try_wait()?.is_none() {
-            if begun.elapsed() > patience {
+            if begun.elapsed() > timeout {
                 return Ok(false);
             }
-            // Nothing to await: another process ends when it ends.
-            #[allow(clippy::disallowed_methods)]
-            std::thread::sleep(Duration::from_millis(5));
+            #[allow(clippy::disallowed_methods, reason = "std cannot wait for a process with a timeout")]
+            std::thread::sleep(EXIT_POLL);
         }
         Ok(true)
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// Memory that it has resident, in bytes; `None` where there is no /proc.
+    /// Its resident memory in bytes; `None` where there is no /proc.
     pub fn resident_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -80,7 +82,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A stopped process dies of SIGKILL as well.
+        // SIGKILL ends a stopped process too.
         let _ = self.kill();
     }
 }
@@ -93,12 +95,12 @@ fn spawn(binary: &Path, args: &[String], listen: SocketAddr) -> io::Result<(Chil
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| io::Error::other(format!("cannot start {}: {e}", binary.display())))?;
-    let Some(log) = child.stderr.take() else { return Err(io::Error::other("no log")) };
+    let Some(log) = child.stderr.take() else { return Err(io::Error::other("stderr is not piped")) };
     let mut lines = BufReader::new(log).lines();
     let mut seen = String::new();
     while let Some(line) = lines.next().transpose()? {
         if let Some(address) = listening(&line) {
-            // Read on, or it would block once the pipe is full.
+            // Keep reading: a process whose pipe is full would block.
             std::thread::spawn(move || lines.for_each(drop));
             return Ok((child, address));
         }
@@ -109,28 +111,12 @@ fn spawn(binary: &Path, args: &[String], listen: SocketAddr) -> io::Result<(Chil
     Err(io::Error::other(format!("{} ended with {status}:\n{seen}", binary.display())))
 }
 
-/// The address in the log line that says so.
+/// The address in the log line of a service that has begun to listen.
 fn listening(line: &str) -> Option<SocketAddr> {
-    let at = line.contains("\"listening\"").then(|| line.find("\"address\":\""))??;
-    line[at + 11..].split('"').next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_address_is_read_from_the_log() {
-        let line =
-            r#"{"level":"INFO","fields":{"message":"listening","address":"127.0.0.1:7701"},"target":"x"}"#;
-        assert_eq!(listening(line), Some(SocketAddr::from(([127, 0, 0, 1], 7701))));
-        assert_eq!(listening(r#"{"fields":{"message":"serving","address":"127.0.0.1:7701"}}"#), None);
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = &event["fields"];
+    if fields["message"] != "listening" {
+        return None;
     }
-
-    #[test]
-    fn a_process_that_ends_at_once_says_why() {
-        let error = Process::start(Path::new("/bin/sh"), &["-c".into(), "echo no model >&2; exit 3".into()]);
-        let error = error.err().unwrap().to_string();
-        assert!(error.contains("no model") && error.contains('3'), "{error}");
-    }
+    fields["address"].as_str()?.parse().ok()
 }

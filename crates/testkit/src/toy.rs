@@ -1,28 +1,32 @@
 //! A language model small enough to enumerate.
 
 use tandem_decoding::{
-    Accepted, Distribution, Drafting, Draws, JointLogProbs, Purpose, Sampling, TokenId, TokenTree, TreeSearch,
+    Accepted, Distribution, Drafting, Draws, JointLogProbs, NodeRows, Purpose, Sampling, TokenId, TokenTree,
+    TreeSearch,
 };
-use tandem_orchestrator::{DraftSession, Drafter, GenerateError, Proposal, Scorer, TargetSession};
-use tandem_proto::{Fault, OpenSession, Propose, Scores, TokenLogProbs, TopTokens, Wanted};
+use tandem_generation::{
+    DraftRequest, DraftSession, Drafter, GenerateError, OpenSession, Proposal, ScoreRequest, Scorer, Scores,
+    TargetSession, TokenLogProbs, TopTokens,
+};
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
 
-/// A model over a handful of tokens, whose logits are a fixed function of the last two tokens and a salt: two models of
-/// different salts disagree, as a draft and a target do. It drafts and it scores.
+/// A model with a handful of tokens, whose logits are a fixed function of the last two tokens and a salt. Models with
+/// different salts disagree, as a draft and a target do. It implements both the draft's and the target's role.
 #[derive(Clone, Copy, Debug)]
 pub struct ToyModel {
-    /// Tokens, at least 2.
+    /// Size of the vocabulary, at least 2.
     pub vocab: usize,
-    /// Which function.
+    /// Chooses the function.
     pub salt: u64,
 }
 
-/// A text on a toy model.
+/// A sequence on a toy model.
 #[derive(Clone, Debug)]
 pub struct ToySession {
     model: ToyModel,
-    text: Vec<TokenId>,
+    /// The committed tokens.
+    tokens: Vec<TokenId>,
     /// The tree of the step before.
     tree: TokenTree,
     sampling: Sampling,
@@ -30,29 +34,33 @@ pub struct ToySession {
 }
 
 impl ToyModel {
-    /// Logits behind `text`, between -2 and 2.
-    pub fn logits(&self, text: &[TokenId]) -> Vec<f32> {
-        let last = |n: usize| text.len().checked_sub(n).map_or(u64::MAX, |i| u64::from(text[i].0));
-        let logit = |token: u64| {
-            // A mixing function, so that the logits look random: splitmix64's finaliser.
-            let mut x = self.salt ^ (last(1) << 40) ^ (last(2) << 20) ^ token;
-            for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
-                x = (x ^ (x >> 30)).wrapping_mul(factor);
-            }
-            ((x >> 40) as f32 / (1u64 << 24) as f32) * 4.0 - 2.0
-        };
-        (0..self.vocab as u64).map(logit).collect()
+    /// The draft of simulated systems.
+    pub const DRAFT: Self = Self { vocab: 8, salt: 2 };
+    /// The target of simulated systems.
+    pub const TARGET: Self = Self { vocab: 8, salt: 1 };
+    /// Tokens that a sequence may have, the prompt included.
+    pub const CONTEXT_TOKENS: usize = 96;
+
+    /// Logits after `tokens`, between -2 and 2.
+    pub fn logits(&self, tokens: &[TokenId]) -> Vec<f32> {
+        let last = |n: usize| tokens.len().checked_sub(n).map_or(u64::MAX, |i| u64::from(tokens[i].0));
+        let context = self.salt ^ (last(1) << 40) ^ (last(2) << 20);
+        (0..self.vocab as u64).map(|token| pseudo_random_logit(context ^ token)).collect()
     }
 
-    /// The warped distribution behind `text`.
-    pub fn distribution(&self, text: &[TokenId], sampling: Sampling) -> Result<Distribution, GenerateError> {
-        sampling.warp(&self.logits(text)).map_err(|e| Fault::Bug(e.to_string()).into())
+    /// The warped distribution after `tokens`.
+    pub fn distribution(
+        &self,
+        tokens: &[TokenId],
+        sampling: Sampling,
+    ) -> Result<Distribution, GenerateError> {
+        sampling.warp(&self.logits(tokens)).map_err(|e| GenerateError::Internal(e.to_string()))
     }
 
     fn session(self, open: &OpenSession) -> ToySession {
         ToySession {
             model: self,
-            text: open.prompt.clone(),
+            tokens: open.prompt.clone(),
             tree: TokenTree::default(),
             sampling: open.sampling,
             draws: Draws::new(open.seed),
@@ -60,16 +68,24 @@ impl ToyModel {
     }
 }
 
+/// A number between -2 and 2 that looks random: splitmix64's finaliser.
+fn pseudo_random_logit(mut x: u64) -> f32 {
+    for factor in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        x = (x ^ (x >> 30)).wrapping_mul(factor);
+    }
+    ((x >> 40) as f32 / (1u64 << 24) as f32) * 4.0 - 2.0
+}
+
 impl ToySession {
-    /// What was proposed last was thrown away: only a bonus token can be committed.
+    /// Drops the last proposal: after this, only a bonus token can be committed.
     pub fn forget_tree(&mut self) {
         self.tree = TokenTree::default();
     }
 
     fn commit(&mut self, commit: Option<&Accepted>) {
         if let Some(accepted) = commit {
-            self.text.extend(accepted.path.iter().map(|&n| self.tree.tokens()[n]));
-            self.text.push(accepted.bonus);
+            self.tokens.extend(accepted.path.iter().map(|&n| self.tree.tokens()[n]));
+            self.tokens.push(accepted.bonus);
         }
     }
 
@@ -81,22 +97,50 @@ impl ToySession {
         sampling: Sampling,
     ) -> Result<Distribution, GenerateError> {
         let path = node.map_or_else(Vec::new, |n| tree.path(n));
-        let text: Vec<TokenId> =
-            self.text.iter().copied().chain(path.into_iter().map(|n| tree.tokens()[n])).collect();
-        self.model.distribution(&text, sampling)
+        let mut tokens = self.tokens.clone();
+        tokens.extend(path.into_iter().map(|n| tree.tokens()[n]));
+        self.model.distribution(&tokens, sampling)
     }
 
-    /// The distributions at the root, then at each node.
-    fn rows(&self, tree: &TokenTree, sampling: Sampling) -> Result<Vec<Distribution>, GenerateError> {
-        let nodes = std::iter::once(None).chain((0..tree.len()).map(Some));
-        nodes.map(|node| self.at(tree, node, sampling)).collect()
+    /// The distributions at the root and at each node.
+    fn rows(&self, tree: &TokenTree, sampling: Sampling) -> Result<NodeRows<Distribution>, GenerateError> {
+        let nodes = (0..tree.len()).map(|node| self.at(tree, Some(node), sampling));
+        Ok(NodeRows::new(self.at(tree, None, sampling)?, nodes.collect::<Result<Vec<_>, _>>()?))
     }
 
     /// Log-probabilities of the nodes' tokens under the unwarped distribution.
     fn unwarped_nodes(&self, tree: &TokenTree) -> Result<Vec<f64>, GenerateError> {
-        let log_prob =
-            |n: usize| Ok(self.at(tree, tree.parents()[n], Sampling::UNWARPED)?.log_prob(tree.tokens()[n]));
-        (0..tree.len()).map(log_prob).collect()
+        tree.parents()
+            .iter()
+            .zip(tree.tokens())
+            .map(|(&parent, &token)| Ok(self.at(tree, parent, Sampling::UNWARPED)?.log_prob(token)))
+            .collect()
+    }
+
+    /// Log-probabilities, under the unwarped distribution, of the nodes, of the drawn tokens, and of the likeliest ones.
+    fn token_log_probs(
+        &self,
+        tree: &TokenTree,
+        warped: &NodeRows<Distribution>,
+        drawn: &NodeRows<TokenId>,
+        request: ScoreRequest,
+    ) -> Result<TokenLogProbs, GenerateError> {
+        let unwarped = self.rows(tree, Sampling::UNWARPED)?;
+        let offset = |node: Option<usize>, warped: &Distribution| match warped.iter().next() {
+            Some((token, log_prob)) => {
+                self.sampling.unwarping_offset(unwarped.at(node).log_prob(token), log_prob)
+            }
+            None => 0.0,
+        };
+        Ok(TokenLogProbs {
+            nodes: self.unwarped_nodes(tree)?,
+            drawn: drawn.map(|node, &token| unwarped.at(node).log_prob(token)),
+            distribution_offsets: request.distributions.then(|| warped.map(offset)),
+            top: match request.top_log_probs {
+                0 => None,
+                n => Some(unwarped.map(|_, unwarped| likeliest(unwarped, n))),
+            },
+        })
     }
 }
 
@@ -112,10 +156,10 @@ impl DraftSession for ToySession {
     async fn propose(
         &mut self,
         commit: Option<&Accepted>,
-        propose: &Propose,
+        request: &DraftRequest,
     ) -> Result<Option<Proposal>, GenerateError> {
         self.commit(commit);
-        let drafting = &propose.drafting;
+        let drafting = &request.drafting;
         let mut search = TreeSearch::new(drafting, self.sampling.is_greedy());
         for depth in 0..drafting.depth() {
             let q: Vec<Distribution> = search
@@ -123,13 +167,13 @@ impl DraftSession for ToySession {
                 .iter()
                 .map(|&node| self.at(search.tree(), node, self.sampling))
                 .collect::<Result<_, _>>()?;
-            search.advance(&q, self.draws.uniforms(self.text.len(), Purpose::DraftBeams { depth }));
+            search.advance(&q, self.draws.uniforms(self.tokens.len(), Purpose::DraftBeams { depth }));
         }
         let mut draft = search.finish();
         if let Drafting::Beams { best_only: true, .. } = drafting {
             draft = draft.best_beam_alone().map(|(_, alone)| alone).unwrap_or_default();
         }
-        let log_probs = if propose.log_probs { self.unwarped_nodes(&draft.tree)? } else { Vec::new() };
+        let log_probs = if request.log_probs { self.unwarped_nodes(&draft.tree)? } else { Vec::new() };
         self.tree = draft.tree.clone();
         Ok(Some(Proposal { draft, log_probs }))
     }
@@ -137,9 +181,9 @@ impl DraftSession for ToySession {
 
 impl Scorer for ToyModel {
     type Session = ToySession;
-    type Own = Self;
+    type OwnDrafter = Self;
 
-    fn own(&self) -> &Self {
+    fn own_drafter(&self) -> &Self {
         self
     }
 
@@ -153,39 +197,24 @@ impl TargetSession for ToySession {
         &mut self,
         commit: Option<&Accepted>,
         tree: &TokenTree,
-        wanted: Wanted,
+        request: ScoreRequest,
     ) -> Result<Scores, GenerateError> {
         self.commit(commit);
         self.tree = tree.clone();
         let p = self.rows(tree, self.sampling)?;
-        let drawn = p.iter().enumerate().map(|(i, p)| {
-            let depth = i.checked_sub(1).map_or(0, |node| tree.depth(node));
-            self.sampling.pick(p, self.draws.uniform(self.text.len() + depth, Purpose::TargetToken))
+        let drawn = p.map(|node, p| {
+            let depth = node.map_or(0, |node| tree.depth(node));
+            self.sampling.pick(p, self.draws.uniform(self.tokens.len() + depth, Purpose::TargetToken))
         });
-        let steps: Vec<f64> = (0..tree.len())
-            .map(|n| p[tree.parents()[n].map_or(0, |parent| parent + 1)].log_prob(tree.tokens()[n]))
-            .collect();
-        let drawn: Vec<TokenId> = drawn.collect();
-        let joint = JointLogProbs::from_steps(tree, &steps).map_err(|e| Fault::Bug(e.to_string()))?;
-        let log_probs = if wanted.log_probs {
-            let unwarped = self.rows(tree, Sampling::UNWARPED)?;
-            let scale = self.sampling.likelihood_temperature();
-            let offset = |(p, u): (&Distribution, &Distribution)| {
-                p.iter().next().map_or(0.0, |(t, warped)| u.log_prob(t) - scale * warped)
-            };
-            Some(TokenLogProbs {
-                nodes: self.unwarped_nodes(tree)?,
-                drawn: drawn.iter().zip(&unwarped).map(|(&t, u)| u.log_prob(t)).collect(),
-                distribution_offsets: p.iter().zip(&unwarped).map(offset).collect(),
-                top: match wanted.top_log_probs {
-                    0 => Vec::new(),
-                    n => unwarped.iter().map(|u| likeliest(u, n)).collect(),
-                },
-            })
-        } else {
-            None
+        let steps: Vec<f64> =
+            (0..tree.len()).map(|node| p.at_parent(tree, node).log_prob(tree.tokens()[node])).collect();
+        let joint = JointLogProbs::from_steps(tree, &steps);
+        let joint = joint.map_err(|e| GenerateError::Internal(e.to_string()))?;
+        let log_probs = match request.log_probs {
+            true => Some(self.token_log_probs(tree, &p, &drawn, request)?),
+            false => None,
         };
-        let distributions = if wanted.distributions { p } else { Vec::new() };
+        let distributions = request.distributions.then_some(p);
         Ok(Scores { joint, drawn, distributions, log_probs })
     }
 }
@@ -198,16 +227,19 @@ fn likeliest(p: &Distribution, n: usize) -> TopTokens {
     all
 }
 
-/// One letter per token: `a` is 0.
+/// One letter per token: `a` is token 0.
 ///
 /// # Panics
 /// If `vocab` is above 26.
 pub fn toy_tokenizer(vocab: usize) -> Tokenizer {
-    #[allow(clippy::expect_used, reason = "a constant")]
-    Tokenizer::from_bytes(toy_tokenizer_json(vocab)).expect("a valid tokenizer")
+    Tokenizer::from_bytes(toy_tokenizer_json(vocab)).unwrap()
 }
 
-pub(crate) fn toy_tokenizer_json(vocab: usize) -> String {
+/// The same as the contents of a `tokenizer.json`.
+///
+/// # Panics
+/// If `vocab` is above 26.
+pub fn toy_tokenizer_json(vocab: usize) -> String {
     assert!(vocab <= 26, "one letter per token");
     let entries: Vec<String> =
         ('a'..='z').take(vocab).enumerate().map(|(i, c)| format!("\"{c}\":{i}")).collect();

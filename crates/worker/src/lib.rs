@@ -1,17 +1,22 @@
-//! What the draft and the target service share: a model on its thread, sessions under leases, and steps that commit the
-//! step before. What differs, the work of a step, is a [`Job`].
+//! What the draft and the target service share: a model on its thread, sessions under leases, and steps that commit what the
+//! step before accepted. What differs, the work of a step, is a [`StepTask`].
 
-mod args;
-mod fault;
+pub mod args;
+mod config;
+mod error;
 mod metrics;
+mod process;
 mod session;
 mod session_table;
+mod status;
 mod step_log;
 mod worker;
 
-pub use args::{ModelArgs, RunError, WorkerArgs, WorkerService, run_process, serving};
-pub use fault::engine_fault;
+pub use config::WorkerConfig;
+pub use error::WorkerError;
 pub use metrics::{Calls, worker_metrics};
-pub use session::{Job, SessionState, StepRequest};
-pub use session_table::TableLimits;
+pub use process::{RunError, WorkerService, run_process, serving};
+pub use session::{SessionState, StepRequest, StepTask};
+pub use session_table::{SessionError, TableLimits};
+pub use step_log::OutOfOrder;
 pub use worker::Worker;

@@ -2,62 +2,63 @@
 
 use std::future::Future;
 
-use crate::step_log::{StepLog, Turn};
-use tandem_decoding::{Accepted, Distribution, Draws, Sampling, TokenTree};
+use tandem_decoding::{Accepted, Distribution, Draws, NodeRows, Sampling, TokenTree};
 use tandem_engine::{Logits, ModelSpec, TreeCache};
-use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
+use tandem_generation::{OpenSession, SessionHandle};
+use tandem_proto::{InvalidMessage, v1};
 
-use crate::fault::{commit_fault, step_fault};
+use crate::error::WorkerError;
+use crate::step_log::{StepLog, Turn};
 
-/// What a session has between steps.
+/// What a session keeps between its steps.
 pub struct SessionState {
-    /// Its KV cache and tree.
+    /// The KV cache and the tree in it.
     pub cache: TreeCache,
     /// How logits are warped.
     pub sampling: Sampling,
-    /// Its randomness.
+    /// The source of all draws.
     pub draws: Draws,
     /// Nodes that a tree may have.
     pub max_tree_nodes: usize,
-    /// Tokens that may be proposed or drawn are below.
+    /// Only token ids below this one may be proposed or drawn.
     vocab: usize,
-    /// Tokens that it may commit.
+    /// Tokens that may be committed, prompt included.
     max_committed: usize,
 }
 
-/// A step as its client asks for it.
+/// What every step requests, whatever its task.
 #[derive(Clone, Debug)]
 pub struct StepRequest {
-    /// Which session, and how far it is after the commit.
-    pub session: SessionRef,
-    /// 1 for the first.
+    /// The session, and how far it is after the commit.
+    pub session: SessionHandle,
+    /// The number of the step, 1 for the first.
     pub step: u64,
-    /// Of the step before.
+    /// What the step before accepted.
     pub commit: Option<Accepted>,
 }
 
 impl StepRequest {
-    /// Reads what every step's message has.
+    /// Reads the fields that every step's message has.
     pub fn read(
         handle: Option<v1::SessionHandle>,
         step: u64,
         commit: Option<v1::Commit>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, InvalidMessage> {
         let commit = commit.map(v1::Commit::into_accepted).transpose()?;
-        Ok(Self { session: SessionRef::try_from(handle)?, step, commit })
+        Ok(Self { session: v1::SessionHandle::read(handle)?, step, commit })
     }
 }
 
-/// The work of a step.
-pub trait Job: Send + 'static {
-    /// What it returns, kept for a repeated step.
+/// What a step does: propose or score.
+pub trait StepTask: Send + 'static {
+    /// The reply, kept for a repetition of the step.
     type Reply: Clone + Send + 'static;
 
-    /// Refuses what cannot run, before anything changes. `committed` is the number of tokens after the commit.
-    fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), Fault>;
+    /// Refuses what cannot run, before anything changes. `committed` is the number of tokens once the commit is applied.
+    fn check(&self, state: &SessionState, committed: usize, spec: &ModelSpec) -> Result<(), WorkerError>;
 
     /// Runs on the committed state. An error ends the session.
-    fn run(self, state: &mut SessionState) -> impl Future<Output = Result<Self::Reply, Fault>> + Send;
+    fn run(self, state: &mut SessionState) -> impl Future<Output = Result<Self::Reply, WorkerError>> + Send;
 }
 
 pub(crate) struct Session<R> {
@@ -78,58 +79,77 @@ impl<R: Clone + Send + 'static> Session<R> {
         Self { steps: StepLog::default(), state }
     }
 
-    /// Commits the step before and runs `job`, or returns what this step got before. Whether an error ends the
-    /// session is in the `Err`.
-    pub(crate) async fn step<J: Job<Reply = R>>(
+    /// Commits what the step before accepted and runs `task`, or repeats the reply if the step already ran. The error says whether it
+    /// ends the session.
+    pub(crate) async fn step<T: StepTask<Reply = R>>(
         &mut self,
         request: &StepRequest,
-        job: J,
+        task: T,
         spec: &ModelSpec,
-    ) -> Result<R, (Fault, Ends)> {
-        let alive = |fault| (fault, Ends::Nothing);
-        match self.steps.turn(request.step).map_err(step_fault).map_err(alive)? {
+    ) -> Result<R, (WorkerError, Ends)> {
+        match self.prepare(request, &task, spec).map_err(|error| (error, Ends::Nothing))? {
             Turn::Repeat(reply) => return Ok(reply),
             Turn::Run => {}
         }
-        let committed = self.check_commit(request, spec).map_err(alive)?;
-        job.check(&self.state, committed, spec).map_err(alive)?;
         if let Some(accepted) = &request.commit {
             self.state.cache.commit(accepted);
         }
-        let reply = job.run(&mut self.state).await.map_err(|fault| (fault, Ends::Session))?;
+        let reply = task.run(&mut self.state).await.map_err(|error| (error, Ends::Session))?;
         self.steps.done(reply.clone());
         Ok(reply)
     }
 
-    /// Tokens after the commit.
-    fn check_commit(&self, request: &StepRequest, spec: &ModelSpec) -> Result<usize, Fault> {
+    /// Checks a step, before anything changes.
+    fn prepare<T: StepTask<Reply = R>>(
+        &self,
+        request: &StepRequest,
+        task: &T,
+        spec: &ModelSpec,
+    ) -> Result<Turn<R>, WorkerError> {
+        let turn = self.steps.turn(request.step)?;
+        if matches!(turn, Turn::Run) {
+            let committed = self.check_commit(request, spec)?;
+            task.check(&self.state, committed, spec)?;
+        }
+        Ok(turn)
+    }
+
+    /// The number of tokens once the commit is applied.
+    fn check_commit(&self, request: &StepRequest, spec: &ModelSpec) -> Result<usize, WorkerError> {
         let cache = &self.state.cache;
         let committed = match (&request.commit, request.step) {
             (None, 1) => cache.committed(),
-            (Some(_), 1) => return Err(Fault::invalid("commit", "step 1 has no step before it to commit")),
+            (Some(_), 1) => {
+                return Err(WorkerError::invalid(
+                    "commit",
+                    "must be absent in step 1, which has no step before it",
+                ));
+            }
             (None, _) => {
-                return Err(Fault::invalid("commit", "is missing: every step but the first commits"));
+                return Err(WorkerError::invalid(
+                    "commit",
+                    "is missing: every step but the first must have one",
+                ));
             }
             (Some(accepted), _) => {
-                cache.check_commit(accepted, spec.vocab_size).map_err(commit_fault)?;
+                cache.check_commit(accepted, spec.vocab_size)?;
                 cache.committed() + accepted.path.len() + 1
             }
         };
-        if committed != request.session.committed {
-            let theirs = request.session.committed;
-            let message = format!("the client counts {theirs} committed tokens, this worker {committed}");
-            return Err(Fault::Refused { reason: Reason::CommittedMismatch, message });
+        let client = request.session.committed;
+        if committed != client {
+            return Err(WorkerError::CommittedMismatch { client, worker: committed });
         }
         if committed > self.state.max_committed {
             let limit = self.state.max_committed;
-            let message = format!("{committed} tokens in a session that was opened for {limit}");
-            return Err(Fault::invalid("commit", message));
+            let message = format!("leads to {committed} tokens in a session that was opened for {limit}");
+            return Err(WorkerError::invalid("commit", message));
         }
         Ok(committed)
     }
 }
 
-/// What a fault ends.
+/// What an error ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ends {
     Nothing,
@@ -137,16 +157,23 @@ pub(crate) enum Ends {
 }
 
 impl SessionState {
-    /// The logits of a row whose tokens may be proposed or drawn.
-    pub fn possible<'a>(&self, row: &'a [f32]) -> &'a [f32] {
+    /// The logits of a row, of only those tokens that may be proposed or drawn.
+    pub fn allowed<'a>(&self, row: &'a [f32]) -> &'a [f32] {
         &row[..self.vocab]
     }
 
-    /// The warped distribution of each row.
-    pub fn warp(&self, logits: &Logits) -> Result<Vec<Distribution>, Fault> {
-        let warped =
-            logits.rows().map(|row| self.sampling.warp(self.possible(row))).collect::<Result<_, _>>();
-        warped.map_err(|e| Fault::Bug(e.to_string()))
+    /// The warped distribution of each row of logits.
+    pub fn warp(&self, logits: &Logits) -> Result<Vec<Distribution>, WorkerError> {
+        let warped = logits.rows().map(|row| self.sampling.warp(self.allowed(row))).collect::<Result<_, _>>();
+        warped.map_err(|e| WorkerError::Internal(e.to_string()))
+    }
+
+    /// One value per root and node of `tree`, from the rows of a pass.
+    pub fn rows<T>(&self, tree: &TokenTree, rows: Vec<T>) -> Result<NodeRows<T>, WorkerError> {
+        let given = rows.len();
+        NodeRows::from_rows(tree, rows).ok_or_else(|| {
+            WorkerError::Internal(format!("{given} rows for the root and {} nodes", tree.len()))
+        })
     }
 
     /// Checks a tree of `nodes` and `depth` against the session and the model's context.
@@ -156,27 +183,29 @@ impl SessionState {
         depth: usize,
         committed: usize,
         spec: &ModelSpec,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), WorkerError> {
         if nodes > self.max_tree_nodes {
-            let message = format!("{nodes} nodes in a session that was opened for {}", self.max_tree_nodes);
-            return Err(Fault::invalid("tree", message));
+            let message =
+                format!("has {nodes} nodes, but the session was opened for {}", self.max_tree_nodes);
+            return Err(WorkerError::invalid("tree", message));
         }
         if committed + depth > spec.context_length {
             let message = format!(
-                "{committed} committed tokens and a tree of depth {depth} exceed the context of {} tokens",
+                "of depth {depth} after {committed} committed tokens exceeds the context of {} tokens",
                 spec.context_length
             );
-            return Err(Fault::invalid("tree", message));
+            return Err(WorkerError::invalid("tree", message));
         }
         Ok(())
     }
 
     /// Checks the tokens of `tree` against the vocabulary.
-    pub fn check_tokens(&self, tree: &TokenTree, spec: &ModelSpec) -> Result<(), Fault> {
+    pub fn check_tokens(&self, tree: &TokenTree, spec: &ModelSpec) -> Result<(), WorkerError> {
         match tree.tokens().iter().find(|t| t.0 as usize >= spec.vocab_size) {
             Some(token) => {
-                let message = format!("token {token} is outside the vocabulary of {}", spec.vocab_size);
-                Err(Fault::invalid("tree", message))
+                let message =
+                    format!("has token {token}, which is outside the vocabulary of {}", spec.vocab_size);
+                Err(WorkerError::invalid("tree", message))
             }
             None => Ok(()),
         }

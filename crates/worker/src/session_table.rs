@@ -6,28 +6,27 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tandem_serving::{AdmissionControl, AdmissionError, AdmissionLimits, Permit};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use tandem_serving::{AdmissionControl, AdmissionError, AdmissionLimits, Permit};
+/// How many ids are remembered that were closed before they were opened.
+const MAX_CLOSED_EARLY: usize = 4096;
 
-/// Ids that are remembered as closed before they were opened.
-const MOST_CLOSED_EARLY: usize = 4096;
-
-/// The sessions of one life of a worker. Clones share it.
+/// The sessions of one incarnation of a worker. Clones share them.
 ///
-/// Time is tokio's, so tests run on its virtual clock.
+/// Time is that of tokio, so that tests can run in virtual time.
 pub(crate) struct SessionTable<S> {
     inner: Arc<Inner<S>>,
 }
 
 struct Inner<S> {
-    /// Drawn at start, so that handles of an earlier life are known as such.
+    /// Drawn at random at the start, so that handles of an earlier incarnation are recognised.
     incarnation: u64,
     lease: Duration,
     admission: AdmissionControl,
     sessions: Mutex<HashMap<u64, Held<S>>>,
-    /// Ids that were closed while nobody had them, and until when that counts: their openings may still be on the way.
+    /// Ids that were closed before they were opened, and until when they are remembered: the request to open one may still arrive.
     closed_early: Mutex<HashMap<u64, Instant>>,
 }
 
@@ -37,34 +36,35 @@ struct Held<S> {
     _permit: Permit,
 }
 
-/// How many sessions, and for how long.
+/// How many sessions a table holds, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLimits {
-    /// How long a session lives without a step.
+    /// How long a session is kept without a step.
     pub lease: Duration,
     /// Sessions held or being opened.
     pub sessions: usize,
-    /// Of one client.
+    /// Sessions of one client.
     pub per_client: usize,
 }
 
-/// Why there is no session.
+/// Why a session cannot be opened or found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub(crate) enum SessionError {
+pub enum SessionError {
     #[error(transparent)]
     Admission(#[from] AdmissionError),
-    #[error("session {id} is here already: draw session ids at random")]
+    #[error("session {id} already exists: draw session ids at random")]
     Exists { id: u64 },
-    #[error("session {id} is not here: it was closed, or its lease expired")]
+    #[error("session {id} does not exist: it was closed, or its lease expired")]
     Unknown { id: u64 },
     #[error(
-        "the handle is of incarnation {handle:x}, this worker is {worker:x}: it was restarted, open a new session"
+        "the handle is from incarnation {handle:x}, and this worker is incarnation {worker:x}: the worker was restarted, so open \
+         a new session"
     )]
     StaleIncarnation { handle: u64, worker: u64 },
 }
 
-/// A place for one session, taken before anything is allocated for it. Dropping it gives the place back.
+/// Permission to open one session, acquired before anything is allocated for it. Dropping it gives the slot back.
 pub(crate) struct SessionPermit<S> {
     table: SessionTable<S>,
     permit: Permit,
@@ -77,33 +77,32 @@ impl<S> Clone for SessionTable<S> {
 }
 
 impl<S> SessionTable<S> {
-    /// An empty table of this incarnation, which no life before had.
+    /// An empty table. No earlier run of the worker may have had the same incarnation.
     pub(crate) fn new(incarnation: u64, limits: TableLimits) -> Self {
         let admission = AdmissionControl::new(AdmissionLimits {
             permits: limits.sessions,
             per_client: limits.per_client,
-            // Whoever opens sessions knows other workers to try, or queues by itself.
+            // Clients know other workers to try, or have queues of their own.
             queue: 0,
             queue_timeout: Duration::ZERO,
         });
-        let sessions = Mutex::default();
         Self {
             inner: Arc::new(Inner {
                 incarnation,
                 lease: limits.lease,
                 admission,
-                sessions,
+                sessions: Mutex::default(),
                 closed_early: Mutex::default(),
             }),
         }
     }
 
-    /// This life of the worker.
+    /// The incarnation of the worker.
     pub(crate) fn incarnation(&self) -> u64 {
         self.inner.incarnation
     }
 
-    /// How long a session lives without a step.
+    /// How long a session is kept without a step.
     pub(crate) fn lease(&self) -> Duration {
         self.inner.lease
     }
@@ -113,13 +112,13 @@ impl<S> SessionTable<S> {
         &self.inner.admission
     }
 
-    /// Takes a place for a session of `client`.
+    /// Acquires a slot for a session of `client`.
     pub(crate) fn admit(&self, client: Option<IpAddr>) -> Result<SessionPermit<S>, SessionError> {
         let permit = self.inner.admission.try_acquire(client)?;
         Ok(SessionPermit { table: self.clone(), permit })
     }
 
-    /// The session, its lease renewed.
+    /// Finds a session and renews its lease.
     pub(crate) fn get(&self, incarnation: u64, id: u64) -> Result<Arc<S>, SessionError> {
         if incarnation != self.inner.incarnation {
             let worker = self.inner.incarnation;
@@ -131,40 +130,39 @@ impl<S> SessionTable<S> {
         Ok(held.session.clone())
     }
 
-    /// Forgets the session and returns it; what it holds is freed when its running step, if any, ends. Incarnation 0 is any: of
-    /// a client that never heard which it is.
+    /// Removes a session and returns it; what it holds is freed once its running step, if any, has ended. Incarnation 0 matches any:
+    /// a client whose opening got no reply does not know the incarnation.
     pub(crate) fn remove(&self, incarnation: u64, id: u64) -> Option<Arc<S>> {
         if incarnation != self.inner.incarnation && incarnation != 0 {
             return None;
         }
-        // Held over both looks, here and where an opening ends.
+        // Locked while both maps are read, as in `SessionPermit::fill`, so that a close is never missed.
         let mut closed = self.inner.closed_early.lock().unwrap_or_else(PoisonError::into_inner);
         let removed = self.lock().remove(&id);
         if removed.is_none() {
-            // Who has so many openings on the way is not worth the memory: the lease ends what this forgets.
-            if closed.len() < MOST_CLOSED_EARLY {
+            // The memory is bounded: a session that is opened after all is removed once its lease expires.
+            if closed.len() < MAX_CLOSED_EARLY {
                 closed.insert(id, Instant::now() + self.inner.lease);
             }
         }
         removed.map(|held| held.session)
     }
 
-    /// Removes what has expired: how many.
+    /// Removes the sessions whose lease has expired, and returns their number.
     pub(crate) fn expire(&self) -> usize {
         let now = Instant::now();
         let closed = &self.inner.closed_early;
         closed.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, until| *until > now);
         let expired: Vec<Held<S>> = {
             let mut sessions = self.lock();
-            // Whoever else holds the session is running a step of it, and renews the lease afterwards.
-            let over = |held: &Held<S>| held.expires <= now && Arc::strong_count(&held.session) == 1;
-            let ids: Vec<u64> = sessions.iter().filter(|(_, h)| over(h)).map(|(&id, _)| id).collect();
-            ids.iter().filter_map(|id| sessions.remove(id)).collect()
+            let expired = sessions.extract_if(|_, held| held.has_expired(now));
+            expired.map(|(_, held)| held).collect()
         };
+        // Dropped without the lock: freeing what a session holds may take a while.
         expired.len()
     }
 
-    /// Removes what expires, for as long as somebody else has the table.
+    /// Keeps removing expired sessions until the last other clone of the table is dropped.
     pub(crate) async fn expire_forever(self) {
         let inner = Arc::downgrade(&self.inner);
         let mut ticks = tokio::time::interval((self.inner.lease / 4).max(Duration::from_millis(10)));
@@ -174,7 +172,7 @@ impl<S> SessionTable<S> {
             let Some(inner) = inner.upgrade() else { return };
             let expired = Self { inner }.expire();
             if expired > 0 {
-                tracing::warn!(expired, "sessions ended by their lease");
+                tracing::warn!(expired, "the leases of sessions expired");
             }
         }
     }
@@ -184,8 +182,15 @@ impl<S> SessionTable<S> {
     }
 }
 
+impl<S> Held<S> {
+    /// A second reference to the session means that a step is running; the lease is renewed when it ends.
+    fn has_expired(&self, now: Instant) -> bool {
+        self.expires <= now && Arc::strong_count(&self.session) == 1
+    }
+}
+
 impl<S> SessionPermit<S> {
-    /// Puts the session in its place, under `id`; not if its client has closed it already.
+    /// Adds the session to the table under `id`, unless its client has closed it already.
     pub(crate) fn fill(self, id: u64, session: S) -> Result<(), SessionError> {
         let mut closed = self.table.inner.closed_early.lock().unwrap_or_else(PoisonError::into_inner);
         if closed.remove(&id).is_some() {
@@ -211,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_renewed_by_use_and_ends_without() {
+    async fn a_lease_is_renewed_by_use_and_expires_without() {
         let t = table();
         let id = 5;
         t.admit(None).unwrap().fill(id, "a").unwrap();
@@ -221,7 +226,7 @@ mod tests {
         }
         let running = t.get(t.incarnation(), id).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(t.expire(), 0, "a step runs");
+        assert_eq!(t.expire(), 0, "a step is running");
         drop(running);
         assert_eq!(t.expire(), 1);
         assert_eq!(t.get(t.incarnation(), id), Err(SessionError::Unknown { id }));
@@ -229,9 +234,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn places_are_counted_from_admission_on() {
+    async fn slots_are_counted_from_admission_on() {
         let t = table();
-        let (a, b) = (t.admit(None).unwrap(), t.admit(None).unwrap());
+        let a = t.admit(None).unwrap();
+        let b = t.admit(None).unwrap();
         assert_eq!(
             t.admit(None).err(),
             Some(SessionError::Admission(AdmissionError::AtCapacity { permits: 2 }))
@@ -244,15 +250,15 @@ mod tests {
         assert_eq!(t.admission().in_use(), 0);
     }
 
-    /// A close overtakes the opening that it is about.
+    /// The request to close a session can overtake the request to open it.
     #[tokio::test(start_paused = true)]
-    async fn what_was_closed_before_it_was_open_is_not_opened() {
+    async fn a_session_closed_before_it_was_opened_is_not_opened() {
         let t = table();
         let opening = t.admit(None).unwrap();
         assert!(t.remove(0, 5).is_none());
         assert_eq!(opening.fill(5, "a"), Err(SessionError::Unknown { id: 5 }));
         assert_eq!(t.admission().in_use(), 0);
-        // Only once, and not for ever.
+        // The id is remembered for one opening, and not forever.
         t.admit(None).unwrap().fill(5, "b").unwrap();
         assert!(t.remove(0, 6).is_none());
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -261,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_incarnation_is_told_apart() {
+    async fn handles_of_another_incarnation_are_refused() {
         let t = table();
         let id = 5;
         t.admit(None).unwrap().fill(id, "a").unwrap();
@@ -269,7 +275,11 @@ mod tests {
         assert!(matches!(t.get(stale, id), Err(SessionError::StaleIncarnation { .. })));
         assert!(t.remove(stale, id).is_none());
         assert_eq!(t.admission().in_use(), 1);
-        assert_eq!(t.remove(0, id).as_deref(), Some(&"a"), "who never heard of the incarnation");
+        assert_eq!(
+            t.remove(0, id).as_deref(),
+            Some(&"a"),
+            "from a client that does not know the incarnation"
+        );
         assert_eq!(t.admission().in_use(), 0);
     }
 }

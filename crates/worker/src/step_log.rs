@@ -1,4 +1,4 @@
-//! Step numbers: a repeated step gets the same reply, any other but the next is refused.
+//! Step numbers: the next step runs, the last one repeated gets the same reply, and any other is refused.
 
 use thiserror::Error;
 
@@ -12,20 +12,20 @@ pub(crate) struct StepLog<R> {
 /// What to do with a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Turn<R> {
-    /// It was done: the reply it got.
+    /// It ran before: its reply.
     Repeat(R),
     /// It is the next one.
     Run,
 }
 
-/// A step from the past or the future.
+/// A step that is neither the last nor the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("step {step} is out of order: the next is {expected}")]
-pub(crate) struct OutOfOrder {
-    /// As asked.
-    pub(crate) step: u64,
-    /// The next one.
-    pub(crate) expected: u64,
+pub struct OutOfOrder {
+    /// The requested step.
+    pub step: u64,
+    /// The next step.
+    pub expected: u64,
 }
 
 impl<R> Default for StepLog<R> {
@@ -35,7 +35,7 @@ impl<R> Default for StepLog<R> {
 }
 
 impl<R: Clone> StepLog<R> {
-    /// Steps count from 1.
+    /// What to do with `step`. Steps are numbered from 1.
     pub(crate) fn turn(&self, step: u64) -> Result<Turn<R>, OutOfOrder> {
         let expected = self.last + 1;
         match &self.reply {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_last_and_the_next_step_are_taken() {
+    fn only_the_last_and_the_next_step_are_accepted() {
         let mut log = StepLog::default();
         assert_eq!(log.turn(0), Err(OutOfOrder { step: 0, expected: 1 }));
         assert_eq!(log.turn(1), Ok(Turn::Run));

@@ -2,22 +2,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tandem_engine::{ModelThread, TreeCache, Vocabulary};
-use tandem_proto::{Fault, OpenSession, Reason, SessionRef, v1};
+use tandem_generation::{OpenSession, SessionHandle};
+use tandem_proto::{InvalidMessage, v1};
 use tandem_serving::AdmissionControl;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::fault::{engine_fault, session_fault};
-use crate::session::{Ends, Session};
+use crate::error::WorkerError;
+use crate::metrics::Calls;
+use crate::session::{Ends, Session, StepRequest, StepTask};
 use crate::session_table::{SessionTable, TableLimits};
-use crate::{Calls, Job, StepRequest};
-
-/// When a client may ask again for a step that is running.
-const STEP_RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// A worker whose steps reply `R`. Clones share it.
 #[derive(Clone)]
@@ -27,27 +24,28 @@ pub struct Worker<R> {
     calls: Calls,
 }
 
-/// A session that clients may name.
+/// A session that clients may address.
 struct Open<R> {
     session: Arc<Mutex<Session<R>>>,
-    /// Cancelled when it is closed: a step that still waits for its pass is not worth running.
+    /// Cancelled when the session is closed: a step that still waits for its pass need not run.
     closed: CancellationToken,
 }
 
 impl<R: Clone + Send + 'static> Worker<R> {
-    /// Sessions on `model` within `limits`, asked for by `calls`. A task ends those whose lease expires.
+    /// A worker on `model` whose sessions are within `limits` and whose calls are counted by `calls`. A task ends sessions whose lease
+    /// has expired.
     pub fn new(model: ModelThread, incarnation: u64, limits: TableLimits, calls: Calls) -> Self {
         let sessions = SessionTable::new(incarnation, limits);
         tokio::spawn(sessions.clone().expire_forever());
         Self { model, sessions, calls }
     }
 
-    /// The calls of its sessions.
+    /// Metrics of the calls of its sessions.
     pub fn calls(&self) -> &Calls {
         &self.calls
     }
 
-    /// What the model is, on the wire.
+    /// The model, as it is described on the wire.
     pub fn info(&self) -> v1::ModelInfo {
         let spec = self.model.spec();
         v1::ModelInfo {
@@ -73,71 +71,79 @@ impl<R: Clone + Send + 'static> Worker<R> {
         self.sessions.admission().clone()
     }
 
-    /// Admits a session of `client`, prefills it, and hands it over.
+    /// Admits a session of `client` and prefills it.
     pub async fn open(
         &self,
         request: v1::OpenSessionRequest,
         client: Option<IpAddr>,
-    ) -> Result<v1::OpenSessionResponse, Fault> {
+    ) -> Result<v1::OpenSessionResponse, WorkerError> {
         let id = if request.session_id == 0 { rand::random() } else { request.session_id };
         let open = OpenSession::try_from(request)?;
         let spec = self.model.spec();
         if open.prompt.len() >= spec.context_length {
-            return Err(Fault::too_long("prompt_tokens", open.prompt.len(), spec.context_length, &spec.id));
+            return Err(WorkerError::PromptTooLong {
+                tokens: open.prompt.len(),
+                context: spec.context_length,
+                model: spec.id.clone(),
+            });
         }
         if let Some(token) = open.prompt.iter().find(|t| t.0 as usize >= spec.vocab_size) {
-            let message = format!("token {token} is outside the vocabulary of {}", spec.vocab_size);
-            return Err(Fault::invalid("prompt_tokens", message));
+            let message =
+                format!("has token {token}, which is outside the vocabulary of {}", spec.vocab_size);
+            return Err(WorkerError::invalid("prompt_tokens", message));
         }
-        let place = self.sessions.admit(client).map_err(session_fault)?;
+        let permit = self.sessions.admit(client)?;
         let cache = TreeCache::open(&self.model, &open.prompt, open.max_new_tokens, open.max_tree_nodes)
             .await
-            .map_err(|e| engine_fault(e, "max_new_tokens"))?;
+            .map_err(|error| WorkerError::engine(error, "max_new_tokens"))?;
         let session = Arc::new(Mutex::new(Session::new(&open, cache, spec)));
         let open_session = Open { session, closed: CancellationToken::new() };
-        place.fill(id, open_session).map_err(session_fault)?;
+        permit.fill(id, open_session)?;
         let incarnation = self.sessions.incarnation();
-        let handle = SessionRef { incarnation, id, committed: open.prompt.len() };
+        let handle = SessionHandle { incarnation, id, committed: open.prompt.len() };
         let lease_ms = u32::try_from(self.sessions.lease().as_millis()).unwrap_or(u32::MAX);
         Ok(v1::OpenSessionResponse { handle: Some(handle.into()), lease_ms })
     }
 
-    /// Runs a step. Once begun it runs to its end even if the caller goes away, so that a repeated step finds its
-    /// reply; unless the session is closed meanwhile.
-    pub async fn step<J: Job<Reply = R>>(&self, request: StepRequest, job: J) -> Result<R, Fault> {
-        let SessionRef { incarnation, id, .. } = request.session;
-        let open = self.sessions.get(incarnation, id).map_err(session_fault)?;
-        // One step at a time: whoever sends more while one runs would only pile them up here.
+    /// Runs a step. Once begun it runs to its end even if the client disconnects, so that a repetition finds the reply; unless the
+    /// session is closed meanwhile.
+    pub async fn step<T: StepTask<Reply = R>>(
+        &self,
+        request: StepRequest,
+        task: T,
+    ) -> Result<R, WorkerError> {
+        let SessionHandle { incarnation, id, .. } = request.session;
+        let open = self.sessions.get(incarnation, id)?;
+        // One step at a time: a client that sends more while one runs would only pile them up here.
         let Ok(mut session) = open.session.clone().try_lock_owned() else {
-            let message = "a step of this session is still running: try again".into();
-            return Err(Fault::Exhausted { message, retry_after: STEP_RETRY_AFTER });
+            return Err(WorkerError::StepRunning);
         };
         let worker = self.clone();
         let step = async move {
             let result = tokio::select! {
                 biased;
-                () = open.closed.cancelled() => {
-                    let message = "the session was closed while its step ran".into();
-                    Err((Fault::Gone { reason: Reason::UnknownSession, message }, Ends::Nothing))
-                }
-                result = session.step(&request, job, worker.model.spec()) => result,
+                () = open.closed.cancelled() => Err((WorkerError::ClosedMeanwhile, Ends::Nothing)),
+                result = session.step(&request, task, worker.model.spec()) => result,
             };
-            // A long step must not use up the lease of the next one.
+            // A long step must not use up the lease.
             let _ = worker.sessions.get(incarnation, id);
-            result.map_err(|(fault, ends)| {
+            result.map_err(|(error, ends)| {
                 if ends == Ends::Session {
                     worker.sessions.remove(incarnation, id);
                 }
-                fault
+                error
             })
         };
         let done = tokio::spawn(step.in_current_span()).await;
-        done.unwrap_or_else(|e| Err(Fault::Bug(format!("the step broke off: {e}"))))
+        done.unwrap_or_else(|e| Err(WorkerError::Internal(format!("the step ended early: {e}"))))
     }
 
-    /// Frees a session. One that is gone already is fine.
-    pub fn close(&self, request: v1::CloseSessionRequest) -> Result<v1::CloseSessionResponse, Fault> {
-        let session = SessionRef::try_from(request.handle)?;
+    /// Frees a session. One that no longer exists is not an error.
+    pub fn close(
+        &self,
+        request: v1::CloseSessionRequest,
+    ) -> Result<v1::CloseSessionResponse, InvalidMessage> {
+        let session = v1::SessionHandle::read(request.handle)?;
         if let Some(open) = self.sessions.remove(session.incarnation, session.id) {
             open.closed.cancel();
         }
@@ -145,9 +151,9 @@ impl<R: Clone + Send + 'static> Worker<R> {
     }
 
     /// The tokenizer.
-    pub fn vocabulary(&self) -> Result<&Vocabulary, Fault> {
+    pub fn vocabulary(&self) -> Result<&Vocabulary, WorkerError> {
         self.model.spec().vocabulary.as_ref().ok_or_else(|| {
-            Fault::invalid("model", "random weights have no tokenizer: they are for timing alone")
+            WorkerError::invalid("model", "has random weights, which are for timing only, and no tokenizer")
         })
     }
 }

@@ -1,47 +1,69 @@
-//! One worker process: its address, its connection, how it is, and who watches that.
+//! One worker process: its address, its connection, and its health.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tandem_proto::v1;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use super::WorkerName;
 
-/// How a worker is.
+/// The health of a worker, as it was last observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// It does not answer: why.
+    /// It does not answer, for this reason.
     Unreachable(String),
-    /// It serves the model that is known.
+    /// It serves the expected model.
     Serving,
-    /// It finishes what it has and takes nothing new.
+    /// It finishes what it has and accepts nothing new.
     Draining,
-    /// It serves another model: which, and what is wrong with it.
+    /// It serves another model; the reason says which.
     Unfit(String),
+}
+
+/// How a worker is, without the reasons: for reports and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    Serving,
+    Draining,
+    Unreachable,
+    Unfit,
+}
+
+impl WorkerState {
+    pub(crate) const ALL: [Self; 4] = [Self::Serving, Self::Draining, Self::Unreachable, Self::Unfit];
+
+    /// The name in reports and labels.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Unreachable => "unreachable",
+            Self::Unfit => "unfit",
+        }
+    }
 }
 
 /// A worker process.
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
-    /// That stood for the address when it was found.
+    /// The name that resolved to the address.
     pub(crate) name: WorkerName,
     pub(crate) channel: Channel,
-    /// Our sessions on it.
+    /// The sessions of this orchestrator on it.
     sessions: AtomicUsize,
     state: Mutex<State>,
-    /// Somebody's request failed: look again.
+    /// Notified when a request to it failed: its health must be checked again.
     pub(crate) suspected: Notify,
 }
 
 struct State {
     health: Health,
-    /// Lives of it, of either face, whose model was checked.
+    /// Incarnations, of either service of the process, whose model was checked.
     checked: BTreeSet<u64>,
-    /// Its name is gone: nobody watches it any more.
+    /// Its name no longer resolves to it, and its health is no longer followed.
     retired: bool,
 }
 
@@ -76,7 +98,7 @@ impl Endpoint {
         state.health == Health::Draining || state.retired
     }
 
-    /// Whether this is a change.
+    /// Sets the health. Returns whether that is a change.
     pub(crate) fn set_health(&self, health: Health) -> bool {
         let mut state = self.lock();
         let changed = state.health != health;
@@ -84,7 +106,7 @@ impl Endpoint {
         changed
     }
 
-    /// A request to it failed: nobody new is sent there until it has answered again.
+    /// A request to it failed: no new session is opened there until it has answered again.
     pub(crate) fn suspect(&self, why: &str) {
         tracing::debug!(address = %self.address, why, "suspected");
         let mut state = self.lock();
@@ -104,13 +126,13 @@ impl Endpoint {
         self.lock().retired
     }
 
-    /// Whether the model of this life was checked.
-    pub(crate) fn knows(&self, incarnation: u64) -> bool {
+    /// Whether the model of this incarnation was checked.
+    pub(crate) fn is_checked(&self, incarnation: u64) -> bool {
         self.lock().checked.contains(&incarnation)
     }
 
-    /// The model of this life was checked.
-    pub(crate) fn learn(&self, incarnation: u64) {
+    /// Records that the model of this incarnation was checked.
+    pub(crate) fn set_checked(&self, incarnation: u64) {
         self.lock().checked.insert(incarnation);
     }
 
@@ -123,16 +145,16 @@ impl Endpoint {
         SessionCount(self.clone())
     }
 
-    /// As the public API shows it.
-    pub(crate) fn wire_state(&self) -> v1::WorkerState {
+    /// The health without its reasons.
+    pub(crate) fn worker_state(&self) -> WorkerState {
         if self.is_draining() {
-            return v1::WorkerState::Draining;
+            return WorkerState::Draining;
         }
         match self.health() {
-            Health::Serving => v1::WorkerState::Serving,
-            Health::Draining => v1::WorkerState::Draining,
-            Health::Unreachable(_) => v1::WorkerState::Unreachable,
-            Health::Unfit(_) => v1::WorkerState::Unfit,
+            Health::Serving => WorkerState::Serving,
+            Health::Draining => WorkerState::Draining,
+            Health::Unreachable(_) => WorkerState::Unreachable,
+            Health::Unfit(_) => WorkerState::Unfit,
         }
     }
 

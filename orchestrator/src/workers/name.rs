@@ -1,36 +1,8 @@
-//! What workers are called, what they are for, and how long they may take.
+//! What workers are called, and how long requests to them may take.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-
-/// What a worker is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkerKind {
-    /// Proposes.
-    Draft,
-    /// Scores.
-    Target,
-}
-
-impl fmt::Display for WorkerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Draft => "draft",
-            Self::Target => "target",
-        })
-    }
-}
-
-impl WorkerKind {
-    /// By which its health is asked.
-    pub(super) fn service(self) -> &'static str {
-        match self {
-            Self::Draft => "tandem.v1.Draft",
-            Self::Target => "tandem.v1.Target",
-        }
-    }
-}
 
 /// `http://host:port`, or `https://`: one worker, or all that the name resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,27 +16,27 @@ impl FromStr for WorkerName {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        let no_url = || format!("{url:?} is no URL of a worker: write it like http://host:7701");
-        let uri: tonic::transport::Uri = url.parse().map_err(|_| no_url())?;
+        let invalid = || format!("{url:?} is not the URL of a worker: write it like http://host:7701");
+        let uri: tonic::transport::Uri = url.parse().map_err(|_| invalid())?;
         let plain = matches!(uri.path(), "" | "/") && uri.query().is_none();
         let (tls, default_port) = match uri.scheme_str() {
             Some("http") => (false, 80),
             Some("https") => (true, 443),
-            _ => return Err(no_url()),
+            _ => return Err(invalid()),
         };
         match (uri.host(), uri.port_u16()) {
             (Some(host), port) if plain && !host.is_empty() => {
-                // An IPv6 address stands in brackets in a URL, and without them everywhere else.
+                // Only in a URL does an IPv6 address stand in brackets.
                 let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 Ok(Self { tls, host, port: port.unwrap_or(default_port) })
             }
-            _ => Err(no_url()),
+            _ => Err(invalid()),
         }
     }
 }
 
 impl WorkerName {
-    /// If it is to be reached over TLS: what its certificate must be for.
+    /// The name that its certificate must be valid for, if it is reached over TLS.
     pub(crate) fn tls_name(&self) -> Option<String> {
         self.tls.then(|| self.host.clone())
     }
@@ -82,17 +54,38 @@ impl fmt::Display for WorkerName {
     }
 }
 
-/// How long things with workers may take.
+/// Where the workers are.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerNames {
+    /// The names of the drafts.
+    pub draft: Vec<WorkerName>,
+    /// The names of the targets.
+    pub target: Vec<WorkerName>,
+}
+
+/// How long requests to workers may take, and how often they are looked up.
 #[derive(Clone, Copy, Debug)]
-pub struct WorkerLimits {
-    /// One request, the prefill of a prompt included.
-    pub step: Duration,
-    /// The same for a draft, without which a text goes on.
-    pub draft: Duration,
+pub struct WorkerTimeouts {
+    /// One request to a worker, the prefill of a prompt included.
+    pub request: Duration,
+    /// The same for a draft, without which a sequence goes on.
+    pub draft_request: Duration,
     /// A worker that gives no sign of life for this long is lost.
     pub silence: Duration,
-    /// How long a text waits for a target when none is there.
-    pub patience: Duration,
-    /// Between two looks at what the names resolve to.
-    pub resolve: Duration,
+    /// How long a sequence waits for a target when none is available.
+    pub failover: Duration,
+    /// Between two resolutions of the workers' names.
+    pub resolve_interval: Duration,
+}
+
+impl Default for WorkerTimeouts {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_secs(60),
+            draft_request: Duration::from_secs(10),
+            silence: Duration::from_secs(4),
+            failover: Duration::from_secs(60),
+            resolve_interval: Duration::from_secs(5),
+        }
+    }
 }

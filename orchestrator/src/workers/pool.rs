@@ -1,227 +1,178 @@
-//! All workers of a kind: what is known of them, and who is chosen.
+//! The workers of one role: which of them gets a session, and what is known of all.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tandem_generation::Role;
 use tandem_proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Status;
+use tokio_util::sync::DropGuard;
 
-use super::endpoint::{Endpoint, Health};
-use super::role::model_info;
-use super::watch::resolve_forever;
-use super::{WorkerKind, WorkerLimits, WorkerName};
-use crate::Network;
+use super::discovery::resolve_forever;
+use super::endpoint::{Endpoint, Health, WorkerState};
+use super::name::{WorkerName, WorkerTimeouts};
+use super::registry::Registry;
+use crate::network::Network;
 use crate::retry::RetryBudget;
 
-/// Workers of a kind. Clones share them.
+/// Workers of one role. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Pool {
-    inner: Arc<Inner>,
-    /// Ends the watching with the last clone.
-    _watching: Arc<DropGuard>,
+    registry: Arc<Registry>,
+    /// Ends discovery with the last clone.
+    _discovery: Arc<DropGuard>,
 }
 
-pub(super) struct Inner {
-    pub(super) kind: WorkerKind,
-    pub(super) names: Vec<WorkerName>,
-    pub(super) limits: WorkerLimits,
-    pub(super) network: Arc<dyn Network>,
-    /// The vocabulary that all must have, if it is known before the first worker.
-    vocabulary: Option<String>,
-    /// The first that answered; the others must have the same.
-    model: OnceLock<v1::ModelInfo>,
-    pub(super) endpoints: RwLock<Vec<Arc<Endpoint>>>,
-    /// Why no name stands for anybody.
-    pub(super) unresolved: Mutex<String>,
-    changed: watch::Sender<()>,
-    budget: RetryBudget,
-    /// Nobody has the pool any more.
-    gone: CancellationToken,
+/// A worker as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerStatus {
+    pub(crate) role: Role,
+    pub(crate) address: SocketAddr,
+    pub(crate) state: WorkerState,
+    /// Sessions of this orchestrator on it.
+    pub(crate) sessions: usize,
+    /// Tokens that its KV cache can hold; 0 if it did not answer.
+    pub(crate) kv_cache_tokens: u64,
+    /// Its load, if it answered.
+    pub(crate) load: Option<WorkerLoad>,
+}
+
+/// The load of a worker, by all its clients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkerLoad {
+    pub(crate) sessions: u32,
+    pub(crate) kv_cache_tokens_used: u64,
 }
 
 impl Pool {
-    /// Begins to look for the workers that `names` stand for. The looking ends when the last clone is gone.
+    /// Starts to look for the workers that `names` resolve to, until the last clone is dropped.
     pub(crate) fn start(
-        kind: WorkerKind,
+        role: Role,
         names: Vec<WorkerName>,
         vocabulary: Option<String>,
-        limits: WorkerLimits,
+        timeouts: WorkerTimeouts,
         network: Arc<dyn Network>,
     ) -> Self {
-        let (changed, _) = watch::channel(());
-        let gone = CancellationToken::new();
-        let inner = Arc::new(Inner {
-            kind,
-            names,
-            limits,
-            network,
-            vocabulary,
-            model: OnceLock::new(),
-            endpoints: RwLock::default(),
-            unresolved: Mutex::new("no name was resolved yet".into()),
-            changed,
-            budget: RetryBudget::new(),
-            gone: gone.clone(),
-        });
-        inner.spawn(resolve_forever(inner.clone()));
-        Self { inner, _watching: Arc::new(gone.drop_guard()) }
+        let registry = Arc::new(Registry::new(role, names, vocabulary, timeouts, network));
+        registry.spawn(resolve_forever(registry.clone()));
+        let guard = registry.closed().clone().drop_guard();
+        Self { registry, _discovery: Arc::new(guard) }
     }
 
-    pub(crate) fn kind(&self) -> WorkerKind {
-        self.inner.kind
+    pub(crate) fn role(&self) -> Role {
+        self.registry.role
     }
 
-    pub(crate) fn limits(&self) -> &WorkerLimits {
-        &self.inner.limits
+    pub(crate) fn timeouts(&self) -> &WorkerTimeouts {
+        &self.registry.timeouts
     }
 
-    pub(crate) fn budget(&self) -> &RetryBudget {
-        &self.inner.budget
+    pub(crate) fn retries(&self) -> &RetryBudget {
+        &self.registry.retries
     }
 
     /// What the workers serve, once one has answered.
     pub(crate) fn model(&self) -> Option<&v1::ModelInfo> {
-        self.inner.model.get()
+        self.registry.model()
     }
 
-    /// All, whether they answer or not.
-    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.inner.endpoints.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The state of every worker, without a request to it.
+    pub(crate) fn states(&self) -> Vec<WorkerState> {
+        self.registry.endpoints().iter().map(|endpoint| endpoint.worker_state()).collect()
     }
 
-    /// The one that serves with the fewest of our sessions, none of `not`.
-    pub(crate) fn pick(&self, not: &[SocketAddr]) -> Option<Arc<Endpoint>> {
-        let endpoints = self.inner.endpoints.read().unwrap_or_else(PoisonError::into_inner);
-        let able = endpoints.iter().filter(|e| e.is_serving() && !not.contains(&e.address));
-        able.min_by_key(|e| e.sessions()).cloned()
+    /// The serving worker with the fewest sessions of ours that is not in `excluded`.
+    pub(crate) fn pick(&self, excluded: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+        let endpoints = self.registry.endpoints();
+        endpoints
+            .into_iter()
+            .filter(|endpoint| endpoint.is_serving() && !excluded.contains(&endpoint.address))
+            .min_by_key(|endpoint| endpoint.sessions())
     }
 
-    /// Told at every change of a worker.
+    /// Notified at every change of a worker's health.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.inner.changed.subscribe()
+        self.registry.changes()
     }
 
-    /// Returns once somebody serves, or why nobody did until `by`.
-    pub(crate) async fn somebody(&self, by: Instant) -> Result<Arc<Endpoint>, String> {
+    /// Waits until a worker serves; the error says why none did until `deadline`.
+    pub(crate) async fn first_serving(&self, deadline: Instant) -> Result<Arc<Endpoint>, String> {
         let mut changes = self.changes();
         loop {
             if let Some(endpoint) = self.pick(&[]) {
                 return Ok(endpoint);
             }
-            let endpoints = self.endpoints();
-            let unfit = |e: &Arc<Endpoint>| matches!(e.health(), Health::Unfit(_));
-            // Waiting makes no other models of them.
-            if !endpoints.is_empty() && endpoints.iter().all(unfit) {
+            let endpoints = self.registry.endpoints();
+            let unfit = endpoints.iter().filter(|e| matches!(e.health(), Health::Unfit(_))).count();
+            // Waiting does not change the model that a worker serves.
+            if !endpoints.is_empty() && unfit == endpoints.len() {
                 return Err(self.trouble());
             }
-            let wait = tokio::time::timeout_at(by, changes.changed()).await;
-            if !matches!(wait, Ok(Ok(()))) {
+            let changed = tokio::time::timeout_at(deadline, changes.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
                 return Err(self.trouble());
             }
         }
     }
 
-    /// Somebody's model that cannot be used, and why.
+    /// Why a worker's model cannot be used, if that is so for one of them.
     pub(crate) fn unfit(&self) -> Option<String> {
-        self.endpoints().iter().find_map(|e| match e.health() {
+        self.registry.endpoints().iter().find_map(|endpoint| match endpoint.health() {
             Health::Unfit(why) => Some(why),
             _ => None,
         })
     }
 
-    /// Why there is nobody: what is wrong with each worker, or that none was found.
+    /// Why no worker serves: what is wrong with each of them, or that none was found.
     pub(crate) fn trouble(&self) -> String {
-        let say = |e: &Arc<Endpoint>| match e.health() {
-            Health::Unreachable(why) | Health::Unfit(why) => format!("{}: {why}", e.address),
-            Health::Draining => format!("{}: it is draining", e.address),
-            Health::Serving => format!("{}: it serves again", e.address),
-        };
-        let all: Vec<String> = self.endpoints().iter().map(say).collect();
-        if all.is_empty() {
-            return self.inner.unresolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let endpoints = self.registry.endpoints();
+        if endpoints.is_empty() {
+            return self.registry.unresolved();
         }
-        all.join("; ")
+        let reasons = endpoints.iter().map(|endpoint| match endpoint.health() {
+            Health::Unreachable(why) | Health::Unfit(why) => format!("{}: {why}", endpoint.address),
+            Health::Draining => format!("{}: it is draining", endpoint.address),
+            Health::Serving => format!("{}: it serves again", endpoint.address),
+        });
+        reasons.collect::<Vec<_>>().join("; ")
     }
 
-    /// Checks that the life `incarnation` of `endpoint` serves the known model; `info` is what that face of it says.
+    /// Checks that the `incarnation` of a worker serves the expected model, by what it says of itself.
     pub(crate) fn check(
         &self,
         endpoint: &Endpoint,
         incarnation: u64,
         info: &v1::ModelInfo,
     ) -> Result<(), String> {
-        self.inner.check(info)?;
-        endpoint.learn(incarnation);
+        self.registry.check(info)?;
+        endpoint.set_checked(incarnation);
         Ok(())
     }
 
-    /// All of them as they are now; those that serve are asked.
-    pub(crate) async fn status(&self) -> Vec<v1::WorkerStatus> {
-        let role = match self.inner.kind {
-            WorkerKind::Draft => v1::WorkerRole::Draft,
-            WorkerKind::Target => v1::WorkerRole::Target,
+    /// All workers as they are now; those that answer are asked for their load.
+    pub(crate) async fn status(&self) -> Vec<WorkerStatus> {
+        let requests = self.registry.endpoints().into_iter().map(|endpoint| self.worker_status(endpoint));
+        join_all(requests).await
+    }
+
+    async fn worker_status(&self, endpoint: Arc<Endpoint>) -> WorkerStatus {
+        let state = endpoint.worker_state();
+        let info = match state {
+            WorkerState::Serving | WorkerState::Draining => self.registry.request_model(&endpoint).await.ok(),
+            WorkerState::Unreachable | WorkerState::Unfit => None,
         };
-        let ask = async |endpoint: Arc<Endpoint>| {
-            let state = endpoint.wire_state();
-            let info = match state {
-                v1::WorkerState::Serving | v1::WorkerState::Draining => self.inner.ask(&endpoint).await.ok(),
-                _ => None,
-            };
-            v1::WorkerStatus {
-                role: role.into(),
-                address: endpoint.address.to_string(),
-                state: state.into(),
-                sessions: u32::try_from(endpoint.sessions()).unwrap_or(u32::MAX),
-                load: info.as_ref().and_then(|i| i.load),
-                kv_cache_tokens: info.map_or(0, |i| i.kv_cache_tokens),
-            }
-        };
-        join_all(self.endpoints().into_iter().map(ask)).await
-    }
-}
-
-impl Inner {
-    /// Runs `watching` for as long as anybody has the pool.
-    pub(super) fn spawn(&self, watching: impl Future<Output = ()> + Send + 'static) {
-        let gone = self.gone.clone();
-        tokio::spawn(async move { gone.run_until_cancelled(watching).await });
-    }
-
-    /// The model of a worker, asked now.
-    pub(super) async fn ask(&self, endpoint: &Endpoint) -> Result<v1::ModelInfo, Status> {
-        model_info(self.kind, endpoint.channel.clone(), self.limits.silence).await
-    }
-
-    pub(super) fn check(&self, info: &v1::ModelInfo) -> Result<(), String> {
-        if self.vocabulary.as_ref().is_some_and(|hash| *hash != info.vocab_hash) {
-            return Err(format!("{} has another tokenizer than the target", info.model_id));
+        WorkerStatus {
+            role: self.role(),
+            address: endpoint.address,
+            state,
+            sessions: endpoint.sessions(),
+            load: info.as_ref().and_then(|info| info.load).map(|load| WorkerLoad {
+                sessions: load.sessions,
+                kv_cache_tokens_used: load.kv_cache_tokens_used,
+            }),
+            kv_cache_tokens: info.map_or(0, |info| info.kv_cache_tokens),
         }
-        let known = self.model.get_or_init(|| info.clone());
-        // Not the name: it may be a directory, which each host has elsewhere.
-        let text = |i: &v1::ModelInfo| {
-            (i.vocab_hash.clone(), i.vocab_size, i.context_length, i.eos_token_ids.clone())
-        };
-        let weights = |i: &v1::ModelInfo| (i.parameters, i.dtype.clone());
-        let same = text(info) == text(known) && weights(info) == weights(known);
-        if same { Ok(()) } else { Err(format!("{} is another model than {}", info.model_id, known.model_id)) }
-    }
-
-    /// Records and tells how a worker is.
-    pub(super) fn report(&self, endpoint: &Endpoint, health: Health) {
-        let (kind, address) = (self.kind, endpoint.address);
-        if !endpoint.set_health(health.clone()) {
-            return;
-        }
-        match health {
-            Health::Serving => tracing::info!(worker = %kind, %address, "serving"),
-            Health::Draining => tracing::info!(worker = %kind, %address, "draining"),
-            Health::Unreachable(why) => tracing::warn!(worker = %kind, %address, why, "unreachable"),
-            Health::Unfit(why) => tracing::error!(worker = %kind, %address, why, "cannot be used"),
-        }
-        self.changed.send_replace(());
     }
 }

@@ -1,38 +1,33 @@
 //! Proposals.
 
 use tandem_decoding::{Candidates, DraftTree, Drafting, JointLogProbs};
+use tandem_generation::{DraftRequest, Proposal};
 
-use super::{TreeOnWire, distribution, expansion_from_wire, expansion_to_wire, to_u32};
-use crate::{Fault, v1};
-
-/// What a draft is asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Propose {
-    /// The tree.
-    pub drafting: Drafting,
-    /// The nodes' log-probabilities under the unwarped softmax, too.
-    pub log_probs: bool,
-}
+use super::{
+    InvalidMessage, distribution, expansion_from_wire, expansion_to_wire, to_u32, tree, unknown_expansion,
+};
+use crate::v1;
 
 impl v1::ProposeRequest {
-    /// What is asked for, checked.
-    pub fn propose(&self) -> Result<Propose, Fault> {
+    /// The request, checked.
+    pub fn draft_request(&self) -> Result<DraftRequest, InvalidMessage> {
         use v1::propose_request::Shape;
         let drafting = match &self.shape {
             Some(Shape::Beams(b)) => Drafting::Beams {
                 width: b.beam_width as usize,
                 depth: b.draft_tokens as usize,
-                expansion: expansion_from_wire(b.beams, "beams")?,
+                expansion: expansion_from_wire(b.beams)
+                    .ok_or_else(|| InvalidMessage::new("beams", unknown_expansion(b.beams)))?,
                 best_only: b.best_beam_only,
             },
             Some(Shape::Candidates(c)) => Drafting::Candidates {
                 branching: c.branching.iter().map(|&n| n as usize).collect(),
                 replacement: c.with_replacement,
             },
-            None => return Err(Fault::invalid("shape", "is missing: ask for beams or for candidates")),
+            None => return Err(InvalidMessage::new("shape", "is missing: request beams or candidates")),
         };
-        drafting.check().map_err(|e| Fault::invalid("shape", e))?;
-        Ok(Propose { drafting, log_probs: self.log_probs })
+        drafting.check().map_err(|e| InvalidMessage::new("shape", format!("is not valid: {e}")))?;
+        Ok(DraftRequest { drafting, log_probs: self.log_probs })
     }
 }
 
@@ -53,54 +48,58 @@ impl From<&Drafting> for v1::propose_request::Shape {
     }
 }
 
-impl From<&DraftTree> for v1::ProposeResponse {
-    fn from(draft: &DraftTree) -> Self {
-        let candidates = draft.candidates.as_ref().map(|c| v1::Candidates {
+impl From<Proposal> for v1::ProposeResponse {
+    fn from(proposal: Proposal) -> Self {
+        let DraftTree { tree, joint, candidates } = &proposal.draft;
+        let candidates = candidates.as_ref().map(|c| v1::Candidates {
             draws: c.draws().iter().map(|&n| to_u32(n)).collect(),
             distributions: c.distributions().iter().map(Into::into).collect(),
         });
         Self {
-            tree: Some((&draft.tree).into()),
-            joint_log_probs: draft.joint.as_slice().to_vec(),
+            tree: Some(tree.into()),
+            joint_log_probs: joint.as_slice().to_vec(),
             candidates,
-            log_probs: Vec::new(),
+            log_probs: proposal.log_probs,
         }
     }
 }
 
 impl v1::ProposeResponse {
-    /// The draft, and its nodes' unwarped log-probabilities, as far as `asked`; checked: a worker is not trusted more than a client.
-    pub fn into_draft(self, asked: &Propose) -> Result<(DraftTree, Vec<f64>), Fault> {
-        let tree = TreeOnWire::try_from(self.tree)?.0;
-        let (nodes, depth) = (asked.drafting.max_nodes(), asked.drafting.depth());
-        if tree.len() > nodes || tree.max_depth() > depth {
+    /// The proposal, checked against the `request`: a worker is not trusted more than a client.
+    pub fn into_proposal(self, request: &DraftRequest) -> Result<Proposal, InvalidMessage> {
+        let drafting = &request.drafting;
+        let tree = tree(self.tree)?;
+        let max_nodes = drafting.max_nodes();
+        let max_depth = drafting.depth();
+        if tree.len() > max_nodes || tree.max_depth() > max_depth {
             let message = format!(
-                "{} nodes and depth {} where {nodes} and {depth} were asked for",
+                "has {} nodes and depth {}, but {max_nodes} and {max_depth} were requested",
                 tree.len(),
                 tree.max_depth()
             );
-            return Err(Fault::invalid("tree", message));
+            return Err(InvalidMessage::new("tree", message));
         }
-        if matches!(asked.drafting, Drafting::Beams { best_only: true, .. }) && tree.max_depth() < tree.len()
-        {
-            return Err(Fault::invalid("tree", "the best beam alone was asked for, and this is no chain"));
+        let best_only = matches!(drafting, Drafting::Beams { best_only: true, .. });
+        if best_only && tree.max_depth() < tree.len() {
+            return Err(InvalidMessage::new("tree", "is not a chain, but only the best beam was requested"));
         }
         let joint = JointLogProbs::new(&tree, self.joint_log_probs)
-            .map_err(|e| Fault::invalid("joint_log_probs", e))?;
-        let candidates = match (self.candidates, &asked.drafting) {
+            .map_err(|e| InvalidMessage::new("joint_log_probs", format!("are not valid: {e}")))?;
+        let candidates = match (self.candidates, drafting) {
             (Some(c), Drafting::Candidates { branching, replacement }) => {
                 let q = c.distributions.into_iter().map(|d| distribution(d, "candidates.distributions"));
-                let draws = c.draws.into_iter().map(|n| n as usize).collect();
                 let q = q.collect::<Result<_, _>>()?;
-                let candidates = Candidates::new(&tree, branching, draws, q, *replacement);
-                Some(candidates.map_err(|e| Fault::invalid("candidates", e))?)
+                let draws = c.draws.into_iter().map(|n| n as usize).collect();
+                let candidates = Candidates::new(&tree, branching, draws, q, *replacement)
+                    .map_err(|e| InvalidMessage::new("candidates", format!("are not valid: {e}")))?;
+                Some(candidates)
             }
             _ => None,
         };
-        if asked.log_probs && self.log_probs.len() != tree.len() {
-            let message = format!("{} for {} nodes", self.log_probs.len(), tree.len());
-            return Err(Fault::invalid("log_probs", message));
+        if request.log_probs && self.log_probs.len() != tree.len() {
+            let message = format!("has {} values for {} nodes", self.log_probs.len(), tree.len());
+            return Err(InvalidMessage::new("log_probs", message));
         }
-        Ok((DraftTree { tree, joint, candidates }, self.log_probs))
+        Ok(Proposal { draft: DraftTree { tree, joint, candidates }, log_probs: self.log_probs })
     }
 }

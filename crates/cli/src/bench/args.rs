@@ -9,84 +9,110 @@ use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 use tandem_decoding::{Decoding, DecodingParams, Method, Sampling};
 use tandem_eval::{Dataset, DatasetKind};
-use tandem_serving::{LogArgs, seconds};
+use tandem_serving::args::{LogArgs, seconds};
 
 use super::lengths::{Lengths, PromptTokens};
 use crate::client::AccessArgs;
 use crate::decoding::DecodingArgs;
-use crate::local::{PairArgs, bundled};
+use crate::pair::{PairArgs, bundled};
 
 /// Flags of `tandem bench`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Closed loop: so many requests at once, each followed by the next; a list is a sweep
-    #[arg(long, value_delimiter = ',', default_value = "1,4,16", value_name = "N,...", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    /// Closed loop: number of concurrent requests, each followed by the next; a list is a sweep
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,4,16",
+        value_name = "N,...",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000)
+    )]
     concurrency: Vec<usize>,
 
-    /// Open loop: so many requests per second arrive (Poisson), whatever still runs; a list is a sweep
-    #[arg(long, value_delimiter = ',', value_name = "REQ_PER_S,...", value_parser = rate, conflicts_with = "concurrency")]
+    /// Open loop: requests arrive at this rate (Poisson process), whether or not earlier ones have ended; a list
+    /// is a sweep
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "REQ_PER_S,...",
+        value_parser = rate,
+        conflicts_with = "concurrency"
+    )]
     rate: Vec<f64>,
 
-    /// Most requests that run at once in an open loop; who arrives beyond is not sent, and counts as failed
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    /// Maximum number of concurrent requests of an open loop; a request beyond it is not sent and counts as
+    /// failed
+    #[arg(
+        long,
+        default_value_t = 1000,
+        value_name = "N",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000)
+    )]
     pub(super) max_in_flight: usize,
 
-    /// Requests per level [default: as many as the duration has room for]
+    /// Requests per level [default: as many as start within the duration]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "duration")]
     requests: Option<u64>,
 
-    /// Seconds per level in which requests are started; all are waited for
+    /// Seconds per level in which requests start; the level ends when all of them have ended
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     duration: Duration,
 
-    /// Requests before each level that are not counted
+    /// Warm-up requests before each level, which are not measured
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(super) warmup: u64,
 
-    /// What is asked, in turns: bundled, or a JSONL file with a "prompt" per line
+    /// Prompts, used in turn: bundled, or a JSONL file with a "prompt" per line
     #[arg(long, default_value = "bundled", value_name = "FILE|bundled")]
     pub(super) prompts: PathBuf,
 
-    /// dataset, or that many random tokens: N, uniform:LO..HI or normal:MEAN,SD
+    /// Length of random prompts: N, uniform:LO..HI or normal:MEAN,SD; or dataset, for the prompts of --prompts
     #[arg(long, default_value_t = PromptTokens::Dataset, value_name = "TOKENS", conflicts_with = "prompts")]
     pub(super) prompt_tokens: PromptTokens,
 
-    /// Tokens to generate per request, also behind an end of sequence: N, uniform:LO..HI or normal:MEAN,SD
+    /// Tokens to generate per request, past any end-of-sequence token: N, uniform:LO..HI or normal:MEAN,SD
     #[arg(long, default_value_t = Lengths::Fixed(64), value_name = "TOKENS")]
     pub(super) output_tokens: Lengths,
 
     #[command(flatten)]
     pub(super) decoding: DecodingArgs,
 
-    /// Several methods, one after the other at every level [default of the list: autoregressive,mmtad]
-    #[arg(long, value_delimiter = ',', num_args = 0..=1, default_missing_value = "autoregressive,mmtad", value_name = "METHOD,...", conflicts_with = "method")]
+    /// Compare several methods at every level [default of the list: autoregressive,mmtad]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        num_args = 0..=1,
+        default_missing_value = "autoregressive,mmtad",
+        value_name = "METHOD,...",
+        conflicts_with = "method"
+    )]
     compare_methods: Option<Vec<Method>>,
 
     /// Temperature; 0 is greedy
     #[arg(long, default_value_t = 1.0)]
     temperature: f64,
 
-    /// Keep the k most likely tokens; 0 is off
+    /// Sample from the k most likely tokens only; 0 is off
     #[arg(long, default_value_t = 10)]
     top_k: u32,
 
-    /// Keep the most likely tokens up to this mass; 0 and 1 are off
+    /// Sample from the most likely tokens up to this total probability only; 0 and 1 are off
     #[arg(long, default_value_t = 0.9)]
     top_p: f64,
 
-    /// Seed of lengths, arrivals, random prompts and the requests' own seeds
+    /// Seed of lengths, arrivals, random prompts and the seeds of the requests
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
 
-    /// Deadline of each request [default: none]
+    /// Timeout of each request [default: none]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
 
-    /// Write everything as JSON; "-" is standard output, and nothing else is written there
+    /// Write all results as JSON; "-" is standard output, which then receives nothing else
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
 
-    /// URL of a running orchestrator; without it all services run in this process, and share its processors
+    /// URL of a running orchestrator; without it all services run in this process and share its CPU time
     #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     pub(super) endpoint: Option<String>,
 
@@ -100,13 +126,13 @@ pub struct Args {
     pub(super) log: LogArgs,
 }
 
-/// How requests follow each other.
+/// How requests follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Load {
-    /// Closed loop: requests at once.
+    /// Closed loop: number of concurrent requests.
     Concurrency(usize),
-    /// Open loop: arrivals per second.
+    /// Open loop: requests that arrive per second.
     Rate(f64),
 }
 
@@ -119,7 +145,7 @@ impl fmt::Display for Load {
     }
 }
 
-/// When a level has started all its requests.
+/// When a level stops starting requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Limit {
     Requests(u64),
@@ -127,7 +153,7 @@ pub(super) enum Limit {
 }
 
 impl Limit {
-    /// Whether request `number`, counted from 0, still starts, so long after the first.
+    /// Whether request `number`, counted from 0, may start `elapsed` after the first.
     pub(super) fn allows(self, number: u64, elapsed: Duration) -> bool {
         match self {
             Self::Requests(requests) => number < requests,
@@ -146,16 +172,21 @@ impl Args {
         }
     }
 
-    /// The end of every level.
+    /// When every level stops starting requests.
     pub(super) fn limit(&self) -> Limit {
         self.requests.map_or(Limit::Duration(self.duration), Limit::Requests)
     }
 
-    /// Every method with its parameters, which are in order.
+    /// Every method with its parameters, which are checked.
     pub(super) fn methods(&self) -> anyhow::Result<Vec<DecodingParams>> {
         let methods = self.compare_methods.clone().unwrap_or_else(|| vec![self.decoding.method]);
-        let params = methods.into_iter().map(|method| DecodingParams { method, ..self.decoding.params() });
-        params.map(|params| Ok(Decoding::new(params.clone()).map(|_| params)?)).collect()
+        let mut all = Vec::new();
+        for method in methods {
+            let params = DecodingParams { method, ..self.decoding.params() };
+            Decoding::new(params.clone())?;
+            all.push(params);
+        }
+        Ok(all)
     }
 
     /// How tokens are drawn.
@@ -163,8 +194,8 @@ impl Args {
         Ok(Sampling::new(self.temperature, self.top_k as usize, self.top_p)?)
     }
 
-    /// The questions; none if prompts are random.
-    pub(super) fn texts(&self) -> anyhow::Result<Vec<String>> {
+    /// Reads the prompts; none if prompts are random.
+    pub(super) fn load_prompts(&self) -> anyhow::Result<Vec<String>> {
         if self.prompt_tokens != PromptTokens::Dataset {
             return Ok(Vec::new());
         }
@@ -173,21 +204,21 @@ impl Args {
         } else {
             Dataset::load(DatasetKind::Prompts, &self.prompts)
         };
-        let dataset = dataset.context("these are the --prompts: a JSONL file with a \"prompt\" per line")?;
+        let dataset = dataset.context("--prompts must be a JSONL file with a \"prompt\" per line")?;
         if let Some(bad) = dataset.bad.first() {
             bail!("{} of --prompts cannot be used: {}", bad.item, bad.reason);
         }
         Ok(dataset.items.into_iter().filter_map(|item| item.turns.into_iter().next()).collect())
     }
 
-    /// Whether standard output is for the JSON alone.
+    /// Whether standard output is reserved for the JSON.
     pub(super) fn quiet(&self) -> bool {
         self.json.as_ref().is_some_and(|path| path.as_os_str() == "-")
     }
 }
 
 fn rate(text: &str) -> anyhow::Result<f64> {
-    let rate: f64 = text.parse().with_context(|| format!("{text:?} is no number"))?;
-    ensure!((1e-3..=1e5).contains(&rate), "it must be between 0.001 and 100000 requests per second");
+    let rate: f64 = text.parse().with_context(|| format!("{text:?} is not a valid number"))?;
+    ensure!((1e-3..=1e5).contains(&rate), "the rate must be between 0.001 and 100000 requests per second");
     Ok(rate)
 }

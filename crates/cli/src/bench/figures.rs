@@ -1,4 +1,4 @@
-//! Requests into figures, by names that users of other load generators know.
+//! Figures of the requests of a level, under the names that other load generators use.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use tandem_proto::v1;
 
 use super::args::Load;
 use super::request::{Completed, Outcome};
+use super::server_load::ServerLoad;
 use super::summary::Summary;
-use super::watch::Fullness;
 
-/// One level under one method. Failed requests count among the requests and nowhere else.
+/// One level under one method. Failed requests count in `requests` and `errors` only.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Level {
     pub(super) method: String,
     pub(super) load: Load,
     pub(super) requests: Requests,
-    /// By gRPC code; NOT_SENT are those beyond --max-in-flight.
+    /// Errors by gRPC code; NOT_SENT are requests beyond --max-in-flight.
     pub(super) errors: BTreeMap<String, Errors>,
-    /// From the first start to the last end.
+    /// Time from the first start to the last end.
     duration_s: f64,
     pub(super) request_throughput_per_s: f64,
     pub(super) output_token_throughput_per_s: f64,
@@ -27,41 +27,41 @@ pub(super) struct Level {
     output_tokens: u64,
     /// Time to first token.
     pub(super) ttft_ms: Option<Summary>,
-    /// Time per output token behind the first chunk, per request.
+    /// Time per output token after the first chunk, per request.
     pub(super) tpot_ms: Option<Summary>,
-    /// Inter-token latency: per chunk, the gap before it over its tokens.
+    /// Inter-token latency: per chunk, the time since the previous chunk divided by its tokens.
     itl_ms: Option<Summary>,
-    /// End to end.
+    /// End-to-end latency.
     pub(super) e2e_latency_ms: Option<Summary>,
     /// 1 + accepted tokens / iterations; absent without an iteration.
     pub(super) block_efficiency: Option<f64>,
-    /// Accepted tokens / depth asked for; absent if nothing was drafted.
+    /// Accepted tokens / requested draft depth; absent if nothing was drafted.
     pub(super) acceptance_rate: Option<f64>,
     pub(super) failovers: u64,
     pub(super) undrafted_iterations: u64,
-    /// As the services tell.
+    /// How the time divides, as the services report it.
     pub(super) ms_per_token: TimeSplit,
-    pub(super) server: Fullness,
+    pub(super) server: ServerLoad,
 }
 
-/// Of all that were due.
+/// Numbers of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Requests {
     pub(super) total: u64,
     pub(super) completed: u64,
     pub(super) failed: u64,
-    /// Of the failed ones: RESOURCE_EXHAUSTED.
+    /// Those of the failed requests that were refused with RESOURCE_EXHAUSTED.
     pub(super) refused: u64,
 }
 
-/// Of one code.
+/// Errors with the same code.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Errors {
     pub(super) count: u64,
     pub(super) first_message: String,
 }
 
-/// Where the time goes: milliseconds per output token.
+/// How the time divides, in milliseconds per output token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct TimeSplit {
     pub(super) waiting: f64,
@@ -72,13 +72,13 @@ pub(super) struct TimeSplit {
 }
 
 impl Level {
-    /// The figures of `outcomes`, which took `wall` together.
+    /// The figures of a level whose requests ended with `outcomes` and took `wall` in total.
     pub(super) fn new(
         method: String,
         load: Load,
         outcomes: &[Outcome],
         wall: Duration,
-        server: Fullness,
+        server: ServerLoad,
     ) -> Self {
         let completed: Vec<&Completed> = outcomes.iter().filter_map(completed).collect();
         let errors = errors(outcomes);
@@ -86,8 +86,9 @@ impl Level {
         let sum = |part: fn(&v1::Statistics) -> u32| -> u64 {
             completed.iter().map(|c| u64::from(part(&c.statistics))).sum()
         };
-        let (iterations, accepted, asked) =
-            (sum(|s| s.iterations), sum(|s| s.accepted_tokens), sum(|s| s.asked_tokens));
+        let iterations = sum(|s| s.iterations);
+        let accepted = sum(|s| s.accepted_tokens);
+        let requested = sum(|s| s.asked_tokens);
         let output_tokens = completed.iter().map(|c| c.output_tokens()).sum();
         let seconds = wall.as_secs_f64();
         Self {
@@ -110,7 +111,7 @@ impl Level {
             itl_ms: summary(completed.iter().flat_map(|c| c.itl())),
             e2e_latency_ms: summary(completed.iter().map(|c| c.latency)),
             block_efficiency: ratio(accepted as f64, iterations as f64).map(|accepted| 1.0 + accepted),
-            acceptance_rate: ratio(accepted as f64, asked as f64),
+            acceptance_rate: ratio(accepted as f64, requested as f64),
             failovers: sum(|s| s.failovers),
             undrafted_iterations: sum(|s| s.undrafted_iterations),
             ms_per_token: TimeSplit::of(&completed, output_tokens),
@@ -169,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    fn answered(tokens: u32, statistics: v1::Statistics) -> Outcome {
+    fn outcome(tokens: u32, statistics: v1::Statistics) -> Outcome {
         let ms = Duration::from_millis;
         let chunks = vec![(ms(10), 1), (ms(30), tokens - 1)];
         Outcome::Completed(Completed { prompt_tokens: 5, chunks, latency: ms(40), statistics })
@@ -177,11 +178,11 @@ mod tests {
 
     fn level(outcomes: &[Outcome]) -> Level {
         let wall = Duration::from_secs(2);
-        Level::new("mmtad".into(), Load::Concurrency(1), outcomes, wall, Fullness::default())
+        Level::new("mmtad".into(), Load::Concurrency(1), outcomes, wall, ServerLoad::default())
     }
 
     #[test]
-    fn figures_are_of_the_completed_requests_and_errors_of_the_others() {
+    fn figures_cover_completed_requests_and_errors_the_failed_ones() {
         let statistics = |accepted_tokens, draft_ms| v1::Statistics {
             iterations: 4,
             accepted_tokens,
@@ -193,9 +194,9 @@ mod tests {
         };
         let refused = |message: &str| Outcome::Failed(Status::resource_exhausted(message).into());
         let level = level(&[
-            answered(11, statistics(8, 30.0)),
+            outcome(11, statistics(8, 30.0)),
             refused("first"),
-            answered(9, statistics(4, 10.0)),
+            outcome(9, statistics(4, 10.0)),
             refused("second"),
             Outcome::Failed(Status::internal("broken").into()),
         ]);
@@ -210,12 +211,13 @@ mod tests {
         assert_eq!(level.ms_per_token.draft, 2.0);
         assert_eq!(level.ttft_ms.unwrap().p99, 10.0);
         assert_eq!(level.e2e_latency_ms.unwrap().samples, 2);
-        let (fast, slow) = (20.0 / 10.0, 20.0 / 8.0);
+        let fast = 20.0 / 10.0;
+        let slow = 20.0 / 8.0;
         assert_eq!(level.tpot_ms.map(|s| (s.min, s.max)), Some((fast, slow)));
     }
 
     #[test]
-    fn nothing_completed_is_no_division_by_zero() {
+    fn a_level_without_completed_requests_has_no_figures() {
         let level = level(&[Outcome::Failed(Status::unavailable("gone").into())]);
         assert_eq!((level.block_efficiency, level.acceptance_rate), (None, None));
         assert_eq!((level.ttft_ms, level.output_token_throughput_per_s), (None, 0.0));

@@ -1,35 +1,35 @@
-//! How many tokens: a distribution, as given on the command line.
+//! Distributions of lengths in tokens, as given on the command line.
 
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Of prompts or answers, in tokens; at least 1.
+/// A distribution of the lengths of prompts or answers, in tokens. A length is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Lengths {
-    /// Always as many.
+    /// Always the same length.
     Fixed(u32),
-    /// Each of these is as likely, the ends included.
+    /// Every length from `low` to `high` is equally likely, both included.
     Uniform { low: u32, high: u32 },
-    /// Rounded, and cut off where a length is impossible.
+    /// Normally distributed, rounded, and limited to possible lengths.
     Normal { mean: f64, deviation: f64 },
 }
 
-/// What prompts consist of.
+/// Where prompts come from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum PromptTokens {
-    /// The questions of the prompts' file.
+    /// The prompts of a file.
     Dataset,
-    /// As many tokens drawn from the vocabulary.
+    /// Random tokens of the vocabulary.
     Random(Lengths),
 }
 
 impl Lengths {
-    /// What a text must have room for: the longest, or of the normal distribution, which has none, the mean.
+    /// The room that a length requires: the maximum, or the mean of a normal distribution, which has no maximum.
     pub(super) fn needed(self) -> u32 {
         match self {
             Self::Fixed(tokens) => tokens,
@@ -38,21 +38,18 @@ impl Lengths {
         }
     }
 
-    /// A length of 1 to `most`.
-    pub(super) fn draw(self, rng: &mut ChaCha8Rng, most: u32) -> u32 {
+    /// Draws a length from 1 to `max`.
+    pub(super) fn draw(self, rng: &mut ChaCha8Rng, max: u32) -> u32 {
         let tokens = match self {
             Self::Fixed(tokens) => tokens,
-            Self::Uniform { low, high } => {
-                let lengths = u64::from(high - low) + 1;
-                low + (rng.next_u64() % lengths) as u32
-            }
+            Self::Uniform { low, high } => rng.random_range(low..=high),
             Self::Normal { mean, deviation } => {
                 let z: f64 = StandardNormal.sample(rng);
-                // Saturates at both ends.
+                // The conversion saturates at both ends.
                 (mean + deviation * z).round() as u32
             }
         };
-        tokens.clamp(1, most.max(1))
+        tokens.clamp(1, max.max(1))
     }
 }
 
@@ -62,7 +59,8 @@ impl FromStr for Lengths {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         if let Some(range) = text.strip_prefix("uniform:") {
             let (low, high) = range.split_once("..").context("write uniform:LO..HI, e.g. uniform:16..128")?;
-            let (low, high) = (tokens(low)?, tokens(high)?);
+            let low = tokens(low)?;
+            let high = tokens(high)?;
             ensure!(
                 low <= high,
                 "{low} is above {high}: write the smaller number first, uniform:{high}..{low}"
@@ -91,14 +89,14 @@ impl Lengths {
 
 fn tokens(text: &str) -> anyhow::Result<u32> {
     match text.trim().parse() {
-        Ok(0) => bail!("0 tokens: it must be at least 1"),
+        Ok(0) => bail!("the length is 0 tokens: it must be at least 1"),
         Ok(tokens) => Ok(tokens),
-        Err(_) => bail!("{text:?} is no number of tokens: write N, uniform:LO..HI or normal:MEAN,SD"),
+        Err(_) => bail!("{text:?} is not a number of tokens: write N, uniform:LO..HI or normal:MEAN,SD"),
     }
 }
 
 fn number(text: &str) -> anyhow::Result<f64> {
-    text.trim().parse().with_context(|| format!("{text:?} is no number: write normal:MEAN,SD"))
+    text.trim().parse().with_context(|| format!("{text:?} is not a valid number: write normal:MEAN,SD"))
 }
 
 impl fmt::Display for Lengths {
@@ -130,7 +128,7 @@ impl fmt::Display for PromptTokens {
 
 #[cfg(test)]
 mod tests {
-    use rand_chacha::rand_core::SeedableRng;
+    use rand::SeedableRng;
 
     use super::*;
 
@@ -139,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn distributions_are_read_as_written() {
+    fn distributions_are_parsed_and_displayed() {
         assert_eq!(lengths("64"), Lengths::Fixed(64));
         assert_eq!(lengths("uniform:8..32"), Lengths::Uniform { low: 8, high: 32 });
         assert_eq!(lengths("normal:100,12.5"), Lengths::Normal { mean: 100.0, deviation: 12.5 });
@@ -151,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_what_to_write() {
+    fn invalid_distributions_are_rejected_with_the_correct_syntax() {
         for (text, said) in [
             ("0", "at least 1"),
-            ("-3", "no number of tokens"),
+            ("-3", "not a number of tokens"),
             ("many", "uniform:LO..HI"),
             ("uniform:8", "uniform:LO..HI"),
             ("uniform:0..8", "at least 1"),
@@ -171,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_of_the_distribution_and_within_what_is_possible() {
+    fn draws_follow_the_distribution_within_the_possible_lengths() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut draw = |text: &str, most: u32| -> Vec<u32> {
-            (0..4000).map(|_| lengths(text).draw(&mut rng, most)).collect()
+        let mut draw = |text: &str, max: u32| -> Vec<u32> {
+            (0..4000).map(|_| lengths(text).draw(&mut rng, max)).collect()
         };
         let mean = |drawn: &[u32]| drawn.iter().sum::<u32>() as f64 / drawn.len() as f64;
 
@@ -187,7 +185,7 @@ mod tests {
         let within = normal.iter().filter(|n| (40..=60).contains(*n)).count();
         assert!((2600..3000).contains(&within), "{within} of 4000 within one standard deviation");
 
-        // Half of a normal distribution around 1 lies below it.
+        // Half of a normal distribution is below its mean.
         assert!(draw("normal:1,50", 9).iter().all(|n| (1..=9).contains(n)));
         assert!(draw("64", 9).iter().all(|&n| n == 9));
     }

@@ -1,4 +1,4 @@
-//! Closed and open loops.
+//! Closed and open loops of requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,24 +7,24 @@ use std::time::Duration;
 use tandem_proto::v1;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::args::Limit;
-use super::progress::LevelBar;
+use super::level_bar::LevelBar;
 use super::request::{Failure, NOT_SENT, Outcome, send};
 use super::workload::{Arrivals, Workload};
 use crate::client::Client;
 
-/// Requests in flight on one connection: well below the streams that a server allows on one.
+/// Requests in flight per connection: well below the number of streams that a server allows.
 pub(super) const STREAMS: usize = 128;
 
-/// How long a place of a closed loop rests after a failure: refusals are answered at once, and would else become the load.
+/// Pause of a closed loop after a failure. Refusals take no time, so without a pause they would become the load.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// Sends the requests of one level.
 #[derive(Clone)]
 pub(super) struct Sender {
-    /// A connection per [`STREAMS`] requests.
+    /// One connection per [`STREAMS`] concurrent requests.
     pub(super) clients: Arc<[Client]>,
     pub(super) workload: Arc<Workload>,
     pub(super) decoding: v1::DecodingParams,
@@ -33,17 +33,17 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Request `number`, as the `place`-th of those that run; latencies count from `arrived`, or else from now.
-    async fn send(&self, number: u64, place: usize, arrived: Option<Instant>) -> Outcome {
+    /// Sends request `number` on the connection of `slot`. Latencies count from `arrived`, or else from now.
+    async fn send(&self, number: u64, slot: usize, arrived: Option<Instant>) -> Outcome {
         let request = self.workload.request(number, &self.decoding);
-        let client = self.clients[place / STREAMS % self.clients.len()].clone();
+        let client = self.clients[slot / STREAMS % self.clients.len()].clone();
         let outcome = send(client, request, arrived.unwrap_or_else(Instant::now), self.timeout).await;
-        self.bar.finished(matches!(outcome, Outcome::Completed(_)));
+        self.bar.count(matches!(outcome, Outcome::Completed(_)));
         outcome
     }
 }
 
-/// `concurrency` requests at once until the limit, numbered from `first`.
+/// Keeps `concurrency` requests running until the limit. Requests are numbered from `first`.
 pub(super) async fn closed(
     sender: &Sender,
     concurrency: usize,
@@ -52,34 +52,40 @@ pub(super) async fn closed(
 ) -> anyhow::Result<Vec<Outcome>> {
     let next = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
-    // Aborted when this is dropped, which an interruption does.
-    let mut places = JoinSet::new();
-    for place in 0..concurrency {
-        let (sender, next) = (sender.clone(), next.clone());
-        places.spawn(async move {
+    // Dropping the set, as an interruption does, aborts the tasks.
+    let mut slots = JoinSet::new();
+    for slot in 0..concurrency {
+        let sender = sender.clone();
+        let next = next.clone();
+        slots.spawn(async move {
             let mut outcomes = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if !limit.allows(number, start.elapsed()) {
                     return outcomes;
                 }
-                let outcome = sender.send(first + number, place, None).await;
+                let outcome = sender.send(first + number, slot, None).await;
                 let failed = matches!(outcome, Outcome::Failed(_));
                 outcomes.push(outcome);
                 if failed {
-                    sleep_until(Instant::now() + AFTER_FAILURE).await;
+                    #[allow(
+                        clippy::disallowed_methods,
+                        reason = "a fixed pause: there is no event to await"
+                    )]
+                    sleep(AFTER_FAILURE).await;
                 }
             }
         });
     }
     let mut outcomes = Vec::new();
-    while let Some(place) = places.join_next().await {
-        outcomes.extend(place?);
+    while let Some(finished) = slots.join_next().await {
+        outcomes.extend(finished?);
     }
     Ok(outcomes)
 }
 
-/// A request at each arrival until the limit, whatever still runs, but at most `max_in_flight` at once.
+/// Sends a request at each arrival until the limit, whether or not earlier ones have ended, but never more than
+/// `max_in_flight` at once.
 pub(super) async fn open(
     sender: &Sender,
     arrivals: Arrivals,
@@ -99,15 +105,15 @@ pub(super) async fn open(
             outcomes.push(finished?);
         }
         let Ok(permit) = free.clone().try_acquire_owned() else {
-            sender.bar.finished(false);
+            sender.bar.count(false);
             outcomes.push(Outcome::Failed(not_sent(max_in_flight)));
             continue;
         };
         let sender = sender.clone();
         running.spawn(async move {
-            // By number, so that connections share alike whatever is in flight.
-            let place = usize::try_from(number).unwrap_or_default();
-            let outcome = sender.send(number, place, Some(start + at)).await;
+            // Slots follow the numbers, so that all connections get the same share of the requests.
+            let slot = usize::try_from(number).unwrap_or_default();
+            let outcome = sender.send(number, slot, Some(start + at)).await;
             drop(permit);
             outcome
         });

@@ -1,4 +1,4 @@
-//! What is shown of a run.
+//! The results on the terminal.
 
 use super::args::Load;
 use super::figures::Level;
@@ -6,16 +6,16 @@ use super::report::Report;
 use super::summary::Summary;
 use crate::output::{BAD, DIM, table};
 
-/// All levels: the main figures, how they relate, where the time goes, and what failed.
+/// Shows all levels: the main figures, how they compare, how the time divides, and the errors.
 pub(super) fn show(report: &Report) {
     let levels = &report.levels;
     if levels.is_empty() {
         return;
     }
     anstream::println!("{}", main_figures(levels));
-    let relations = [scaling(levels), against_first_method(levels)].concat();
-    if !relations.is_empty() {
-        anstream::println!("\n{}", relations.join("\n"));
+    let comparisons = [scaling(levels), compare_with_first_method(levels)].concat();
+    if !comparisons.is_empty() {
+        anstream::println!("\n{}", comparisons.join("\n"));
     }
     anstream::println!("\nwhere the time goes, ms per token\n\n{}", time(levels));
     for level in levels {
@@ -100,37 +100,43 @@ fn time(levels: &[Level]) -> comfy_table::Table {
     rows
 }
 
-/// Per method, the tokens per second of each level over those of the first.
+/// Per method, the tokens per second of each level relative to the first level.
 fn scaling(levels: &[Level]) -> Vec<String> {
     let mut lines = Vec::new();
     for first in levels.iter().filter(|level| level.load == levels[0].load) {
         let others = levels.iter().filter(|level| level.method == first.method && level.load != first.load);
-        let others: Vec<String> = others.map(|level| faster(level, first)).collect();
+        let others: Vec<String> = others.map(|level| speedup(level, first)).collect();
         if !others.is_empty() {
-            lines.push(format!("tok/s of {} against {}: {}", first.method, first.load, others.join(", ")));
+            lines.push(format!(
+                "tok/s of {} relative to {}: {}",
+                first.method,
+                first.load,
+                others.join(", ")
+            ));
         }
     }
     lines
 }
 
-/// Per method but the first, the tokens per second of each level over those of the first method there.
-fn against_first_method(levels: &[Level]) -> Vec<String> {
+/// Per method except the first, the tokens per second of each level relative to the first method at that level.
+fn compare_with_first_method(levels: &[Level]) -> Vec<String> {
     let mut lines = Vec::new();
     let is_first = |level: &&Level| level.method == levels[0].method;
     for method in levels.iter().filter(|level| level.load == levels[0].load).skip(1).map(|l| &l.method) {
         let pairs = levels.iter().filter(|level| level.method == *method).filter_map(|level| {
             let first = levels.iter().filter(is_first).find(|first| first.load == level.load)?;
-            Some(faster(level, first))
+            Some(speedup(level, first))
         });
         let pairs: Vec<String> = pairs.collect();
-        lines.push(format!("tok/s of {method} against {}: {}", levels[0].method, pairs.join(", ")));
+        lines.push(format!("tok/s of {method} relative to {}: {}", levels[0].method, pairs.join(", ")));
     }
     lines
 }
 
-fn faster(level: &Level, than: &Level) -> String {
-    let (this, base) = (level.output_token_throughput_per_s, than.output_token_throughput_per_s);
-    let ratio = if base > 0.0 { format!("{:.2}×", this / base) } else { none() };
+fn speedup(level: &Level, base: &Level) -> String {
+    let base = base.output_token_throughput_per_s;
+    let ratio =
+        if base > 0.0 { format!("{:.2}×", level.output_token_throughput_per_s / base) } else { none() };
     format!("{ratio} at {}", level.load)
 }
 
@@ -141,7 +147,7 @@ fn number(load: Load) -> String {
     }
 }
 
-/// Milliseconds, to about three digits.
+/// "p50 / p99" in milliseconds, with about three digits.
 fn percentiles(summary: Option<&Summary>) -> String {
     let ms = |ms: f64| if ms < 100.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
     summary.map_or_else(none, |s| format!("{} / {}", ms(s.p50), ms(s.p99)))

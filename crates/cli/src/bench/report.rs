@@ -1,4 +1,4 @@
-//! What is written with `--json`.
+//! The report that `--json` writes.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use tandem_proto::v1;
 use super::args::{Args, Limit};
 use super::figures::Level;
 
-/// Of the format: raised when a field changes its meaning.
+/// Version of the format, incremented when a field changes its meaning.
 const SCHEMA_VERSION: u32 = 1;
 
 /// Everything about a run.
@@ -19,14 +19,14 @@ pub(super) struct Report {
     schema_version: u32,
     tandem_version: &'static str,
     created: String,
-    /// Absent if the services ran in the same process.
+    /// URL of the orchestrator; absent if the services ran in the same process.
     endpoint: Option<String>,
     pub(super) target_model: String,
     pub(super) draft_model: String,
     vocab_size: u32,
     context_length: u32,
     configuration: Configuration,
-    /// False if it was interrupted: levels are missing then.
+    /// False if the run was interrupted, in which case levels are missing.
     pub(super) complete: bool,
     pub(super) levels: Vec<Level>,
 }
@@ -55,7 +55,7 @@ struct Configuration {
 }
 
 impl Report {
-    /// Without levels yet.
+    /// A report without levels.
     pub(super) fn new(args: &Args, models: v1::GetStatusResponse) -> anyhow::Result<Self> {
         Ok(Self {
             schema_version: SCHEMA_VERSION,
@@ -72,7 +72,7 @@ impl Report {
         })
     }
 
-    /// To `path`, or to standard output if that is "-".
+    /// Writes to `path`, or to standard output if `path` is "-".
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let json = serde_json::to_string_pretty(self)?;
         if path.as_os_str() == "-" {
@@ -85,7 +85,8 @@ impl Report {
 
 impl Configuration {
     fn new(args: &Args) -> anyhow::Result<Self> {
-        let (sampling, decoding) = (args.sampling()?, &args.decoding);
+        let sampling = args.sampling()?;
+        let decoding = &args.decoding;
         let (requests, duration) = match args.limit() {
             Limit::Requests(requests) => (Some(requests), None),
             Limit::Duration(duration) => (None, Some(duration)),

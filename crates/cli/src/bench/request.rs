@@ -1,40 +1,40 @@
-//! One request, and what its client saw of it.
+//! One request, and what its client observes.
 
 use std::time::Duration;
 
-use tandem_proto::v1;
 use tandem_proto::v1::generate_response::Event;
+use tandem_proto::{code_name, v1};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Status};
 
 use crate::client::Client;
 
-/// What became of a request.
+/// How a request ended.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     Completed(Completed),
     Failed(Failure),
 }
 
-/// A request that came to its end. Times are since it arrived.
+/// A request that was completed. Times count from its arrival.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Completed {
     pub(super) prompt_tokens: u32,
-    /// When tokens came, and how many.
+    /// Time and number of tokens of each chunk.
     pub(super) chunks: Vec<(Duration, u32)>,
     pub(super) latency: Duration,
     pub(super) statistics: v1::Statistics,
 }
 
-/// A request that did not.
+/// A request that was not completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// gRPC's name of the code, or [`NOT_SENT`].
+    /// Name of the gRPC code, or [`NOT_SENT`].
     pub(super) code: String,
     pub(super) message: String,
 }
 
-/// In the place of a code: the request never left.
+/// Used instead of a gRPC code for a request that was not sent.
 pub(super) const NOT_SENT: &str = "NOT_SENT";
 
 impl From<Status> for Failure {
@@ -43,19 +43,7 @@ impl From<Status> for Failure {
     }
 }
 
-/// As the documentation of gRPC writes it: `RESOURCE_EXHAUSTED`.
-pub(super) fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
-}
-
-/// Sends `request`, which arrived at `arrived`, and reads to its end.
+/// Sends `request`, which arrived at `arrived`, and reads the response to its end.
 pub(super) async fn send(
     mut client: Client,
     request: v1::GenerateRequest,
@@ -69,10 +57,10 @@ pub(super) async fn send(
             request.set_timeout(timeout);
             let deadline = Instant::now() + timeout;
             let received = timeout_at(deadline, receive(&mut client, request, arrived)).await;
-            match received.unwrap_or_else(|_| Err(expired())) {
-                // The transport's own clock for the deadline, which says it with another code.
+            match received.unwrap_or_else(|_| Err(timed_out())) {
+                // The transport measures the timeout too, but reports it with another code.
                 Err(status) if status.code() == Code::Cancelled && Instant::now() >= deadline => {
-                    Err(expired())
+                    Err(timed_out())
                 }
                 received => received,
             }
@@ -81,8 +69,8 @@ pub(super) async fn send(
     received.map_or_else(|status| Outcome::Failed(status.into()), Outcome::Completed)
 }
 
-fn expired() -> Status {
-    Status::deadline_exceeded("the deadline of --timeout passed before the text was finished")
+fn timed_out() -> Status {
+    Status::deadline_exceeded("the request did not finish within --timeout")
 }
 
 async fn receive(
@@ -91,22 +79,22 @@ async fn receive(
     arrived: Instant,
 ) -> Result<Completed, Status> {
     let mut events = client.generate(request).await?.into_inner();
-    let mut seen = Completed::default();
+    let mut completed = Completed::default();
     while let Some(response) = events.message().await? {
         match response.event {
-            Some(Event::Started(started)) => seen.prompt_tokens = started.prompt_tokens,
+            Some(Event::Started(started)) => completed.prompt_tokens = started.prompt_tokens,
             Some(Event::Chunk(chunk)) if !chunk.token_ids.is_empty() => {
-                seen.chunks.push((arrived.elapsed(), chunk.token_ids.len() as u32));
+                completed.chunks.push((arrived.elapsed(), chunk.token_ids.len() as u32));
             }
             Some(Event::Chunk(_)) | None => {}
             Some(Event::Finished(finished)) => {
-                seen.latency = arrived.elapsed();
-                seen.statistics = finished.statistics.unwrap_or_default();
-                return Ok(seen);
+                completed.latency = arrived.elapsed();
+                completed.statistics = finished.statistics.unwrap_or_default();
+                return Ok(completed);
             }
         }
     }
-    Err(Status::unavailable("the orchestrator ended the stream without finishing the text"))
+    Err(Status::unavailable("the orchestrator ended the stream before the generation was finished"))
 }
 
 impl Completed {
@@ -119,14 +107,15 @@ impl Completed {
         self.chunks.first().map(|&(at, _)| at)
     }
 
-    /// Time per output token behind the first chunk; `None` if there is none.
+    /// Time per output token after the first chunk; `None` if there is no such token.
     pub(super) fn tpot(&self) -> Option<Duration> {
-        let (&(first, tokens), &(last, _)) = (self.chunks.first()?, self.chunks.last()?);
-        let behind = self.output_tokens() - u64::from(tokens);
-        (behind > 0).then(|| (last - first).div_f64(behind as f64))
+        let &(first, first_tokens) = self.chunks.first()?;
+        let &(last, _) = self.chunks.last()?;
+        let later_tokens = self.output_tokens() - u64::from(first_tokens);
+        (later_tokens > 0).then(|| (last - first).div_f64(later_tokens as f64))
     }
 
-    /// Inter-token latency of each chunk behind the first one: the gap before it over its tokens.
+    /// Inter-token latency of each chunk after the first: the time since the previous chunk divided by its tokens.
     pub(super) fn itl(&self) -> impl Iterator<Item = Duration> {
         self.chunks.windows(2).map(|pair| (pair[1].0 - pair[0].0) / pair[1].1)
     }
@@ -142,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn times_per_token_leave_the_first_chunk_out() {
+    fn times_per_token_exclude_the_first_chunk() {
         let ms = Duration::from_millis;
         let request = completed(&[(30, 3), (40, 2), (70, 1), (90, 2)]);
         assert_eq!((request.output_tokens(), request.ttft()), (8, Some(ms(30))));
@@ -154,8 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn codes_have_their_names() {
-        let names = [Code::ResourceExhausted, Code::Unavailable, Code::DeadlineExceeded].map(code_name);
+    fn failures_have_the_name_of_their_code() {
+        let codes = [Code::ResourceExhausted, Code::Unavailable, Code::DeadlineExceeded];
+        let names = codes.map(|code| Failure::from(Status::new(code, "")).code);
         assert_eq!(names, ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"]);
     }
 }

@@ -1,10 +1,12 @@
-//! What is asked, and when. All of it is a function of the seed: request `n` is the same at every level and for every method.
+//! The requests and their arrival times.
+//!
+//! Everything is a function of the seed: request `n` is the same at every level and for every method.
 
 use std::time::Duration;
 
 use anyhow::ensure;
+use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, Exp1};
 use tandem_proto::v1;
 use tandem_proto::v1::generate_request::Input;
@@ -12,7 +14,7 @@ use tandem_proto::v1::generate_request::Input;
 use super::args::Args;
 use super::lengths::{Lengths, PromptTokens};
 
-/// Makes requests.
+/// Creates requests.
 #[derive(Clone, Debug)]
 pub(super) struct Workload {
     prompts: Prompts,
@@ -24,18 +26,22 @@ pub(super) struct Workload {
 
 #[derive(Clone, Debug)]
 enum Prompts {
-    Texts(Vec<String>),
-    Random { lengths: Lengths, vocab_size: u32 },
+    /// Used in turn.
+    Given(Vec<String>),
+    Random {
+        lengths: Lengths,
+        vocab_size: u32,
+    },
 }
 
-/// Streams of the generator below: request `n` has the `n`-th, and none comes as far as this.
-const ARRIVALS: u64 = u64::MAX;
+/// The random stream of the arrivals. Request `n` uses stream `n`, and no request has a number this high.
+const ARRIVAL_STREAM: u64 = u64::MAX;
 
 impl Workload {
-    /// Requests that these models can answer.
+    /// A workload that fits into the context of `models`.
     pub(super) fn new(
         args: &Args,
-        texts: Vec<String>,
+        prompts: Vec<String>,
         models: &v1::GetStatusResponse,
     ) -> anyhow::Result<Self> {
         let context = models.context_length;
@@ -47,17 +53,20 @@ impl Workload {
                     "--output-tokens {} leaves no room for a prompt: the models have a context of {context} tokens",
                     args.output_tokens
                 );
-                Prompts::Texts(texts)
+                Prompts::Given(prompts)
             }
             PromptTokens::Random(lengths) => {
                 let needed = lengths.needed().saturating_add(output);
                 ensure!(
                     needed <= context,
                     "--prompt-tokens {lengths} and --output-tokens {} need {needed} tokens, but the models have a \
-                     context of {context}: ask for fewer",
+                     context of {context}: request fewer",
                     args.output_tokens
                 );
-                ensure!(models.vocab_size > 0, "the orchestrator names no vocabulary to draw prompts from");
+                ensure!(
+                    models.vocab_size > 0,
+                    "the orchestrator does not report a vocabulary to draw prompts from"
+                );
                 Prompts::Random { lengths, vocab_size: models.vocab_size }
             }
         };
@@ -71,18 +80,19 @@ impl Workload {
         })
     }
 
-    /// Request `number`. Texts take turns; all else is drawn.
+    /// Request `number`. Given prompts are used in turn; everything else is drawn.
     pub(super) fn request(&self, number: u64, decoding: &v1::DecodingParams) -> v1::GenerateRequest {
         let mut rng = stream(self.seed, number);
-        let most = self.context_length.saturating_sub(1);
+        let max = self.context_length.saturating_sub(1);
         let (input, room) = match &self.prompts {
-            // How many tokens these have is not known here: the orchestrator shortens an answer that has no room.
-            Prompts::Texts(texts) => {
-                (Input::Prompt(texts[(number % texts.len() as u64) as usize].clone()), most)
+            // Their numbers of tokens are not known here: the orchestrator shortens an answer without enough room.
+            Prompts::Given(prompts) => {
+                let turn = (number % prompts.len() as u64) as usize;
+                (Input::Prompt(prompts[turn].clone()), max)
             }
             Prompts::Random { lengths, vocab_size } => {
-                let tokens = lengths.draw(&mut rng, most);
-                let ids = (0..tokens).map(|_| (rng.next_u64() % u64::from(*vocab_size)) as u32).collect();
+                let tokens = lengths.draw(&mut rng, max);
+                let ids = (0..tokens).map(|_| rng.random_range(0..*vocab_size)).collect();
                 (Input::Tokens(v1::TokenIds { ids }), self.context_length - tokens)
             }
         };
@@ -99,9 +109,9 @@ impl Workload {
         }
     }
 
-    /// When the requests of an open loop arrive.
+    /// Arrival times of the requests of an open loop.
     pub(super) fn arrivals(&self, rate_per_s: f64) -> Arrivals {
-        Arrivals { rng: stream(self.seed, ARRIVALS), rate_per_s, at_s: 0.0 }
+        Arrivals { rng: stream(self.seed, ARRIVAL_STREAM), rate_per_s, at_s: 0.0 }
     }
 }
 
@@ -111,7 +121,7 @@ fn stream(seed: u64, number: u64) -> ChaCha8Rng {
     rng
 }
 
-/// A Poisson process: gaps are independent and exponential. Gives the time since the start of each arrival.
+/// The arrival times of a Poisson process, since the start: gaps are independent and exponentially distributed.
 #[derive(Clone, Debug)]
 pub(super) struct Arrivals {
     rng: ChaCha8Rng,
@@ -145,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn gaps_have_the_mean_of_the_rate_and_spread_as_exponential_ones() {
-        let arrivals = workload(Prompts::Texts(vec![]), 3).arrivals(50.0);
+    fn gaps_between_arrivals_are_exponentially_distributed() {
+        let arrivals = workload(Prompts::Given(vec![]), 3).arrivals(50.0);
         let times: Vec<f64> = arrivals.take(20_000).map(|at| at.as_secs_f64()).collect();
         let gaps: Vec<f64> =
             std::iter::once(&0.0).chain(&times).zip(&times).map(|(before, at)| at - before).collect();
@@ -177,10 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn texts_take_turns_and_long_prompts_leave_room_for_a_token() {
-        let texts = workload(Prompts::Texts(vec!["a".into(), "b".into()]), 0);
-        let asked = [0, 1, 2].map(|n| request(&texts, n).input.unwrap());
-        assert_eq!(asked, ["a", "b", "a"].map(|text| Input::Prompt(text.into())));
+    fn given_prompts_are_used_in_turn_and_long_ones_leave_room_for_a_token() {
+        let given = workload(Prompts::Given(vec!["a".into(), "b".into()]), 0);
+        let inputs = [0, 1, 2].map(|n| request(&given, n).input.unwrap());
+        assert_eq!(inputs, ["a", "b", "a"].map(|prompt| Input::Prompt(prompt.into())));
         let long =
             Prompts::Random { lengths: Lengths::Normal { mean: 90.0, deviation: 50.0 }, vocab_size: 7 };
         let long = workload(long, 0);

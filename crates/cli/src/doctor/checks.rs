@@ -1,13 +1,13 @@
-//! Is what the device computes right?
+//! Checks that the device computes correct results.
 
 use anyhow::Context;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{Backend, Decoder, DeviceChoice, Pass, Segment};
 
-use super::Patient;
+use super::subject::Subject;
 
-/// A check and what it found.
+/// A check and its result.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Check {
     pub(super) name: String,
@@ -15,8 +15,8 @@ pub(super) struct Check {
     pub(super) finding: String,
 }
 
-/// Largest |difference| of logits, over the largest |logit|, that rounding explains, by dtype of the arithmetic. In front of quantised
-/// weights activations are rounded to 8 bits.
+/// The largest |difference| of logits, relative to the largest |logit|, that rounding can cause with the dtype of
+/// the arithmetic. With quantised weights, activations are rounded to 8 bits.
 fn tolerance(model: &Decoder, device: DeviceChoice) -> f32 {
     match (device, model.spec().dtype.as_str()) {
         (DeviceChoice::Cpu, "f32" | "f16" | "bf16") | (_, "f32") => 1e-4,
@@ -25,73 +25,90 @@ fn tolerance(model: &Decoder, device: DeviceChoice) -> f32 {
     }
 }
 
-/// The vocabularies of a pair with tokenizers.
+/// Compares the vocabularies of the pair; `None` if a model has no tokenizer.
 pub(super) fn tokenizers_agree(target: &Decoder, draft: &Decoder) -> Option<Check> {
-    let (target, draft) = (target.spec().vocabulary.as_ref()?, draft.spec().vocabulary.as_ref()?);
-    let passed = target.hash == draft.hash;
-    let short = |hash: &str| hash.chars().take(12).collect::<String>();
+    let target = &target.spec().vocabulary.as_ref()?.hash;
+    let draft = &draft.spec().vocabulary.as_ref()?.hash;
+    let passed = target == draft;
     let finding = if passed {
-        format!("sha256 {}…", short(&target.hash))
+        format!("sha256 {target:.12}…")
     } else {
-        format!(
-            "target {}…, draft {}…: use a draft of the target's family",
-            short(&target.hash),
-            short(&draft.hash)
-        )
+        format!("target {target:.12}…, draft {draft:.12}…: use a draft of the target's family")
     };
     Some(Check { name: "tokenizers agree".into(), passed, finding })
 }
 
 /// The checks of one model.
-pub(super) fn examine(patient: &Patient) -> anyhow::Result<Vec<Check>> {
-    let spec = patient.model.spec();
-    let mut checks = vec![Check {
-        name: format!("{} loads", patient.role),
-        passed: true,
-        finding: format!(
-            "{}: {:.2} M parameters, {} on {}, context {}{}",
-            patient.name,
-            spec.parameters as f64 / 1e6,
-            spec.dtype.as_str(),
-            patient.device,
-            spec.context_length,
-            if patient.has_real_weights() { "" } else { ", random weights" }
-        ),
-    }];
-    let tolerance = tolerance(&patient.model, patient.device);
+pub(super) fn check_model(subject: &Subject) -> anyhow::Result<Vec<Check>> {
+    let spec = subject.model.spec();
     let (prompt, tree) = sample(spec.vocab_size, spec.context_length)?;
-    let together = tree_pass(&patient.model, &prompt, &tree)?;
-    let mut worst = 0f32;
-    for node in 0..tree.len() {
-        let path = tree.path(node).into_iter().map(|n| tree.tokens()[n]);
-        let ids: Vec<TokenId> = prompt.iter().copied().chain(path).collect();
-        worst = worst.max(difference(&together[1 + node], &last_logits(&patient.model, ids)?));
-    }
-    checks.push(Check {
-        name: format!("{}: tree pass = path by path", patient.role),
-        passed: worst <= tolerance,
-        finding: match worst {
-            0.0 => format!("{} nodes, equal to the last bit", tree.len()),
-            _ => format!(
-                "{} nodes, off by {worst:.1e} of the largest logit (allowed {tolerance:.0e})",
-                tree.len()
-            ),
-        },
-    });
-    // Random weights differ at every load.
-    if patient.has_real_weights() {
-        let expected = last_logits(&patient.reference()?, prompt.clone())?;
-        let worst = difference(&together[0], &expected);
-        checks.push(Check {
-            name: format!("{}: {} = plain candle on the CPU", patient.role, patient.device),
-            passed: worst <= tolerance,
-            finding: format!("off by {worst:.1e} of the largest logit (allowed {tolerance:.0e})"),
-        });
+    let logits = tree_pass(&subject.model, &prompt, &tree)?;
+    let mut checks = vec![loads(subject), tree_equals_paths(subject, &prompt, &tree, &logits)?];
+    // Random weights differ every time the model is loaded.
+    if subject.has_real_weights() {
+        checks.push(equals_reference(subject, prompt, &logits[0])?);
     }
     Ok(checks)
 }
 
-/// A prompt, and a tree of three levels of four nodes that branches unevenly.
+fn loads(subject: &Subject) -> Check {
+    let spec = subject.model.spec();
+    Check {
+        name: format!("{} loads", subject.role),
+        passed: true,
+        finding: format!(
+            "{}: {:.2} M parameters, {} on {}, context {}{}",
+            subject.name,
+            spec.parameters as f64 / 1e6,
+            spec.dtype.as_str(),
+            subject.device,
+            spec.context_length,
+            if subject.has_real_weights() { "" } else { ", random weights" }
+        ),
+    }
+}
+
+/// Compares the logits of the tree pass, root first, with those of a causal pass over each path.
+fn tree_equals_paths(
+    subject: &Subject,
+    prompt: &[TokenId],
+    tree: &TokenTree,
+    logits: &[Vec<f32>],
+) -> anyhow::Result<Check> {
+    let mut worst = 0f32;
+    for node in 0..tree.len() {
+        let path = tree.path(node).into_iter().map(|n| tree.tokens()[n]);
+        let ids: Vec<TokenId> = prompt.iter().copied().chain(path).collect();
+        worst = worst.max(difference(&logits[1 + node], &last_logits(&subject.model, ids)?));
+    }
+    let tolerance = tolerance(&subject.model, subject.device);
+    Ok(Check {
+        name: format!("{}: tree pass = path by path", subject.role),
+        passed: worst <= tolerance,
+        finding: match worst {
+            0.0 => format!("{} nodes, equal to the last bit", tree.len()),
+            _ => format!("{} nodes, {}", tree.len(), deviation(worst, tolerance)),
+        },
+    })
+}
+
+/// Compares the logits after `prompt` with those of candle's kernels on the CPU.
+fn equals_reference(subject: &Subject, prompt: Vec<TokenId>, logits: &[f32]) -> anyhow::Result<Check> {
+    let expected = last_logits(&subject.reference()?, prompt)?;
+    let worst = difference(logits, &expected);
+    let tolerance = tolerance(&subject.model, subject.device);
+    Ok(Check {
+        name: format!("{}: {} = plain candle on the CPU", subject.role, subject.device),
+        passed: worst <= tolerance,
+        finding: deviation(worst, tolerance),
+    })
+}
+
+fn deviation(worst: f32, tolerance: f32) -> String {
+    format!("off by {worst:.1e} of the largest logit (allowed {tolerance:.0e})")
+}
+
+/// A prompt, and an unevenly branching tree of three levels with four nodes each.
 fn sample(vocab: usize, context: usize) -> anyhow::Result<(Vec<TokenId>, TokenTree)> {
     let token = |i: usize| TokenId((i * 7919 % vocab) as u32);
     let prompt = (0..64.min(context / 2)).map(token).collect();
@@ -115,7 +132,7 @@ fn last_logits(model: &Decoder, ids: Vec<TokenId>) -> anyhow::Result<Vec<f32>> {
     rows.into_iter().next().context("a pass returned no logits")
 }
 
-/// Logits of the root and of every node.
+/// The logits of the root and of every node.
 fn tree_pass(model: &Decoder, prompt: &[TokenId], tree: &TokenTree) -> anyhow::Result<Vec<Vec<f32>>> {
     let chain = prompt.len();
     let positions = (0..chain).chain((0..tree.len()).map(|n| chain - 1 + tree.depth(n)));
@@ -129,7 +146,7 @@ fn tree_pass(model: &Decoder, prompt: &[TokenId], tree: &TokenTree) -> anyhow::R
     run(model, &pass)
 }
 
-/// Largest |difference| over the largest |expected|; infinite for NaN.
+/// The largest |difference| relative to the largest |expected|; infinite for NaN.
 fn difference(ours: &[f32], expected: &[f32]) -> f32 {
     let largest = expected.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
     let worst = ours.iter().zip(expected).map(|(a, b)| (a - b).abs());

@@ -1,17 +1,19 @@
-//! What does a pass cost?
+//! Measures what a forward pass costs.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{Backend, Decoder, Keep, Pass, Segment};
+use tandem_eval::quantile;
 
-use super::Patient;
+use super::subject::Subject;
 use crate::output::table;
+use crate::progress;
 
-/// One row; roots with a chain; roots with trees of 4 × 2, 4 × 4 and 8 × 4.
+/// Rows per pass: a root alone; with a chain of 1 and 4 nodes; with trees of 4 × 2, 4 × 4 and 8 × 4 nodes.
 const ROWS: [usize; 6] = [1, 2, 5, 9, 17, 33];
 
 /// The timing table of one model.
@@ -29,68 +31,87 @@ pub(super) struct Timing {
 struct Row {
     rows: usize,
     median_ms: f64,
-    /// Of a pass over one row.
+    /// Time relative to a pass over one row.
     ratio: f64,
-    /// Weight bytes over the time: what the memory would have to deliver.
+    /// Weight bytes divided by the time: the memory bandwidth that the pass requires.
     gigabytes_per_second: f64,
-    /// candle's own kernels, if asked for.
+    /// Time with candle's own kernels, if requested.
     stock_ms: Option<f64>,
 }
 
-/// A model and a cache behind which its passes are timed.
+/// A model with a filled cache on which its passes are timed.
 struct Bench<'a> {
     model: &'a Decoder,
     cache: <Decoder as Backend>::Cache,
     prefix: usize,
 }
 
-/// Times passes over different numbers of rows, in turn, so that a machine that drifts drifts for all of them.
+/// Times passes over different numbers of rows.
+///
+/// The numbers alternate, so that a change of the machine's speed affects all of them alike.
 pub(super) fn time(
-    patient: &Patient,
+    subject: &Subject,
     prefix: usize,
     repeats: usize,
     stock: bool,
-    progress: bool,
+    show_progress: bool,
 ) -> anyhow::Result<Timing> {
-    let spec = patient.model.spec();
+    let spec = subject.model.spec();
     let prefix = prefix.min(spec.context_length.saturating_sub(ROWS[ROWS.len() - 1] + 1));
-    let stock_model = if stock { Some(patient.reference()?) } else { None };
-    let mut benches = vec![Bench::new(&patient.model, prefix)?];
+    let stock_model = if stock { Some(subject.reference()?) } else { None };
+    let mut benches = vec![Bench::new(&subject.model, prefix)?];
     if let Some(model) = &stock_model {
         benches.push(Bench::new(model, prefix)?);
     }
-    let bar = if progress { ProgressBar::new(repeats as u64) } else { ProgressBar::hidden() };
-    let mut samples = vec![vec![Vec::with_capacity(repeats); ROWS.len()]; benches.len()];
+    let medians = medians_ms(&mut benches, repeats, show_progress)?;
+    let ours = medians[0];
+    let stock = medians.get(1);
+    let row = |i: usize| Row {
+        rows: ROWS[i],
+        median_ms: ours[i],
+        ratio: ours[i] / ours[0],
+        gigabytes_per_second: spec.weight_bytes as f64 / ours[i] / 1e6,
+        stock_ms: stock.map(|stock| stock[i]),
+    };
+    Ok(Timing {
+        model: subject.name.clone(),
+        role: subject.role,
+        dtype: spec.dtype.clone(),
+        device: subject.device.to_string(),
+        weight_bytes: spec.weight_bytes,
+        rows: (0..ROWS.len()).map(row).collect(),
+    })
+}
+
+/// `[bench, ROWS]`: median time of a pass, in milliseconds.
+fn medians_ms(
+    benches: &mut [Bench<'_>],
+    repeats: usize,
+    show_progress: bool,
+) -> anyhow::Result<Vec<[f64; ROWS.len()]>> {
+    let bar = if show_progress {
+        progress::bar(repeats as u64, "{wide_bar} {pos}/{len}")
+    } else {
+        ProgressBar::hidden()
+    };
+    let mut samples = vec![[const { Vec::new() }; ROWS.len()]; benches.len()];
+    // The first round warms up.
     for repeat in 0..=repeats {
         for (bench, samples) in benches.iter_mut().zip(&mut samples) {
             for (&rows, samples) in ROWS.iter().zip(samples) {
-                let time = bench.pass(rows)?;
-                // The first round warms up.
+                let ms = bench.pass_ms(rows)?;
                 if repeat > 0 {
-                    samples.push(time);
+                    samples.push(ms);
                 }
             }
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let medians: Vec<Vec<f64>> =
-        samples.iter_mut().map(|s| s.iter_mut().map(|s| median_ms(s)).collect()).collect();
-    let rows = ROWS.iter().enumerate().map(|(i, &rows)| Row {
-        rows,
-        median_ms: medians[0][i],
-        ratio: medians[0][i] / medians[0][0],
-        gigabytes_per_second: spec.weight_bytes as f64 / medians[0][i] / 1e6,
-        stock_ms: medians.get(1).map(|m| m[i]),
-    });
-    Ok(Timing {
-        model: patient.name.clone(),
-        role: patient.role,
-        dtype: spec.dtype.clone(),
-        device: patient.device.to_string(),
-        weight_bytes: spec.weight_bytes,
-        rows: rows.collect(),
-    })
+    let medians = |samples: [Vec<f64>; ROWS.len()]| {
+        samples.map(|mut samples| quantile(&mut samples, 0.5).unwrap_or(0.0))
+    };
+    Ok(samples.into_iter().map(medians).collect())
 }
 
 impl<'a> Bench<'a> {
@@ -105,8 +126,8 @@ impl<'a> Bench<'a> {
         Ok(bench)
     }
 
-    /// A root and `rows - 1` nodes in beams of up to eight.
-    fn pass(&mut self, rows: usize) -> anyhow::Result<Duration> {
+    /// Time of a pass over a root and `rows - 1` nodes in beams of up to eight, in milliseconds.
+    fn pass_ms(&mut self, rows: usize) -> anyhow::Result<f64> {
         let width = if rows > 17 { 8 } else { 4 };
         let tokens = (0..rows - 1).map(|i| TokenId((i % self.model.spec().vocab_size) as u32)).collect();
         let parents = (0..rows - 1).map(|i: usize| i.checked_sub(width)).collect();
@@ -120,22 +141,17 @@ impl<'a> Bench<'a> {
             mask: AncestorMask::chain_then_tree(1, &tree),
             logits: (0..rows).collect(),
         };
-        let begun = Instant::now();
+        let start = Instant::now();
         let logits = self.model.forward(&mut [Segment { cache: &mut self.cache, pass: &pass }])?;
-        let time = begun.elapsed();
+        let ms = start.elapsed().as_secs_f64() * 1e3;
         drop(logits);
         self.model.keep(&mut self.cache, &Keep { prefix: self.prefix, rows: Vec::new() })?;
-        Ok(time)
+        Ok(ms)
     }
 }
 
-fn median_ms(samples: &mut [Duration]) -> f64 {
-    samples.sort_unstable();
-    samples.get(samples.len() / 2).map_or(0.0, |d| d.as_secs_f64() * 1e3)
-}
-
 impl Timing {
-    /// For people.
+    /// The table for the terminal.
     pub(super) fn table(&self) -> Table {
         let title = format!(
             "{} ({}, {:.1} MB {})",

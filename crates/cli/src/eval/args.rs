@@ -3,58 +3,64 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::RangedU64ValueParser;
 use tandem_decoding::{Expansion, Method, Reference};
 use tandem_eval::gate::Tolerances;
 use tandem_eval::{DatasetKind, Grid};
-use tandem_serving::LogArgs;
+use tandem_serving::args::LogArgs;
 
 use crate::client::AccessArgs;
-use crate::local::PairArgs;
+use crate::pair::PairArgs;
 
 /// Flags of `tandem eval`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// What to ask: text-to-sql (bundled), spider, humaneval, mt-bench or prompts
+    /// Dataset: text-to-sql (bundled), spider, humaneval, mt-bench or prompts
     #[arg(long, default_value_t = DatasetKind::TextToSql)]
     pub dataset: DatasetKind,
 
-    /// The dataset's file; for spider its directory with dev.json, tables.json and database/
+    /// File of the dataset; for spider its directory with dev.json, tables.json and database/
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
 
-    /// Ask the first N items
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    /// Use the first N items
+    #[arg(
+        long,
+        default_value_t = 50,
+        value_name = "N",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..)
+    )]
     pub prompts: usize,
 
-    /// Ask each of them with seeds 0 to N-1
+    /// Run each item with the seeds 0 to N-1
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub seeds: u64,
 
-    /// Most tokens per answer [default: by the dataset]
+    /// Maximum number of tokens per answer [default: depends on the dataset]
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<u32>,
 
-    /// Go on behind the end of an answer, to the most tokens; the answer is still judged
+    /// Continue past the end of an answer up to the maximum number of tokens; the answer is still judged
     #[arg(long)]
     pub run_on: bool,
 
-    /// What to run.
+    /// Methods and settings to run.
     #[command(flatten)]
     pub grid: GridArgs,
 
-    /// Directory of the report; an evaluation that was interrupted is taken up again there
+    /// Directory of the report; an interrupted evaluation is resumed from it
     #[arg(long, default_value = "eval-report", value_name = "DIR")]
     pub out: PathBuf,
 
-    /// Items whose generations can be replayed step by step in the page
+    /// Number of items whose generations can be replayed step by step in the HTML page
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub replays: usize,
 
-    /// Compare with this report.json; exit with 3 if something got worse
+    /// Compare with this report.json; the exit code is 3 if a measure got worse
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
 
-    /// How much worse is not worse yet, e.g. speedup=0.2,score=0.01
+    /// How much worse a measure may be in the comparison, e.g. speedup=0.2,score=0.01
     #[arg(long, default_value = "", value_name = "NAME=VALUE,...", hide_default_value = true)]
     pub tolerance: Tolerances,
 
@@ -62,24 +68,30 @@ pub struct Args {
     #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
     pub endpoint: Option<String>,
 
-    /// What the endpoint asks for.
+    /// Credentials for the endpoint.
     #[command(flatten)]
     pub access: AccessArgs,
 
-    /// Which models.
+    /// Models and devices.
     #[command(flatten)]
     pub pair: PairArgs,
 
-    /// What is logged.
+    /// Logging.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
-/// Lists of values; all combinations are run, a method in those parameters that it reads.
+/// Lists of values. All combinations run; a method varies only in the parameters that it reads.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GridArgs {
-    /// Methods, of autoregressive, speculative, specinfer, mtad, mmtad, exact-match, mtjd [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "METHOD,...", default_values_t = Method::ALL, hide_default_value = true)]
+    /// Methods: autoregressive, speculative, specinfer, mtad, mmtad, exact-match, mtjd [default: all]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "METHOD,...",
+        default_values_t = Method::ALL,
+        hide_default_value = true
+    )]
     methods: Vec<Method>,
 
     /// Beams per depth, B
@@ -98,11 +110,11 @@ pub struct GridArgs {
     #[arg(long, value_delimiter = ',', default_value = "sampled", value_name = "BEAMS,...")]
     beams: Vec<Expansion>,
 
-    /// Which levels mmtad accepts by: best-beam, max
+    /// Reference of mmtad's acceptance: best-beam, max
     #[arg(long, value_delimiter = ',', default_value = "best-beam", value_name = "REF,...")]
     reference: Vec<Reference>,
 
-    /// Children per node of specinfer, by depth; may be given several times
+    /// Children per node of specinfer, by depth; can be repeated
     #[arg(long, default_value = "4,2,2", value_name = "N,...")]
     branching: Vec<Branching>,
 
@@ -110,11 +122,11 @@ pub struct GridArgs {
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "T,...")]
     temperature: Vec<f64>,
 
-    /// Keep the k most likely tokens; 0 is off
+    /// Sample from the k most likely tokens only; 0 is off
     #[arg(long, value_delimiter = ',', default_value = "10", value_name = "K,...")]
     top_k: Vec<usize>,
 
-    /// Keep the most likely tokens up to this mass; 0 and 1 are off
+    /// Sample from the most likely tokens up to this total probability only; 0 and 1 are off
     #[arg(long, value_delimiter = ',', default_value = "0.9", value_name = "P,...")]
     top_p: Vec<f64>,
 }

@@ -1,4 +1,4 @@
-//! What samples must have in common to be one evaluation.
+//! The conditions that all samples of one evaluation share.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 use tandem_eval::report::Machine;
 use tandem_eval::{Dataset, DatasetKind, Header};
 
-use super::Args;
-use super::run::Runner;
+use super::args::Args;
+use super::runner::Runner;
 
-/// The first line of the journal: other data, weights, devices or code make other samples.
+/// The first line of the journal. Samples from other data, weights, devices or code must not be mixed.
 pub(super) fn header(
     args: &Args,
     data: &Path,
@@ -36,14 +36,15 @@ pub(super) fn header(
     })
 }
 
-/// Of the file with the questions.
+/// Digest of the file with the questions.
 fn digest(kind: DatasetKind, data: &Path) -> anyhow::Result<String> {
     let file = if kind == DatasetKind::Spider { data.join("dev.json") } else { data.to_owned() };
     let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The model's name and, if it is a directory here, the sizes and times of its weights: hashing them would take too long.
+/// The name of the model and, if it is a local directory, the sizes and times of its weight files. Hashing them would
+/// take too long.
 fn weights(model: &str) -> String {
     let files = fs::read_dir(model).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> =
@@ -53,13 +54,13 @@ fn weights(model: &str) -> String {
     if stamps.is_empty() { model.to_owned() } else { format!("{model} ({})", stamps.join(", ")) }
 }
 
-/// Other code may be faster, or slower.
+/// Identifies the build of this program: another build may be faster or slower.
 fn build() -> String {
     let stamp = std::env::current_exe().map(|exe| stamp(&exe)).unwrap_or_default();
     format!("{} ({stamp})", env!("CARGO_PKG_VERSION"))
 }
 
-/// Size and time of the last change.
+/// Size of a file and time of its last change.
 fn stamp(file: &Path) -> String {
     let Ok(metadata) = fs::metadata(file) else { return "unknown".into() };
     let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

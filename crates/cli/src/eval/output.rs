@@ -1,4 +1,4 @@
-//! The files of a report, and what is shown of it.
+//! Writes the files of a report, and shows its main figures.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,8 @@ use tandem_eval::{Dataset, Sample, Verdict};
 
 use crate::output::{BAD, DIM, GOOD, table};
 
-/// Writes report.json, report.md, report.html and plots/ into `out`; for MT-Bench also the answers that its judge reads.
+/// Writes report.json, report.md, report.html and plots/ into `out`; for MT-Bench also
+/// the answers in the format of its judge.
 pub(super) fn write(
     out: &Path,
     report: &Report,
@@ -39,7 +40,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The answers of a cell's first seed, as the judge of MT-Bench reads them.
+/// The answers of a cell's first seed, in the format of MT-Bench's judge.
 fn mt_bench_answers(cell: &Cell, samples: &[Sample]) -> anyhow::Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
     let of_cell =
@@ -55,13 +56,13 @@ fn mt_bench_answers(cell: &Cell, samples: &[Sample]) -> anyhow::Result<String> {
     Ok(lines)
 }
 
-/// For file names.
+/// A label as part of a file name.
 fn slug(label: &str) -> String {
     let letters = label.replace('τ', "tau").replace('γ', "gamma");
     letters.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 
-/// The main figures on the terminal; all are in the files.
+/// Shows the main figures on the terminal; the files have all of them.
 pub(super) fn show(out: &Path, report: &Report) {
     let mut rows = table(&[
         "method",
@@ -91,7 +92,7 @@ pub(super) fn show(out: &Path, report: &Report) {
     }
     anstream::println!("{rows}");
     anstream::println!(
-        "\n{DIM}{} of {} samples; {}; confidence intervals of 95 %{}",
+        "\n{DIM}{} of {} samples; {}; 95 % confidence intervals{}",
         report.samples_done,
         report.samples_planned,
         report
@@ -104,8 +105,8 @@ pub(super) fn show(out: &Path, report: &Report) {
     anstream::println!("{DIM}{}{}", out.join("report.html").display(), DIM.render_reset());
 }
 
-/// Every measure that got worse, or one line that none did.
-pub(super) fn show_findings(findings: &[Finding]) -> bool {
+/// Shows every measure that got worse, or one line that none did.
+pub(super) fn show_findings(findings: &[Finding]) {
     let worse: Vec<&Finding> = findings.iter().filter(|f| f.regressed).collect();
     for finding in &worse {
         anstream::println!("{BAD}worse{} {finding}", BAD.render_reset());
@@ -117,5 +118,4 @@ pub(super) fn show_findings(findings: &[Finding]) -> bool {
             findings.len()
         );
     }
-    !worse.is_empty()
 }

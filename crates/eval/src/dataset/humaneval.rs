@@ -1,13 +1,15 @@
-//! HumanEval.
+//! HumanEval: Python functions that are completed from their signature and docstring.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Dataset, DatasetError, DatasetKind, Item, jsonl};
-use crate::Judge;
+use super::jsonl;
+use super::kind::DatasetKind;
+use super::types::{Dataset, DatasetError, Item};
+use crate::judge::Judge;
 
-/// Where the function that is asked for is over.
+/// Strings after which the requested function has ended.
 const STOP: [&str; 5] = ["\nclass ", "\ndef ", "\n#", "\nif ", "\nprint"];
 
 #[derive(Deserialize)]
@@ -18,11 +20,11 @@ struct Task {
     entry_point: String,
 }
 
-/// HumanEval's own JSONL file.
+/// Reads HumanEval's published JSONL file.
 pub fn humaneval(path: &Path) -> Result<Dataset, DatasetError> {
     jsonl::items(path, |_, task: Task| {
         if !is_identifier(&task.entry_point) {
-            return Err(format!("its entry_point {:?} is no name in Python", task.entry_point));
+            return Err(format!("its entry_point {:?} is not a valid Python name", task.entry_point));
         }
         Ok(Item {
             id: task.task_id,

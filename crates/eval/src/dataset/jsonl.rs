@@ -1,4 +1,4 @@
-//! One JSON object a line.
+//! Files with one JSON object per line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,28 +6,32 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::{DatasetError, Item, Items};
+use super::items::Items;
+use super::types::{DatasetError, Item};
 
-/// Bytes of a line. A longer one is no item, and need not fit into memory.
-const LONGEST_LINE: u64 = 16 << 20;
+/// Maximum size of a line. A longer line is skipped without being read into memory.
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
-/// Makes an item of each line, given its number from 1. A broken line costs only itself.
+/// Turns each line into an item; `make` receives the line's number, from 1, and its value.
+///
+/// An invalid line becomes a bad item and does not affect the others.
 pub(super) fn items<T: DeserializeOwned>(
     path: &Path,
     mut make: impl FnMut(usize, T) -> Result<Item, String>,
 ) -> Result<Items, DatasetError> {
     let unreadable = |source| DatasetError::Unreadable { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
-    let (mut items, mut line) = (Items::default(), Vec::new());
+    let mut items = Items::default();
+    let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let length = (&mut file).take(LONGEST_LINE + 1).read_until(b'\n', &mut line).map_err(unreadable)?;
+        let length = (&mut file).take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut line).map_err(unreadable)?;
         if length == 0 {
             break;
         }
-        let item = if line.len() as u64 > LONGEST_LINE && line.last() != Some(&b'\n') {
+        let item = if line.len() as u64 > MAX_LINE_BYTES && line.last() != Some(&b'\n') {
             skip_line(&mut file).map_err(unreadable)?;
-            Err(format!("it is longer than {LONGEST_LINE} bytes"))
+            Err(format!("it is longer than {MAX_LINE_BYTES} bytes"))
         } else if line.trim_ascii().is_empty() {
             continue;
         } else {

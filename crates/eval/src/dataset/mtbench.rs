@@ -1,12 +1,14 @@
-//! MT-Bench: questions in, and answers in the form that FastChat's judge reads.
+//! MT-Bench: reads the questions, and writes answers in the format of FastChat's judge.
 
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dataset, DatasetError, DatasetKind, Item, jsonl};
-use crate::Judge;
+use super::jsonl;
+use super::kind::DatasetKind;
+use super::types::{Dataset, DatasetError, Item};
+use crate::judge::Judge;
 
 #[derive(Deserialize)]
 struct Question {
@@ -14,28 +16,26 @@ struct Question {
     turns: Vec<String>,
 }
 
-/// MT-Bench's own JSONL file of questions.
+/// Reads MT-Bench's published JSONL file of questions.
 ///
-/// A conversation is plain text, for models without a chat template as well: turn `n` is "User:
-/// {question}\nAssistant:", with a line break before it if an answer precedes, and an answer ends before "\nUser:".
+/// A conversation is plain text, so that models without a chat template can answer too: turn `n` is
+/// "User: {question}\nAssistant:", after a line break if an answer precedes it. An answer ends before "\nUser:".
 pub fn mt_bench(path: &Path) -> Result<Dataset, DatasetError> {
     jsonl::items(path, |_, question: Question| {
         if question.turns.is_empty() {
             return Err("it has no turns".to_owned());
         }
-        let turns = (0..).zip(&question.turns);
-        Ok(Item {
-            id: format!("mt-{}", question.question_id),
-            turns: turns
-                .map(|(n, turn)| format!("{}User: {turn}\nAssistant:", if n > 0 { "\n" } else { "" }))
-                .collect(),
-            judge: Judge::None,
-        })
+        let mut turns = Vec::new();
+        for turn in question.turns {
+            let line_break = if turns.is_empty() { "" } else { "\n" };
+            turns.push(format!("{line_break}User: {turn}\nAssistant:"));
+        }
+        Ok(Item { id: format!("mt-{}", question.question_id), turns, judge: Judge::None })
     })?
     .into_dataset(path, DatasetKind::MtBench, &["\nUser:"], 512, None)
 }
 
-/// The number in an item's id.
+/// The number of the question in an item's id.
 pub fn question_id(item_id: &str) -> Option<u64> {
     item_id.strip_prefix("mt-")?.parse().ok()
 }

@@ -1,11 +1,13 @@
-//! Prompts of the user's own.
+//! The user's own prompts.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Dataset, DatasetError, DatasetKind, Item, jsonl};
-use crate::Judge;
+use super::jsonl;
+use super::kind::DatasetKind;
+use super::types::{Dataset, DatasetError, Item};
+use crate::judge::Judge;
 
 #[derive(Deserialize)]
 struct Prompt {
@@ -13,7 +15,7 @@ struct Prompt {
     id: Option<String>,
 }
 
-/// JSONL with `prompt` and, if wanted, `id`.
+/// Reads a JSONL file with a `prompt` and optionally an `id` per line.
 pub fn prompts(path: &Path) -> Result<Dataset, DatasetError> {
     jsonl::items(path, |number, line: Prompt| {
         if line.prompt.is_empty() {

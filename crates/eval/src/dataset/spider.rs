@@ -1,4 +1,4 @@
-//! Spider, in the layout in which it is published.
+//! Spider, in the layout of its publication.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -8,8 +8,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Dataset, DatasetError, DatasetKind, Item, Items, sql};
-use crate::Judge;
+use super::items::Items;
+use super::kind::DatasetKind;
+use super::sql;
+use super::types::{Dataset, DatasetError, Item};
+use crate::judge::Judge;
 use crate::judge::sqlite::Database;
 
 #[derive(Deserialize)]
@@ -23,18 +26,19 @@ struct Question {
 struct Schema {
     db_id: String,
     table_names_original: Vec<String>,
-    /// The table's index, -1 for "*", and the name.
+    /// The index of the table, -1 for "*", and the name of the column.
     column_names_original: Vec<(i64, String)>,
-    /// Pairs of columns.
+    /// Pairs of column indices.
     foreign_keys: Vec<(usize, usize)>,
 }
 
-/// A directory with `dev.json`, `tables.json` and `database/{db_id}/{db_id}.sqlite`. A database that is missing costs
-/// the judgement, not the item.
+/// Reads a directory with `dev.json`, `tables.json` and `database/{db_id}/{db_id}.sqlite`.
+///
+/// An item without its database can be generated, but not judged.
 pub fn spider(directory: &Path) -> Result<Dataset, DatasetError> {
     let schemas: HashMap<String, Schema> = read_array(&directory.join("tables.json"))?
         .into_iter()
-        // A broken one is as good as none: its questions say so.
+        // A question whose schema is invalid becomes a bad item.
         .filter_map(|schema| serde_json::from_value(schema).ok())
         .map(|schema: Schema| (schema.db_id.clone(), schema))
         .collect();
@@ -61,14 +65,14 @@ fn item(
     number: usize,
     Question { db_id, question, query }: Question,
 ) -> Result<Item, String> {
-    // It becomes part of a path, which must not leave the directory.
+    // The name becomes part of a path, which must stay inside the directory.
     if db_id.is_empty() || db_id.starts_with('.') || db_id.contains(['/', '\\', ':', '\0']) {
-        return Err(format!("its db_id {db_id:?} is no name of a database"));
+        return Err(format!("its db_id {db_id:?} is not a valid database name"));
     }
     let schema =
-        schemas.get(&db_id).ok_or_else(|| format!("tables.json has no usable entry for {db_id:?}"))?;
+        schemas.get(&db_id).ok_or_else(|| format!("tables.json has no valid entry for {db_id:?}"))?;
     let schema = describe(schema)
-        .ok_or_else(|| format!("a foreign key of {db_id:?} in tables.json points to no column"))?;
+        .ok_or_else(|| format!("a foreign key of {db_id:?} in tables.json refers to a missing column"))?;
     let database = directory.join("database").join(&db_id).join(format!("{db_id}.sqlite"));
     Ok(Item {
         id: format!("spider-{number:04}"),
@@ -77,7 +81,8 @@ fn item(
     })
 }
 
-/// In the form of the bundled set, which has no line for foreign keys where there are none.
+/// The schema as the prompts of the bundled dataset describe it; without foreign keys their line is omitted.
+/// `None` if a foreign key refers to a missing column.
 fn describe(schema: &Schema) -> Option<String> {
     let mut text = "Schema:\n".to_owned();
     for (index, table) in (0..).zip(&schema.table_names_original) {
@@ -85,15 +90,19 @@ fn describe(schema: &Schema) -> Option<String> {
         let columns: String = columns.map(|(_, name)| format!(",{name}")).collect();
         let _ = writeln!(text, "Table {table}, columns = [*{columns}]");
     }
-    let column = |index: usize| {
-        let (table, name) = schema.column_names_original.get(index)?;
-        let table = schema.table_names_original.get(usize::try_from(*table).ok()?)?;
-        Some(format!("{table}.{name}"))
-    };
-    let keys = schema.foreign_keys.iter().map(|&(a, b)| Some(format!("{} = {}", column(a)?, column(b)?)));
-    let keys = keys.collect::<Option<Vec<_>>>()?;
+    let mut keys = Vec::new();
+    for &(a, b) in &schema.foreign_keys {
+        keys.push(format!("{} = {}", qualified_column(schema, a)?, qualified_column(schema, b)?));
+    }
     if !keys.is_empty() {
         let _ = writeln!(text, "Foreign_keys = [{}]", keys.join(", "));
     }
     Some(text)
+}
+
+/// "table.column".
+fn qualified_column(schema: &Schema, index: usize) -> Option<String> {
+    let (table, name) = schema.column_names_original.get(index)?;
+    let table = schema.table_names_original.get(usize::try_from(*table).ok()?)?;
+    Some(format!("{table}.{name}"))
 }

@@ -1,12 +1,14 @@
-//! The bundled text-to-SQL set.
+//! The bundled text-to-SQL dataset.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Dataset, DatasetError, DatasetKind, Item, jsonl};
-use crate::Judge;
+use super::jsonl;
+use super::kind::DatasetKind;
+use super::types::{Dataset, DatasetError, Item};
+use crate::judge::Judge;
 use crate::judge::sqlite::{Database, Table};
 
 pub(super) const STOP: [&str; 1] = [";"];
@@ -20,7 +22,8 @@ struct Line {
     db: BTreeMap<String, Table>,
 }
 
-/// JSONL with `schema`, `pairs` of question and SQL, of which the first is asked, and `db`, the tables with their rows.
+/// Reads a JSONL file. A line has a `schema`, `pairs` of question and SQL, and `db`, the tables with their rows.
+/// The item is the first pair.
 pub fn text_to_sql(path: &Path) -> Result<Dataset, DatasetError> {
     jsonl::items(path, |number, line: Line| {
         let (question, gold) = line.pairs.into_iter().next().ok_or("it has no question")?;
@@ -35,7 +38,7 @@ pub fn text_to_sql(path: &Path) -> Result<Dataset, DatasetError> {
     .into_dataset(path, DatasetKind::TextToSql, &STOP, MAX_NEW_TOKENS, Some(METRIC))
 }
 
-/// `schema` ends its last line.
+/// The prompt of a question; the last line of `schema` must end with a line break.
 pub(super) fn prompt(schema: &str, question: &str) -> String {
     format!("{schema}Question: {question}\nSQL:")
 }

@@ -1,32 +1,42 @@
-//! Numbers as people read them. What is not finite reads "n/a": a measurement that failed must not look like one that did not.
+//! Formats numbers and facts for human readers.
+//!
+//! A number that is not finite becomes "n/a", so that a failed measurement cannot be mistaken for a real one.
 
-use crate::report::{Estimate, Report};
+use super::schema::{DatasetReport, Estimate, Machine, Report};
 
 const MISSING: &str = "n/a";
 
 /// About three significant digits.
 pub(super) fn number(x: f64) -> String {
-    if x.is_finite() { like(x)(x) } else { MISSING.into() }
+    if x.is_finite() { with_decimals(x, suitable_decimals(x)) } else { MISSING.into() }
 }
 
-/// Shows numbers with the decimals that suit `x`.
-fn like(x: f64) -> impl Fn(f64) -> String {
-    let decimals = match x.abs() {
+/// The decimals that show about three significant digits of `x`; `None` if that requires an exponent.
+fn suitable_decimals(x: f64) -> Option<usize> {
+    match x.abs() {
         a if a >= 99.95 => Some(0),
         a if a >= 9.995 => Some(1),
         a if a >= 0.9995 || a == 0.0 => Some(2),
         a if a >= 0.0005 => Some(3),
         _ => None,
-    };
-    move |x| decimals.map_or_else(|| format!("{x:.1e}"), |d| format!("{x:.d$}"))
+    }
+}
+
+fn with_decimals(x: f64, decimals: Option<usize>) -> String {
+    match decimals {
+        Some(decimals) => format!("{x:.decimals$}"),
+        None => format!("{x:.1e}"),
+    }
 }
 
 /// "3.21 [3.10, 3.33]".
 pub(super) fn estimate(e: Option<&Estimate>) -> String {
-    interval(e, like(e.map_or(0.0, |e| e.value)))
+    // All three numbers get the decimals of the value.
+    let decimals = suitable_decimals(e.map_or(0.0, |e| e.value));
+    interval(e, |x| with_decimals(x, decimals))
 }
 
-/// "1.226 [1.217, 1.236]": a perplexity, or a ratio of two, which near 1 differ in their third decimal.
+/// "1.226 [1.217, 1.236]": a perplexity or a ratio of two. Near 1 they differ only in the third decimal.
 pub(super) fn perplexity(e: Option<&Estimate>) -> String {
     if e.is_some_and(|e| e.value.abs() < 2.0) { interval(e, near_one) } else { estimate(e) }
 }
@@ -46,7 +56,7 @@ pub(super) fn percent(e: Option<&Estimate>) -> String {
     interval(e, |x| format!("{:.1}", 100.0 * x)).replacen(" [", " % [", 1)
 }
 
-/// "+1.2 [-0.5, +2.9]": a difference of shares, in points.
+/// "+1.2 [-0.5, +2.9]": a difference of shares, in percentage points.
 pub(super) fn points(e: Option<&Estimate>) -> String {
     // Adding 0 turns −0 into 0.
     interval(e, |x| format!("{:+.1}", (1000.0 * x).round() / 10.0 + 0.0))
@@ -57,7 +67,7 @@ pub(super) fn share(x: f64) -> String {
     if x.is_finite() { format!("{:.1} %", 100.0 * x) } else { MISSING.into() }
 }
 
-/// [`number`], where there is one.
+/// [`number`] of a value that may be missing.
 pub(super) fn optional(x: Option<f64>) -> String {
     x.map_or_else(|| MISSING.into(), number)
 }
@@ -72,45 +82,57 @@ fn interval(e: Option<&Estimate>, each: impl Fn(f64) -> String) -> String {
     }
 }
 
-/// Warns of an unfinished evaluation.
+/// The warning of a report on an unfinished evaluation.
 pub(super) fn incomplete(report: &Report) -> Option<String> {
-    let (done, planned) = (report.samples_done, report.samples_planned);
+    let done = report.samples_done;
+    let planned = report.samples_planned;
     (done < planned).then(|| {
-        format!("Incomplete: {done} of {planned} samples were made. All figures are of those, and cells may cover different items.")
+        format!(
+            "Incomplete: {done} of {planned} samples were completed. All figures are based on these samples, \
+             and cells may cover different items."
+        )
     })
 }
 
-/// What was run, where: a name and its value.
+/// Names and values of what was run, and where.
 pub(super) fn facts(report: &Report) -> Vec<(&'static str, String)> {
-    let (data, machine) = (&report.dataset, &report.machine);
-    let seeds = report.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    let judged =
-        data.metric.as_ref().map_or_else(|| "answers are not judged".into(), |m| format!("judged by {m}"));
-    let ends = match &data.stop[..] {
-        _ if data.run_on => "running on behind their end".into(),
-        [] => "without stop strings".into(),
-        stop => format!("ended by {stop:?}"),
-    };
+    let seeds: Vec<String> = report.seeds.iter().map(u64::to_string).collect();
     vec![
-        ("Dataset", format!("{}, {}, {judged}", data.name, count(data.items, "item"))),
+        ("Dataset", dataset(&report.dataset)),
         ("Target model", report.target_model.clone()),
         ("Draft model", report.draft_model.clone()),
-        ("Samples", format!("{} of {}, seeds {seeds}", report.samples_done, report.samples_planned)),
-        ("Answers", format!("at most {} tokens, {ends}", data.max_new_tokens)),
         (
-            "Machine",
-            format!(
-                "{}, {}, {}, models on {}",
-                machine.cpu,
-                count(machine.cores, "core"),
-                machine.os,
-                machine.device
-            ),
+            "Samples",
+            format!("{} of {}, seeds {}", report.samples_done, report.samples_planned, seeds.join(", ")),
         ),
-        ("Energy", machine.energy.clone()),
+        ("Answers", answers(&report.dataset)),
+        ("Machine", machine(&report.machine)),
+        ("Energy", report.machine.energy.clone()),
         ("Tandem", format!("{}, {}", report.tandem_version, report.created)),
         ("Command", report.command.clone()),
     ]
+}
+
+fn dataset(dataset: &DatasetReport) -> String {
+    let judged = match &dataset.metric {
+        Some(metric) => format!("judged by {metric}"),
+        None => "answers are not judged".to_owned(),
+    };
+    format!("{}, {}, {judged}", dataset.name, count(dataset.items, "item"))
+}
+
+fn answers(dataset: &DatasetReport) -> String {
+    let end = match &dataset.stop[..] {
+        _ if dataset.run_on => "not ended by stop strings or end-of-sequence tokens".to_owned(),
+        [] => "without stop strings".to_owned(),
+        stop => format!("ended by {stop:?}"),
+    };
+    format!("at most {} tokens, {end}", dataset.max_new_tokens)
+}
+
+fn machine(machine: &Machine) -> String {
+    let cores = count(machine.cores, "core");
+    format!("{}, {cores}, {}, models on {}", machine.cpu, machine.os, machine.device)
 }
 
 /// "1 item", "2 items".

@@ -1,18 +1,18 @@
-//! The report as one page that needs nothing else.
+//! The report as a self-contained HTML page.
 
 use serde_json::to_string;
 use thiserror::Error;
 
 use super::format::{facts, incomplete};
 use super::plots::{PlotError, plots};
+use super::schema::Report;
 use super::tables::{Field, Table, all};
-use crate::report::Report;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page could not be written.
+/// The page could not be created.
 #[derive(Debug, Error)]
-#[allow(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the messages describe the variants")]
 pub enum HtmlError {
     #[error(transparent)]
     Plot(#[from] PlotError),
@@ -20,44 +20,50 @@ pub enum HtmlError {
     Replays(#[from] serde_json::Error),
 }
 
-/// A self-contained page: tables that sort, the plots, and the generations to step through.
+/// A self-contained page: sortable tables, the plots, and the generations to step through.
 pub fn html(report: &Report) -> Result<String, HtmlError> {
-    let fill = |name: &str| -> Result<String, HtmlError> {
-        Ok(match name {
-            "dataset" => escape(&report.dataset.name),
-            "warning" => incomplete(report)
-                .map_or_else(String::new, |w| format!("<p class=warning>{}</p>", escape(&w))),
-            "facts" => {
-                let fact =
-                    |(name, value): (&str, String)| format!("<dt>{name}</dt><dd>{}</dd>", escape(&value));
-                facts(report).into_iter().map(fact).collect()
-            }
-            "results" => all(report).iter().take(1).map(table).collect(),
-            "tables" => all(report).iter().skip(1).map(table).collect(),
-            "plots" => match plots(report)? {
-                plots if plots.is_empty() => String::new(),
-                plots => {
-                    let figures: String = plots.iter().map(|(file, svg)| figure(file, svg)).collect();
-                    format!("<section aria-labelledby=plots><h2 id=plots>Plots</h2>\n{figures}</section>\n")
-                }
-            },
-            // Inside a script element only "<" can begin anything that ends it.
-            "replays" => to_string(&report.replays)?.replace('<', "\\u003c"),
-            "style" => include_str!("page.css").into(),
-            "script" => include_str!("page.js").into(),
-            // A part of the page itself.
-            other => format!("<!--@{other}-->"),
-        })
-    };
-    // What is filled in is not searched for further parts: data cannot pull in any.
-    let mut parts = PAGE.split("<!--@");
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (name, rest) = part.split_once("-->").unwrap_or((part, ""));
-        out += &fill(name)?;
-        out += rest;
+    // Text that is filled in is not searched for further placeholders, so data cannot pull in other parts.
+    let mut pieces = PAGE.split("<!--@");
+    let mut page = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let (placeholder, rest) = piece.split_once("-->").unwrap_or((piece, ""));
+        page += &fill(placeholder, report)?;
+        page += rest;
     }
-    Ok(out)
+    Ok(page)
+}
+
+/// The content of a placeholder.
+fn fill(placeholder: &str, report: &Report) -> Result<String, HtmlError> {
+    Ok(match placeholder {
+        "dataset" => escape(&report.dataset.name),
+        "warning" => match incomplete(report) {
+            Some(warning) => format!("<p class=warning>{}</p>", escape(&warning)),
+            None => String::new(),
+        },
+        "facts" => facts(report).into_iter().map(fact).collect(),
+        "results" => all(report).iter().take(1).map(table).collect(),
+        "tables" => all(report).iter().skip(1).map(table).collect(),
+        "plots" => plot_section(&plots(report)?),
+        // Inside a script element only "<" can begin the end of the element.
+        "replays" => to_string(&report.replays)?.replace('<', "\\u003c"),
+        "style" => include_str!("page.css").into(),
+        "script" => include_str!("page.js").into(),
+        // Not a placeholder: keep the text of the page.
+        other => format!("<!--@{other}-->"),
+    })
+}
+
+fn fact((name, value): (&'static str, String)) -> String {
+    format!("<dt>{name}</dt><dd>{}</dd>", escape(&value))
+}
+
+fn plot_section(plots: &[(String, String)]) -> String {
+    if plots.is_empty() {
+        return String::new();
+    }
+    let figures: String = plots.iter().map(|(file, svg)| figure(file, svg)).collect();
+    format!("<section aria-labelledby=plots><h2 id=plots>Plots</h2>\n{figures}</section>\n")
 }
 
 fn table(table: &Table) -> String {
@@ -67,20 +73,7 @@ fn table(table: &Table) -> String {
     for row in &table.rows {
         rows += "<tr>";
         for (column, field) in row.iter().enumerate() {
-            let text = escape(field.text());
-            // An interval goes below its value, which keeps the table narrow.
-            let text = match text.split_once(" [") {
-                Some((value, rest)) if matches!(field, Field::Number(..)) => {
-                    format!("{value} <small>[{rest}</small>")
-                }
-                _ => text,
-            };
-            rows += &match field {
-                Field::Word(_) if column == 0 => format!("<th scope=row>{text}</th>"),
-                Field::Word(_) => format!("<td>{text}</td>"),
-                Field::Number(_, None) => format!("<td class=number>{text}</td>"),
-                Field::Number(_, Some(key)) => format!("<td class=number data-key=\"{key}\">{text}</td>"),
-            };
+            rows += &table_field(column, field);
         }
         rows += "</tr>\n";
     }
@@ -88,9 +81,30 @@ fn table(table: &Table) -> String {
     let id = title.to_lowercase().replace(' ', "-");
     format!(
         "<section aria-labelledby=\"{id}\"><h2 id=\"{id}\">{title}</h2>\n\
-         <div class=wide><table class=sortable aria-labelledby=\"{id}\"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n\
+         <div class=wide><table class=sortable aria-labelledby=\"{id}\"><thead><tr>{head}</tr></thead>\n\
+         <tbody>\n{rows}</tbody></table></div>\n\
          <ul class=about>{about}</ul></section>\n"
     )
+}
+
+fn table_field(column: usize, field: &Field) -> String {
+    let text = escape(field.text());
+    match field {
+        Field::Word(_) if column == 0 => format!("<th scope=row>{text}</th>"),
+        Field::Word(_) => format!("<td>{text}</td>"),
+        Field::Number(_, None) => format!("<td class=number>{}</td>", small_interval(text)),
+        Field::Number(_, Some(key)) => {
+            format!("<td class=number data-key=\"{key}\">{}</td>", small_interval(text))
+        }
+    }
+}
+
+/// Puts an interval below its value, which keeps the table narrow.
+fn small_interval(text: String) -> String {
+    match text.split_once(" [") {
+        Some((value, rest)) => format!("{value} <small>[{rest}</small>"),
+        None => text,
+    }
 }
 
 fn figure(file: &str, svg: &str) -> String {

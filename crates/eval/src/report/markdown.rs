@@ -1,11 +1,11 @@
 //! The report as Markdown.
 
 use super::format::{facts, incomplete};
-use super::plots::wanted;
+use super::plots::available;
+use super::schema::Report;
 use super::tables::{Field, Table, all};
-use crate::report::Report;
 
-/// The report for a reader or a repository. It refers to the plots as `plots/NAME.svg` beside it.
+/// The report as Markdown. It refers to the plots as `plots/NAME.svg`.
 pub fn markdown(report: &Report) -> String {
     let mut out = format!("# Evaluation on {}\n\n", inline(&report.dataset.name));
     if let Some(warning) = incomplete(report) {
@@ -15,10 +15,10 @@ pub fn markdown(report: &Report) -> String {
         let value = if name == "Command" { code(&value) } else { inline(&value) };
         out += &format!("- {name}: {value}\n");
     }
-    let mut plots = wanted(report);
+    let mut plots = available(report);
     for table in all(report) {
         section(&mut out, &table);
-        // The plots come behind the table that they show.
+        // The plots follow the table that they show.
         if table.title == "Results" {
             for plot in plots.drain(..) {
                 out += &format!("\n![{}](plots/{})\n", plot.title, plot.file);
@@ -51,7 +51,7 @@ fn section(out: &mut String, table: &Table) {
     *out += "\n";
 }
 
-/// Text that stays on its line, in its table cell, and is no HTML or Markdown.
+/// Escapes text so that it stays on its line and in its table cell, and is not read as HTML or Markdown.
 fn inline(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -66,7 +66,7 @@ fn inline(text: &str) -> String {
     out
 }
 
-/// A code span; its fence is longer than any run of backticks inside.
+/// A code span. Its fence is longer than any sequence of backticks in the text.
 fn code(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);

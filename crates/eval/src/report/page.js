@@ -2,7 +2,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
 
-  // Tables: a button in each column's head sorts by it. What has no value stays last.
+  // Tables: a button in each column header sorts by that column. Rows without a value stay last.
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
@@ -34,7 +34,7 @@
 
   const PAUSE = 900; // milliseconds between two iterations
   const [WIDTH, HEIGHT, GAP_X, GAP_Y] = [120, 56, 44, 12]; // of a node, and between nodes
-  // The first look is at a method with trees.
+  // Start with a method that proposes trees.
   const first = replays.find((replay) => replay.label.startsWith("mmtad")) ?? replays[0];
   const state = { replay: first, step: 0, timer: 0 };
   const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "": "∅" };
@@ -76,8 +76,8 @@
     pause();
     state.replay = offered[$("method").selectedIndex];
     const verdict = state.replay.verdict;
-    const told = { right: "✓ right", wrong: "✗ wrong", failed: "✗", not_judged: "not judged:", unjudged: "" };
-    const parts = [told[verdict.verdict], verdict.name, verdict.message && `– ${verdict.message}`];
+    const descriptions = { right: "✓ right", wrong: "✗ wrong", failed: "✗", not_judged: "not judged:", unjudged: "" };
+    const parts = [descriptions[verdict.verdict], verdict.name, verdict.message && `– ${verdict.message}`];
     $("verdict").textContent = parts.filter(Boolean).join(" ");
     $("prompt").textContent = state.replay.prompt;
     const count = state.replay.iterations.length;
@@ -112,7 +112,7 @@
 
   function showPlaying() {
     $("play").textContent = state.timer ? "Pause" : "Play";
-    // A reader is told of steps taken by hand, not of each one while playing.
+    // Screen readers announce manual steps, but not every step while playing.
     $("status").setAttribute("aria-live", state.timer ? "off" : "polite");
   }
 
@@ -134,80 +134,80 @@
       : "Nothing was generated.";
     const inside = $("tree").contains(document.activeElement);
     $("tree").replaceChildren(...(iteration ? [tree(iteration)] : []));
-    // Else the keys would end with the node that had the focus.
+    // Keep the focus in the tree, so that the keys keep working.
     if (inside) $("tree").querySelector("g")?.focus();
   }
 
-  // The token that the tree grows from: the last one of the iteration before.
+  // The root of the tree: the last token of the previous iteration.
   function root() {
     const before = state.replay.iterations[state.step - 1];
     if (!before) return { name: "prompt", about: "The end of the prompt." };
     const text = before.bonus ?? before.nodes[before.accepted.at(-1)]?.text ?? "";
-    return { name: short(text), about: `${quoted(text)}, the last token so far.` };
+    return { name: short(text), about: `${quoted(text)}, the last committed token.` };
   }
 
   function tree(iteration) {
     const accepted = new Set(iteration.accepted);
-    // Whole beams of the target's own (MTJD) have no bonus token, and nobody else judges them.
-    const asked = iteration.bonus !== null;
-    // Places: 0 is the root, 1.. the nodes, the last one the bonus, if there is one.
-    const places = [{ ...root(), kind: "accepted", children: [], depth: 0 }];
+    // MTJD commits whole beams of the target: there is no bonus token, and no second model scores them.
+    const scored = iteration.bonus !== null;
+    // Index 0 is the root, then come the nodes, then the bonus token if there is one.
+    const boxes = [{ ...root(), kind: "accepted", children: [], depth: 0 }];
     iteration.nodes.forEach((node, index) => {
       const parent = node.parent === null || node.parent === undefined ? 0 : node.parent + 1;
-      const depth = places[parent].depth + 1;
+      const depth = boxes[parent].depth + 1;
       const kind = accepted.has(index) ? "accepted" : "rejected";
       const both = typeof node.draft === "number" && typeof node.target === "number";
       const ratio = both ? `, P−Q ${number(node.target - node.draft)}` : "";
-      places[parent].children.push(places.length);
-      places.push({
+      boxes[parent].children.push(boxes.length);
+      boxes.push({
         kind, depth, parent, children: [], name: short(node.text),
-        lines: [`Q ${typeof node.draft === "number" ? number(node.draft) : "–"}`, `P ${asked ? number(node.target) : "–"}`],
-        about: `${quoted(node.text)}, depth ${depth}, ${kind}: Q ${typeof node.draft === "number" ? number(node.draft) : "unknown"}, P ${asked ? number(node.target) : "unknown"}${ratio}.`,
+        lines: [`Q ${typeof node.draft === "number" ? number(node.draft) : "–"}`, `P ${scored ? number(node.target) : "–"}`],
+        about: `${quoted(node.text)}, depth ${depth}, ${kind}: Q ${typeof node.draft === "number" ? number(node.draft) : "unknown"}, P ${scored ? number(node.target) : "unknown"}${ratio}.`,
       });
     });
-    if (!asked) return drawTree(places);
+    if (!scored) return drawTree(boxes);
     const parent = iteration.accepted.length ? iteration.accepted.at(-1) + 1 : 0;
-    places[parent].children.unshift(places.length);
-    places.push({
-      kind: "bonus", depth: places[parent].depth + 1, parent, children: [], name: short(iteration.bonus), lines: ["target"],
-      about: `${quoted(iteration.bonus)}, drawn from the target behind the accepted tokens.`,
+    boxes[parent].children.unshift(boxes.length);
+    boxes.push({
+      kind: "bonus", depth: boxes[parent].depth + 1, parent, children: [], name: short(iteration.bonus), lines: ["target"],
+      about: `${quoted(iteration.bonus)}, drawn from the target after the accepted tokens.`,
     });
-    return drawTree(places);
+    return drawTree(boxes);
   }
 
-  function drawTree(places) {
-    // Leaves take rows from the top; a parent stands in the middle of its children. Children come after parents.
+  function drawTree(boxes) {
+    // Leaves get rows from the top down; a parent is centred on its children. Children follow their parents.
     let rows = 0;
     const order = [0];
-    for (let i = 0; i < order.length; i++) order.splice(i + 1, 0, ...places[order[i]].children);
-    order.forEach((i) => { if (!places[i].children.length) places[i].row = rows++; });
+    for (let i = 0; i < order.length; i++) order.splice(i + 1, 0, ...boxes[order[i]].children);
+    order.forEach((i) => { if (!boxes[i].children.length) boxes[i].row = rows++; });
     order.reverse().forEach((i) => {
-      const { children } = places[i];
-      if (children.length) places[i].row = (places[children[0]].row + places[children.at(-1)].row) / 2;
+      const { children } = boxes[i];
+      if (children.length) boxes[i].row = (boxes[children[0]].row + boxes[children.at(-1)].row) / 2;
     });
-    const x = (place) => 4 + place.depth * (WIDTH + GAP_X);
-    const y = (place) => 4 + place.row * (HEIGHT + GAP_Y);
-    const depth = Math.max(...places.map((place) => place.depth));
+    const x = (box) => 4 + box.depth * (WIDTH + GAP_X);
+    const y = (box) => 4 + box.row * (HEIGHT + GAP_Y);
+    const depth = Math.max(...boxes.map((box) => box.depth));
     const width = 8 + (depth + 1) * (WIDTH + GAP_X) - GAP_X;
     const height = 8 + rows * (HEIGHT + GAP_Y) - GAP_Y;
     const svg = element("svg", { width, height, role: "group", "aria-label": "Token tree" });
-    for (const place of places.slice(1)) {
-      const from = places[place.parent];
-      const [x1, y1, x2, y2] = [x(from) + WIDTH, y(from) + HEIGHT / 2, x(place), y(place) + HEIGHT / 2];
+    for (const box of boxes.slice(1)) {
+      const from = boxes[box.parent];
+      const [x1, y1, x2, y2] = [x(from) + WIDTH, y(from) + HEIGHT / 2, x(box), y(box) + HEIGHT / 2];
       const bend = (x1 + x2) / 2;
-      svg.append(element("path", { class: place.kind, d: `M${x1} ${y1}C${bend} ${y1} ${bend} ${y2} ${x2} ${y2}` }));
+      svg.append(element("path", { class: box.kind, d: `M${x1} ${y1}C${bend} ${y1} ${bend} ${y2} ${x2} ${y2}` }));
     }
-    for (const place of order.reverse().map((i) => places[i])) {
-      const group = element("g", { class: place.kind, tabindex: 0, role: "img", "aria-label": place.about });
-      const lines = place.lines ?? ["root"];
-      const [middle, top] = [x(place) + WIDTH / 2, y(place) + 7 * (2 - lines.length)];
+    for (const box of order.reverse().map((i) => boxes[i])) {
+      const group = element("g", { class: box.kind, tabindex: 0, role: "img", "aria-label": box.about });
+      const lines = box.lines ?? ["root"];
+      const [middle, top] = [x(box) + WIDTH / 2, y(box) + 7 * (2 - lines.length)];
       group.append(
-        element("rect", { x: x(place), y: y(place), width: WIDTH, height: HEIGHT, rx: 8 }),
-        element("text", { class: "name", x: middle, y: top + 20 }, place.name),
+        element("rect", { x: x(box), y: y(box), width: WIDTH, height: HEIGHT, rx: 8 }),
+        element("text", { class: "name", x: middle, y: top + 20 }, box.name),
         ...lines.map((line, i) => element("text", { x: middle, y: top + 35 + 14 * i }, line)),
       );
       for (const event of ["pointerenter", "focus", "click"]) {
-        group.addEventListener(event, () => { $("detail").textContent = place.about; });
+        group.addEventListener(event, () => { $("detail").textContent = box.about; });
       }
       svg.append(group);
     }

@@ -1,26 +1,28 @@
-//! Which plots a report has, and what is on them.
+//! The plots of a report and their data.
+
+use std::cmp::Ordering;
 
 use plotters::style::RGBColor;
 use thiserror::Error;
 
 use super::chart::{self, Bar, Drawn, Panel, Point, Series, Value};
 use super::format::near_one;
-use crate::report::{Cell, Estimate, Report, Setting};
+use super::schema::{Cell, Estimate, Report, Setting};
 
-/// More points than this are named by a legend, not one by one.
-const LABELLED: usize = 16;
-/// Settings that make a sweep.
-const SWEEP: usize = 3;
-/// Beyond this no axis is of use.
-const BOUND: f64 = 1e9;
+/// With more points than this, a legend names them instead of labels.
+const MAX_LABELLED: usize = 16;
+/// Minimum number of settings of a sweep.
+const MIN_SWEEP: usize = 3;
+/// Larger values are not drawn: they would make the axis useless.
+const MAX_VALUE: f64 = 1e9;
 
 /// A plot could not be drawn.
 #[derive(Debug, Error)]
 #[error("cannot draw {file}: {reason}")]
 pub struct PlotError {
-    /// Which.
+    /// File name of the plot.
     pub file: String,
-    /// As the drawing library says it.
+    /// Message of the drawing library.
     pub reason: String,
 }
 
@@ -36,29 +38,31 @@ enum Content {
     Panels(Vec<Panel>, bool),
 }
 
-/// File names and SVG documents. Plots without data are left out.
+/// File names and SVG documents of all plots that have data.
 pub fn plots(report: &Report) -> Result<Vec<(String, String)>, PlotError> {
-    let draw = |plot: Plot| {
-        let drawn = plot.draw();
-        drawn
-            .map(|svg| (plot.file.to_owned(), svg))
-            .map_err(|e| PlotError { file: plot.file.into(), reason: e.to_string() })
-    };
-    wanted(report).into_iter().map(draw).collect()
+    let mut drawn = Vec::new();
+    for plot in available(report) {
+        let file = plot.file.to_owned();
+        match plot.draw() {
+            Ok(svg) => drawn.push((file, svg)),
+            Err(e) => return Err(PlotError { file, reason: e.to_string() }),
+        }
+    }
+    Ok(drawn)
 }
 
 impl Plot {
     fn draw(&self) -> Drawn {
         match &self.content {
-            // Perplexities, whose least value is 1.
+            // The bars are perplexities, whose lowest value is 1.
             Content::Bars(x, bars) => chart::bars(self.title, x, 1.0, bars),
             Content::Panels(panels, legend) => chart::panels(self.title, panels, *legend),
         }
     }
 }
 
-/// Those with data, in the order of reading.
-pub(super) fn wanted(report: &Report) -> Vec<Plot> {
+/// The plots that have data, in reading order.
+pub(super) fn available(report: &Report) -> Vec<Plot> {
     [speed_vs_score, perplexity, acceptance, thresholds, draft_tokens]
         .into_iter()
         .filter_map(|plot| plot(report))
@@ -68,7 +72,7 @@ pub(super) fn wanted(report: &Report) -> Vec<Plot> {
 fn speed_vs_score(report: &Report) -> Option<Plot> {
     let relative = report.cells.iter().all(|c| speedup(c).is_some());
     let x = |c: &Cell| if relative { speedup(c) } else { exact(c.ms_per_token) };
-    let labelled = report.cells.len() <= LABELLED;
+    let labelled = report.cells.len() <= MAX_LABELLED;
     let mut series: Vec<Series> = Vec::new();
     for c in &report.cells {
         let Some((x, y)) = x(c).zip(c.score.and_then(|s| value(s, 100.0))) else { continue };
@@ -98,7 +102,7 @@ fn perplexity(report: &Report) -> Option<Plot> {
         })
     };
     let bars: Vec<_> = report.cells.iter().filter_map(bar).collect();
-    let x = "Perplexity under the unwarped target (lower is likelier)".to_owned();
+    let x = "Perplexity under the unwarped target (lower is better)".to_owned();
     (!bars.is_empty()).then_some(Plot {
         file: "perplexity.svg",
         title: "Perplexity",
@@ -117,7 +121,7 @@ fn acceptance(report: &Report) -> Option<Plot> {
             push(&mut series, c, c.label.clone(), points);
         }
     }
-    let y = "Iterations that accepted as many (%)".into();
+    let y = "Iterations that accepted at least as many (%)".into();
     let panel = Panel { x: "Draft tokens accepted".into(), y, whole: true, level: None, series };
     panels("acceptance_by_depth.svg", "Acceptance by depth", vec![panel], true)
 }
@@ -132,7 +136,7 @@ fn thresholds(report: &Report) -> Option<Plot> {
         series: lines(&groups, "τ=", |c| c.setting.threshold, of),
     };
     let all = vec![
-        panel("Perplexity (lower is likelier)", baseline(report), plain_perplexity),
+        panel("Perplexity (lower is better)", baseline(report), plain_perplexity),
         panel("Speedup over autoregressive (×)", Some((1.0, "autoregressive")), speedup),
     ];
     panels("threshold_sweep.svg", "Threshold sweep", all, true)
@@ -142,19 +146,19 @@ fn draft_tokens(report: &Report) -> Option<Plot> {
     let gamma = |s: &Setting| s.draft_tokens.map(|g| g as f64);
     let groups = sweeps(report, gamma, |s| s.draft_tokens = None);
     let series = lines(&groups, "γ=", |c| gamma(&c.setting), plain_perplexity);
-    let y = "Perplexity (lower is likelier)".into();
+    let y = "Perplexity (lower is better)".into();
     let panel = Panel { x: "Draft tokens γ".into(), y, whole: true, level: baseline(report), series };
     panels("draft_tokens_sweep.svg", "Perplexity by draft tokens", vec![panel], true)
 }
 
-fn panels(file: &'static str, title: &'static str, panels: Vec<Panel>, legend: bool) -> Option<Plot> {
+fn panels(file: &'static str, title: &'static str, mut panels: Vec<Panel>, legend: bool) -> Option<Plot> {
     // A panel without points would be an empty frame.
-    let drawn = |p: &Panel| p.series.iter().any(|s| !s.points.is_empty());
-    let panels: Vec<_> = panels.into_iter().filter(drawn).collect();
+    panels.retain(|panel| panel.series.iter().any(|s| !s.points.is_empty()));
     (!panels.is_empty()).then_some(Plot { file, title, content: Content::Panels(panels, legend) })
 }
 
-/// Cells that differ in nothing but what `without` takes away, and have at least [`SWEEP`] values of it; ascending.
+/// Groups of cells that differ only in the parameter that `without` removes, with at least [`MIN_SWEEP`] values of
+/// it, in ascending order.
 fn sweeps(report: &Report, of: fn(&Setting) -> Option<f64>, without: fn(&mut Setting)) -> Vec<Vec<&Cell>> {
     let mut groups: Vec<(Setting, Vec<&Cell>)> = Vec::new();
     for c in report.cells.iter().filter(|c| of(&c.setting).is_some_and(f64::is_finite)) {
@@ -165,16 +169,18 @@ fn sweeps(report: &Report, of: fn(&Setting) -> Option<f64>, without: fn(&mut Set
             None => groups.push((rest, vec![c])),
         }
     }
-    let sorted = groups.into_iter().map(|(_, mut cells)| {
-        cells
-            .sort_by(|a, b| of(&a.setting).partial_cmp(&of(&b.setting)).unwrap_or(std::cmp::Ordering::Equal));
+    let mut sweeps = Vec::new();
+    for (_, mut cells) in groups {
+        cells.sort_by(|a, b| of(&a.setting).partial_cmp(&of(&b.setting)).unwrap_or(Ordering::Equal));
         cells.dedup_by_key(|c| of(&c.setting));
-        cells
-    });
-    sorted.filter(|cells| cells.len() >= SWEEP).collect()
+        if cells.len() >= MIN_SWEEP {
+            sweeps.push(cells);
+        }
+    }
+    sweeps
 }
 
-/// One line per group, named by what its labels share.
+/// One line per group, named by the part that the labels have in common.
 fn lines(
     groups: &[Vec<&Cell>],
     varies: &str,
@@ -192,7 +198,7 @@ fn lines(
     series
 }
 
-/// Its shape is the next one of its colour.
+/// Adds a series. Series of the same colour get different shapes.
 fn push(series: &mut Vec<Series>, cell: &Cell, name: String, points: Vec<Point>) {
     let shape = series.iter().filter(|s| s.colour == colour(&cell.setting.method)).count();
     series.push(Series { name, ..of(cell, shape, points) });
@@ -210,7 +216,7 @@ fn plain_perplexity(c: &Cell) -> Option<Value> {
     c.perplexity.and_then(|p| value(p, 1.0))
 }
 
-/// Of the target alone; `None` if several samplings have one each.
+/// Perplexity of the target alone; `None` if there are several, one per sampling setting.
 fn baseline(report: &Report) -> Option<(f64, &'static str)> {
     let mut cells = report.cells.iter().filter(|c| c.setting.method == "autoregressive");
     let only = cells.next().filter(|_| cells.next().is_none())?;
@@ -228,14 +234,15 @@ fn exact(x: f64) -> Option<Value> {
     value(Estimate { value: x, low: x, high: x }, 1.0)
 }
 
-/// Bounds that cannot be drawn are left out; a value that cannot leaves nothing.
+/// A value that can be drawn. Bounds that cannot be drawn are replaced by the value itself.
 fn value(e: Estimate, scale: f64) -> Option<Value> {
-    let usable = |x: f64| Some(x * scale).filter(|x| x.is_finite() && x.abs() < BOUND);
+    let usable = |x: f64| Some(x * scale).filter(|x| x.is_finite() && x.abs() < MAX_VALUE);
     let at = usable(e.value)?;
     Some(Value { at, low: usable(e.low).unwrap_or(at).min(at), high: usable(e.high).unwrap_or(at).max(at) })
 }
 
-/// Okabe and Ito's palette, which colour-blind readers can tell apart. A method has its colour in every plot of every report.
+/// A method has the same colour in every plot of every report. The palette is that of Okabe and Ito, which
+/// colour-blind readers can distinguish.
 fn colour(method: &str) -> RGBColor {
     match method {
         "autoregressive" => RGBColor(90, 90, 90),

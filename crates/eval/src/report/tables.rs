@@ -1,23 +1,23 @@
-//! The report's tables, before they become Markdown or HTML.
+//! The tables of the report, before they become Markdown or HTML.
 
 use super::format::{count, estimate, factor, number, optional, percent, perplexity, points, share};
-use crate::report::{Cell, Estimate, Report};
+use super::schema::{Cell, Estimate, Report};
 
-/// Bad items are listed up to here, then only counted.
-const BAD_ITEMS: usize = 10;
+/// Maximum number of bad items that are listed; all of them are counted.
+const MAX_BAD_ITEMS: usize = 10;
 
 pub(super) struct Table {
     pub(super) title: &'static str,
-    /// What its columns mean.
+    /// The meaning of the columns.
     pub(super) about: String,
     pub(super) header: Vec<String>,
     pub(super) rows: Vec<Vec<Field>>,
 }
 
-/// Words stand to the left, numbers to the right.
+/// A field of a table. Words are aligned to the left, numbers to the right.
 pub(super) enum Field {
     Word(String),
-    /// As shown, and what it is sorted by.
+    /// The text, and the value to sort by.
     Number(String, Option<f64>),
 }
 
@@ -29,7 +29,7 @@ impl Field {
     }
 }
 
-fn field(text: String, key: Option<f64>) -> Field {
+fn number_field(text: String, key: Option<f64>) -> Field {
     Field::Number(text, key.filter(|k| k.is_finite()))
 }
 
@@ -37,15 +37,15 @@ fn word(text: &str) -> Field {
     Field::Word(text.into())
 }
 
-fn of(show: fn(Option<&Estimate>) -> String, e: Option<Estimate>) -> Field {
-    field(show(e.as_ref()), e.map(|e| e.value))
+fn estimated(format: fn(Option<&Estimate>) -> String, e: Option<Estimate>) -> Field {
+    number_field(format(e.as_ref()), e.map(|e| e.value))
 }
 
 fn header(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// Those with at least one row, in the order of reading.
+/// The tables with at least one row, in reading order.
 pub(super) fn all(report: &Report) -> Vec<Table> {
     [results, comparisons, depths, times, failures, bad_items]
         .into_iter()
@@ -55,37 +55,9 @@ pub(super) fn all(report: &Report) -> Vec<Table> {
 }
 
 fn results(report: &Report) -> Table {
-    let metric = report.dataset.metric.as_deref().unwrap_or("score");
-    let row = |c: &Cell| {
-        let time = format!("{} ({})", number(c.ms_per_token), number(c.ms_per_token_p90));
-        vec![
-            word(&c.label),
-            word(if c.setting.lossless { "yes" } else { "no" }),
-            of(percent, c.score),
-            of(perplexity, c.perplexity),
-            field(time, Some(c.ms_per_token)),
-            field(number(c.tokens_per_second), Some(c.tokens_per_second)),
-            of(estimate, Some(c.block_efficiency)),
-            of(percent, c.acceptance_rate),
-            of(factor, c.vs_autoregressive.as_ref().map(|r| r.speedup)),
-            field(optional(c.joules_per_token), c.joules_per_token),
-        ]
-    };
     Table {
         title: "Results",
-        about: [
-            "Values in brackets are 95 % confidence intervals (bootstrap over prompts).",
-            "Lossless: the output is distributed as plain sampling from the target.",
-            &format!("Score: the share of right answers ({metric})."),
-            "Perplexity: of the emitted text under the unwarped target; lower is likelier.",
-            "ms/token: decode time per emitted token, median over the samples (90 % quantile).",
-            "Tokens/s: emitted tokens per second of decode time.",
-            "Block efficiency: 1 + accepted / iterations, the tokens that one pass of the target yields.",
-            "Acceptance: accepted tokens per draft token of depth asked for.",
-            "Speedup: autoregressive time per token divided by this one's, under the same sampling.",
-            "J/token: energy per emitted token.",
-        ]
-        .join("\n"),
+        about: about_results(report.dataset.metric.as_deref().unwrap_or("score")),
         header: header(&[
             "Method",
             "Lossless",
@@ -98,8 +70,41 @@ fn results(report: &Report) -> Table {
             "Speedup",
             "J/token",
         ]),
-        rows: report.cells.iter().map(row).collect(),
+        rows: report.cells.iter().map(results_row).collect(),
     }
+}
+
+fn results_row(c: &Cell) -> Vec<Field> {
+    let time = format!("{} ({})", number(c.ms_per_token), number(c.ms_per_token_p90));
+    vec![
+        word(&c.label),
+        word(if c.setting.lossless { "yes" } else { "no" }),
+        estimated(percent, c.score),
+        estimated(perplexity, c.perplexity),
+        number_field(time, Some(c.ms_per_token)),
+        number_field(number(c.tokens_per_second), Some(c.tokens_per_second)),
+        estimated(estimate, Some(c.block_efficiency)),
+        estimated(percent, c.acceptance_rate),
+        estimated(factor, c.vs_autoregressive.as_ref().map(|r| r.speedup)),
+        number_field(optional(c.joules_per_token), c.joules_per_token),
+    ]
+}
+
+fn about_results(metric: &str) -> String {
+    [
+        "Values in brackets are 95 % confidence intervals (bootstrap over prompts).",
+        "Lossless: the output has the same distribution as plain sampling from the target.",
+        &format!("Score: the share of right answers ({metric})."),
+        "Perplexity: of the emitted text under the unwarped target; lower is better.",
+        "ms/token: decode time per emitted token, median over the samples (90th percentile).",
+        "Tokens/s: emitted tokens per second of decode time.",
+        "Block efficiency: 1 + accepted / iterations, the mean number of tokens per forward pass of the target.",
+        "Acceptance: accepted tokens per draft token of requested depth.",
+        "Speedup: time per token of autoregressive decoding divided by that of the method, under the same sampling \
+         parameters.",
+        "J/token: energy per emitted token.",
+    ]
+    .join("\n")
 }
 
 fn comparisons(report: &Report) -> Table {
@@ -110,17 +115,18 @@ fn comparisons(report: &Report) -> Table {
             rows.push(vec![
                 word(&c.label),
                 word(&r.to),
-                of(factor, Some(r.speedup)),
-                of(points, r.score_difference),
-                of(perplexity, r.perplexity_ratio),
-                field(optional(r.energy_ratio), r.energy_ratio),
+                estimated(factor, Some(r.speedup)),
+                estimated(points, r.score_difference),
+                estimated(perplexity, r.perplexity_ratio),
+                number_field(optional(r.energy_ratio), r.energy_ratio),
             ]);
         }
     }
     Table {
         title: "Comparisons",
-        about: "Under the same sampling; of medians and means over the same prompts, resampled alike. Speedup above 1 is faster; score in percentage points, \
-                above 0 is better; perplexity and energy ratios below 1 are better."
+        about: "Comparisons are under the same sampling parameters, over the same prompts and with the same resamples \
+                (paired). Speedup: above 1 is faster. Score: difference in percentage points, above 0 is better. \
+                Perplexity and energy ratios: below 1 is better."
             .into(),
         header: header(&["Method", "Against", "Speedup", "Score, points", "Perplexity ratio", "Energy ratio"]),
         rows,
@@ -134,8 +140,8 @@ fn depths(report: &Report) -> Table {
     let row = |c: &Cell| {
         let mut row = vec![word(&c.label)];
         row.extend((0..deepest).map(|d| match c.acceptance_by_depth.get(d) {
-            Some(&x) => field(share(x), Some(x)),
-            None => field(String::new(), None),
+            Some(&x) => number_field(share(x), Some(x)),
+            None => number_field(String::new(), None),
         }));
         row
     };
@@ -151,12 +157,14 @@ fn times(report: &Report) -> Table {
     let row = |c: &Cell| {
         let t = c.time;
         let mut row = vec![word(&c.label)];
-        row.extend([t.prefill, t.draft, t.target, t.orchestration].map(|x| field(number(x), Some(x))));
+        row.extend([t.prefill, t.draft, t.target, t.orchestration].map(|x| number_field(number(x), Some(x))));
         row
     };
     Table {
         title: "Where the time went",
-        about: "Milliseconds per emitted token. Prefill opens the sessions, prompt included; it is not part of ms/token.".into(),
+        about: "Milliseconds per emitted token. Prefill is the time to open the sessions, prompt included; it is not \
+                part of ms/token."
+            .into(),
         header: header(&["Method", "Prefill", "Draft", "Target", "Orchestration"]),
         rows: report.cells.iter().map(row).collect(),
     }
@@ -166,12 +174,12 @@ fn failures(report: &Report) -> Table {
     let rows = report.cells.iter().flat_map(|c| {
         c.failures.iter().map(|(name, &n)| {
             let of_samples = format!("{n} of {}", c.samples);
-            vec![word(&c.label), word(name), field(of_samples, Some(n as f64))]
+            vec![word(&c.label), word(name), number_field(of_samples, Some(n as f64))]
         })
     });
     Table {
         title: "Failures",
-        about: "Answers and generations that failed, or could not be judged, by name.".into(),
+        about: "Answers and generations that failed or could not be judged, by name of the failure.".into(),
         header: header(&["Method", "Failure", "Samples"]),
         rows: rows.collect(),
     }
@@ -179,12 +187,15 @@ fn failures(report: &Report) -> Table {
 
 fn bad_items(report: &Report) -> Table {
     let bad = &report.dataset.bad;
-    let shown =
-        if bad.len() > BAD_ITEMS { format!(" The first {BAD_ITEMS} are listed.") } else { String::new() };
+    let shown = if bad.len() > MAX_BAD_ITEMS {
+        format!(" The first {MAX_BAD_ITEMS} are listed.")
+    } else {
+        String::new()
+    };
     Table {
         title: "Unusable dataset items",
         about: format!("{} of the dataset could not be used.{shown}", count(bad.len(), "part")),
         header: header(&["Item", "Reason"]),
-        rows: bad.iter().take(BAD_ITEMS).map(|b| vec![word(&b.item), word(&b.reason)]).collect(),
+        rows: bad.iter().take(MAX_BAD_ITEMS).map(|b| vec![word(&b.item), word(&b.reason)]).collect(),
     }
 }

@@ -1,7 +1,7 @@
-//! The client's end.
+//! TLS of a client.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
@@ -14,23 +14,19 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::transport::Uri;
 use tower::Service;
 
-use super::{HANDSHAKE, certificates, identity, provider, roots};
+use super::certificates::{HANDSHAKE_TIMEOUT, identity, provider, roots};
 use crate::reload::{FileError, Reloaded, SourceFile};
 
-/// Where systems keep the certificates of public CAs: Debian and Alpine, Fedora, OpenSUSE.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
-
-/// What a client checks servers with, and shows them.
-#[derive(Clone, Debug, Default)]
+/// The files with the certificates of a client, PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientTlsFiles {
-    /// CA certificates, PEM; otherwise those of the system.
+    /// CA certificates that servers are checked against; `None`: those that the system trusts.
     pub ca: Option<PathBuf>,
-    /// Certificate and key, PEM, for servers that ask for one.
+    /// Certificate and key, for servers that require a client certificate.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// A client's certificates, always those that are in the files now. Clones share them.
+/// A client's certificates, always those that are in its files now. Clones share them.
 #[derive(Clone)]
 pub struct ClientTls {
     config: Arc<Reloaded<ClientConfig>>,
@@ -40,22 +36,29 @@ pub struct ClientTls {
 pub type ClientStream = TokioIo<TlsStream<TcpStream>>;
 
 impl ClientTls {
-    /// Reads the files.
+    /// Reads the files. The certificates of the system are read once: a change of them takes effect with the next start.
     pub fn load(files: &ClientTlsFiles) -> Result<Self, FileError> {
-        let own = files.ca.is_some();
-        let ca = files.ca.clone().map_or_else(system_roots, Ok)?;
+        let system_roots = match files.ca {
+            Some(_) => None,
+            None => Some(Arc::new(system_roots()?)),
+        };
         let (cert, key) = files.identity.clone().unzip();
-        let paths = [Some(ca), cert, key].into_iter().flatten().collect();
-        let config = Reloaded::start(paths, move |files, _| config(files, own))?;
+        let paths = [files.ca.clone(), cert, key].into_iter().flatten().collect();
+        let config = Reloaded::start(paths, move |files, _| match (&system_roots, files) {
+            (Some(roots), identity) => config(roots.clone(), identity),
+            (None, [ca, identity @ ..]) => config(Arc::new(roots(ca)?), identity),
+            // Cannot happen: without the roots of the system the first file is the CA.
+            (None, []) => config(Arc::new(RootCertStore::empty()), &[]),
+        })?;
         Ok(Self { config })
     }
 
-    /// Looks at the files now, not at the next of its own looks: whether they changed.
+    /// Checks the files now, without waiting for the next periodic check. Returns whether they changed.
     pub fn refresh(&self) -> Result<bool, FileError> {
         self.config.refresh()
     }
 
-    /// Connects to the address of a URL, where the server must prove that it is `host`.
+    /// Connects to the address of a URL, where the server must have a certificate for `host`.
     pub fn connector(
         &self,
         host: String,
@@ -63,7 +66,8 @@ impl ClientTls {
     {
         let tls = self.clone();
         tower::service_fn(move |uri: Uri| {
-            let (tls, host) = (tls.clone(), host.clone());
+            let tls = tls.clone();
+            let host = host.clone();
             async move {
                 let address = uri.host().unwrap_or_default().trim_matches(['[', ']']);
                 let tcp = TcpStream::connect((address, uri.port_u16().unwrap_or(443))).await?;
@@ -76,20 +80,21 @@ impl ClientTls {
     async fn handshake(&self, tcp: TcpStream, host: String) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host).map_err(io::Error::other)?;
         let connector = TlsConnector::from(self.config.current());
-        let handshake = tokio::time::timeout(HANDSHAKE, connector.connect(name, tcp)).await;
-        let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not answer the TLS handshake");
-        handshake.map_err(silent)?
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name, tcp)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to the TLS handshake")),
+        }
     }
 }
 
-fn config(files: &[SourceFile], own: bool) -> Result<ClientConfig, FileError> {
-    // Systems trust certificates that are not all readable by everyone.
-    let roots = if own { roots(&files[0])? } else { readable_roots(&files[0])? };
+/// `identity` is the files of a certificate and its key, or empty.
+fn config(roots: Arc<RootCertStore>, identity_files: &[SourceFile]) -> Result<ClientConfig, FileError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    // Cannot happen: the provider supports both versions of TLS.
     let builder = builder.map_err(|e| FileError::Content { path: "TLS".into(), reason: e.to_string() })?;
     let builder = builder.with_root_certificates(roots);
-    let mut config = match files {
-        [_, cert, key] => {
+    let mut config = match identity_files {
+        [cert, key] => {
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity(cert, key)?)))
         }
         _ => builder.with_no_client_auth(),
@@ -98,17 +103,18 @@ fn config(files: &[SourceFile], own: bool) -> Result<ClientConfig, FileError> {
     Ok(config)
 }
 
-fn readable_roots(file: &SourceFile) -> Result<RootCertStore, FileError> {
+/// The CA certificates that the system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+fn system_roots() -> Result<RootCertStore, FileError> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "some CA certificates of this system cannot be read");
+    }
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates(file)?);
+    // Systems trust certificates that not every library can use: those are left out.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let errors = found.errors.iter().map(|error| format!(": {error}")).collect();
+        return Err(FileError::NoSystemRoots { errors });
+    }
     Ok(roots)
-}
-
-fn system_roots() -> Result<PathBuf, FileError> {
-    let found = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let found = found.or_else(|| SYSTEM_ROOTS.iter().map(PathBuf::from).find(|p| Path::is_file(p)));
-    found.ok_or_else(|| FileError::Content {
-        path: SYSTEM_ROOTS[0].into(),
-        reason: "not here, nor elsewhere: this system has no CA certificates, so the CA of the server must be given".into(),
-    })
 }

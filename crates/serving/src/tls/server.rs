@@ -1,5 +1,6 @@
-//! The server's end.
+//! TLS of a server.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -9,19 +10,30 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use super::{HANDSHAKE, TlsArgs, identity, provider, roots};
+use super::certificates::{HANDSHAKE_TIMEOUT, identity, provider, roots};
 use crate::reload::{FileError, Reloaded, SourceFile};
 
-/// What is spoken on a port.
+/// The protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/2; with a client CA nobody gets in without a certificate.
+    /// HTTP/2. With a client CA the handshake fails without a client certificate.
     Grpc,
-    /// HTTP/2 and HTTP/1.1; with a client CA a certificate is asked for, and those without reach only what probes need.
+    /// HTTP/2 and HTTP/1.1. With a client CA a client certificate is requested; clients without one reach only the paths for probes.
     Http,
 }
 
-/// Certificates of a service, always those that are in its files now. Clones share them.
+/// The files with the certificates of a server, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate of the server, followed by any intermediate certificates.
+    pub cert: PathBuf,
+    /// Private key of the certificate.
+    pub key: PathBuf,
+    /// CA certificates. With them, clients must present a certificate that one of them signed.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Certificates of a server, always those that are in its files now. Clones share them.
 #[derive(Clone)]
 pub struct ServerTls {
     configs: Arc<Reloaded<Configs>>,
@@ -30,31 +42,30 @@ pub struct ServerTls {
 struct Configs {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
-    asks_clients: bool,
+    requires_client_certificate: bool,
 }
 
-impl TlsArgs {
-    /// The certificates, if there are to be any. An expired certificate or another's key is an error.
-    pub fn load(&self) -> Result<Option<ServerTls>, FileError> {
-        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
-        let files = [cert, key].into_iter().chain(&self.tls_client_ca).cloned().collect();
+impl TlsFiles {
+    /// Reads the files. A certificate that has expired, or that does not belong to the key, is an error.
+    pub fn load(&self) -> Result<ServerTls, FileError> {
+        let files = [&self.cert, &self.key].into_iter().chain(&self.client_ca).cloned().collect();
         let configs = Reloaded::start(files, |files, _| Configs::load(files))?;
-        Ok(Some(ServerTls { configs }))
+        Ok(ServerTls { configs })
     }
 }
 
 impl ServerTls {
-    /// Looks at the files now, not at the next of its own looks: whether they changed.
+    /// Checks the files now, without waiting for the next periodic check. Returns whether they changed.
     pub fn refresh(&self) -> Result<bool, FileError> {
         self.configs.refresh()
     }
 
-    /// Whether clients must prove who they are.
-    pub fn asks_clients(&self) -> bool {
-        self.configs.current().asks_clients
+    /// Whether clients must present a certificate.
+    pub fn requires_client_certificate(&self) -> bool {
+        self.configs.current().requires_client_certificate
     }
 
-    /// A handshake, which may not take long. Nobody is told why it failed but the log: the other end has its alert.
+    /// Performs a handshake. `None` if it fails or times out: the client gets an alert by TLS itself, and the reason is only logged.
     pub(crate) async fn accept(&self, tcp: TcpStream, protocol: Protocol) -> Option<TlsStream<TcpStream>> {
         let configs = self.configs.current();
         let config = match protocol {
@@ -62,10 +73,16 @@ impl ServerTls {
             Protocol::Http => configs.http.clone(),
         };
         let peer = tcp.peer_addr().ok();
-        match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(tcp)).await {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(tcp)).await {
             Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) => tracing::debug!(?peer, %error, "no handshake"),
-            Err(_) => tracing::debug!(?peer, "no handshake within {} s", HANDSHAKE.as_secs()),
+            Ok(Err(error)) => tracing::debug!(?peer, %error, "the TLS handshake failed"),
+            Err(_) => {
+                tracing::debug!(
+                    ?peer,
+                    "the TLS handshake took longer than {} s",
+                    HANDSHAKE_TIMEOUT.as_secs()
+                );
+            }
         }
         None
     }
@@ -78,11 +95,10 @@ impl Configs {
             Some(file) => Some((file, Arc::new(roots(file)?))),
             None => None,
         };
-        let config = |protocol| config(protocol, &identity, clients.clone());
         Ok(Self {
-            grpc: Arc::new(config(Protocol::Grpc)?),
-            http: Arc::new(config(Protocol::Http)?),
-            asks_clients: clients.is_some(),
+            grpc: Arc::new(config(Protocol::Grpc, &identity, clients.clone())?),
+            http: Arc::new(config(Protocol::Http, &identity, clients.clone())?),
+            requires_client_certificate: clients.is_some(),
         })
     }
 }
@@ -93,13 +109,14 @@ fn config(
     clients: Option<(&SourceFile, Arc<RootCertStore>)>,
 ) -> Result<ServerConfig, FileError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    // It has both versions of TLS.
+    // Cannot happen: the provider supports both versions of TLS.
     let builder = builder.map_err(|e| FileError::Content { path: "TLS".into(), reason: e.to_string() })?;
     let builder = match clients {
         Some((file, roots)) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-            let verifier =
-                if protocol == Protocol::Http { verifier.allow_unauthenticated() } else { verifier };
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            if protocol == Protocol::Http {
+                verifier = verifier.allow_unauthenticated();
+            }
             builder.with_client_cert_verifier(verifier.build().map_err(|e| file.bad(e))?)
         }
         None => builder.with_no_client_auth(),

@@ -1,9 +1,0 @@
-#!/usr/bin/env bash
-# The services as processes on this machine, under load, while their workers are killed, stopped and drained at random. Says what
-# happened, and fails if a stream was lost, a token differs, memory grew, or anything is held at the end. Arguments go to `chaos`.
-#
-#   deploy/chaos.sh --streams 32 --faults 100
-set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
-cargo build --quiet --release --workspace --bins --manifest-path "$root/Cargo.toml"
-exec "${CARGO_TARGET_DIR:-$root/target}/release/chaos" "$@"

@@ -196,5 +196,6 @@ pub(crate) fn draft_request(generation: &Generation<'_>, remaining: usize) -> Op
     let is_joint = generation.decoding.method() == Method::Mtjd;
     let deepest = if is_joint { remaining } else { remaining - 1 };
     let drafting = generation.decoding.drafting()?.no_deeper_than(deepest);
-    (drafting.depth() > 0).then(|| DraftRequest { drafting, log_probs: is_joint && generation.log_probs })
+    let log_probs = is_joint && generation.log_probs;
+    (drafting.depth() > 0).then_some(DraftRequest { drafting, log_probs })
 }

@@ -33,7 +33,7 @@ pub fn serving(
     let admission = AdmissionControl::new(config.admission_limits());
     let model = config.served_model_name.clone().unwrap_or_else(|| pair.target.model_id.clone());
     let service = Arc::new(GenerationService {
-        pair,
+        pair: Arc::new(pair),
         admission: admission.clone(),
         request_timeout: config.request_timeout,
         model,

@@ -4,37 +4,32 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_decoding::{Drafting, TokenId};
-use tandem_generation::{
-    Chunk, Event, Field, GenerateError, GenerateRequest, Generation, Input, InvalidRequest, OpenSession,
-    Problem, SequenceStart, generate,
-};
-use tandem_serving::{AdmissionControl, Permit, trace_id};
+use tandem_decoding::TokenId;
+use tandem_generation::{Field, GenerateError, GenerateRequest, Input, InvalidRequest, OpenSession};
+use tandem_serving::{AdmissionControl, Permit};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
 use tracing::{Instrument, trace_span};
 
-use crate::admission::{Access, ClientIdentity, KeyError, QuotaReservation};
+use crate::admission::{Access, ClientIdentity, KeyError};
 use crate::error::ServiceError;
 use crate::metrics::GenerationMetrics;
-use crate::observer::{RequestObserver, observe};
+use crate::observer::observe;
 use crate::pair::Pair;
+use crate::prepare::open_session;
+use crate::sequence::{Arrival, EventStream, Events, Planned, Sequence, log};
 use crate::workers::WorkerStatus;
 
 /// Events that may be buffered for a slow client; then its generation waits too.
 const BUFFERED_EVENTS: usize = 16;
 /// Prompts up to this size are tokenized at once; a longer one would delay other requests, and gets a thread of its own.
 const INLINE_PROMPT_BYTES: usize = 16 << 10;
-/// How long a client may leave its events unread.
-const SLOW_CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest set of distributions that a target may send in one reply: what a message can hold.
-const MAX_DISTRIBUTION_BYTES: usize = tandem_proto::MAX_MESSAGE_BYTES;
 
 /// Generates with a pair of models, for the clients of every API.
 pub(crate) struct GenerationService {
-    pub(crate) pair: Pair,
+    pub(crate) pair: Arc<Pair>,
     pub(crate) admission: AdmissionControl,
     /// The longest that a request may take.
     pub(crate) request_timeout: Duration,
@@ -43,25 +38,6 @@ pub(crate) struct GenerationService {
     pub(crate) access: Access,
     pub(crate) metrics: Arc<GenerationMetrics>,
 }
-
-/// When a request arrived, and when it must have ended.
-#[derive(Clone, Copy)]
-pub(crate) struct Arrival {
-    at: Instant,
-    deadline: Instant,
-}
-
-/// An event of one of the sequences of a request.
-#[derive(Clone, Debug)]
-pub(crate) struct SequenceEvent {
-    /// Which of the sequences: those of the first prompt come first.
-    pub(crate) index: usize,
-    pub(crate) event: Event,
-}
-
-/// The events of a request. An error is the last item.
-pub(crate) type EventStream = ReceiverStream<Result<SequenceEvent, ServiceError>>;
-type EventSender = mpsc::Sender<Result<SequenceEvent, ServiceError>>;
 
 /// What runs here and on the workers.
 pub(crate) struct Status {
@@ -126,7 +102,7 @@ impl GenerationService {
             let span = observer.span();
             let events = Events { index, sender: sender.clone() };
             let sequence =
-                Sequence { service: self.clone(), arrival, admitted: admitted.at, events, observer };
+                Sequence { pair: self.pair.clone(), arrival, admitted: admitted.at, events, observer };
             tokio::spawn(sequence.run(planned).instrument(span));
         }
         Ok(ReceiverStream::new(stream))
@@ -265,176 +241,4 @@ struct Admitted {
     /// When it was admitted.
     at: Instant,
     sequences: Vec<Planned>,
-}
-
-/// A sequence before it begins, with what it holds until it ends.
-struct Planned {
-    request: Arc<GenerateRequest>,
-    open: OpenSession,
-    quota: QuotaReservation,
-    permit: Permit,
-}
-
-/// Logs each request that fails, with its trace; as a warning unless the client caused it.
-fn log(error: &ServiceError) {
-    if error.is_client_error() {
-        tracing::info!(%error, trace_id = trace_id(), "generation refused");
-    } else {
-        tracing::warn!(%error, trace_id = trace_id(), "generation failed");
-    }
-}
-
-/// Where the events of one sequence go.
-struct Events {
-    index: usize,
-    sender: EventSender,
-}
-
-impl Events {
-    async fn send(&self, event: Event) -> Result<(), GenerateError> {
-        let event = Ok(SequenceEvent { index: self.index, event });
-        // A client that does not read must not hold its permit for ever.
-        match tokio::time::timeout(SLOW_CLIENT_TIMEOUT, self.sender.send(event)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(GenerateError::Cancelled),
-        }
-    }
-}
-
-/// One sequence of a request, while it is generated.
-struct Sequence {
-    service: Arc<GenerationService>,
-    arrival: Arrival,
-    admitted: Instant,
-    events: Events,
-    observer: RequestObserver,
-}
-
-impl Sequence {
-    async fn run(self, planned: Planned) {
-        let Planned { request, open, mut quota, permit } = planned;
-        let ended = self.run_until_deadline(&request, open, &mut quota).await;
-        drop(permit);
-        drop(quota);
-        if let Err(error) = ended {
-            let error = ServiceError::from(error);
-            log(&error);
-            self.observer.failed(error.kind());
-            // A client that has stopped reading does not learn of the error.
-            let _ = tokio::time::timeout(SLOW_CLIENT_TIMEOUT, self.events.sender.send(Err(error))).await;
-        }
-    }
-
-    async fn run_until_deadline(
-        &self,
-        request: &GenerateRequest,
-        open: OpenSession,
-        quota: &mut QuotaReservation,
-    ) -> Result<(), GenerateError> {
-        tokio::select! {
-            // In this order, so that a sequence whose end and deadline coincide always ends in the same way.
-            biased;
-            result = self.stream(request, open, quota) => result,
-            () = self.events.sender.closed() => Err(GenerateError::Cancelled),
-            () = tokio::time::sleep_until(self.arrival.deadline) => Err(GenerateError::DeadlineExceeded),
-        }
-    }
-
-    async fn stream(
-        &self,
-        request: &GenerateRequest,
-        open: OpenSession,
-        quota: &mut QuotaReservation,
-    ) -> Result<(), GenerateError> {
-        let pair = &self.service.pair;
-        self.events
-            .send(Event::Started(SequenceStart {
-                prompt_tokens: open.prompt.len(),
-                seed: open.seed,
-                method: request.decoding.method(),
-                target_model: pair.target.model_id.clone(),
-                draft_model: pair.draft().model_id,
-            }))
-            .await?;
-        let generation = Generation {
-            open,
-            decoding: request.decoding.clone(),
-            log_probs: request.log_probs,
-            top_log_probs: request.top_log_probs,
-            trace: request.trace,
-            eos: if request.ignore_eos { &[] } else { &pair.eos },
-            stop: &request.stop,
-            tokenizer: &pair.tokenizer,
-            arrived: self.arrival.at,
-            admitted: self.admitted,
-            deadline: self.arrival.deadline,
-            observer: &self.observer,
-        };
-        let (sender, mut chunks) = mpsc::channel::<Chunk>(1);
-        let generating = async {
-            // Moved in, so that the channel closes when the generation ends.
-            let sender = sender;
-            generate(&pair.drafter, &pair.scorer, &generation, &sender).await
-        };
-        let forwarding = async {
-            while let Some(chunk) = chunks.recv().await {
-                quota.spend(chunk.tokens.len());
-                self.events.send(Event::Chunk(chunk)).await?;
-            }
-            Ok::<(), GenerateError>(())
-        };
-        let (finish, ()) = tokio::try_join!(generating, forwarding)?;
-        self.events.send(Event::Finished(Box::new(finish))).await
-    }
-}
-
-/// Fits a request to the models.
-fn open_session(
-    pair: &Pair,
-    request: &GenerateRequest,
-    prompt: Vec<TokenId>,
-) -> Result<OpenSession, InvalidRequest> {
-    let context = pair.context();
-    if prompt.len() >= context {
-        let model = pair.target.model_id.clone();
-        let problem = Problem::ContextLength { tokens: prompt.len(), context, model };
-        return Err(InvalidRequest { field: Field::Prompt, problem });
-    }
-    let vocab = pair.vocab();
-    if let Some(token) = prompt.iter().find(|token| token.0 >= vocab) {
-        let predicate = format!("has token {token}, which is outside the vocabulary of {vocab}");
-        return Err(InvalidRequest::new(Field::PromptTokens, predicate));
-    }
-    check_distributions(request, vocab)?;
-    Ok(OpenSession {
-        max_new_tokens: request.max_new_tokens.min(context - prompt.len()),
-        prompt,
-        max_tree_nodes: request.decoding.max_tree_nodes(),
-        sampling: request.sampling,
-        seed: request.seed.unwrap_or_else(rand::random),
-        vocab_limit: Some(vocab as usize),
-    })
-}
-
-/// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to be
-/// read. (Top-p alone may keep many tokens too; a reply that is too large then fails.)
-fn check_distributions(request: &GenerateRequest, vocab: u32) -> Result<(), InvalidRequest> {
-    /// An f32; without filters tokens are not named.
-    const BYTES_PER_TOKEN: usize = 4;
-    let uses_candidates = matches!(request.decoding.drafting(), Some(Drafting::Candidates { .. }));
-    if !uses_candidates || request.sampling.is_greedy() || request.sampling.filters(vocab as usize) {
-        return Ok(());
-    }
-    let rows = request.decoding.max_tree_nodes() + 1;
-    let bytes = rows * vocab as usize * BYTES_PER_TOKEN;
-    if bytes <= MAX_DISTRIBUTION_BYTES {
-        return Ok(());
-    }
-    let predicate = format!(
-        "is off, as is top-p, so {} needs {rows} distributions over {vocab} tokens per iteration, {} MiB: set top-k, draft fewer \
-         tokens, or use exact-match, which is lossless too",
-        request.decoding.method(),
-        bytes >> 20
-    );
-    Err(InvalidRequest::new(Field::TopK, predicate))
 }

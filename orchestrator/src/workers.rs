@@ -8,6 +8,7 @@ mod pool;
 mod ports;
 mod protocol;
 mod registry;
+mod unavailable;
 mod worker_session;
 
 pub(crate) use endpoint::WorkerState;

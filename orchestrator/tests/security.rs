@@ -192,7 +192,7 @@ async fn check_concurrency_limit(alice: &Client, web: &str) {
     first.message().await.unwrap().unwrap();
     let refused = answer(alice.clone()).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert!(refused.message().contains("alice has 1 generations"), "{refused:?}");
+    assert!(refused.message().contains("alice already has 1 generations"), "{refused:?}");
     let busy = reqwest::Client::new().post(format!("{web}/v1/completions")).bearer_auth(KEY);
     let busy = busy.json(&serde_json::json!({ "prompt": PROMPT })).send().await.unwrap();
     assert_eq!(busy.status(), 429);
@@ -206,7 +206,7 @@ async fn check_token_limit(alice: &Client) {
         match generate(&mut alice.clone(), endless(100)).await {
             Ok(_) => {}
             // The permit of a generation is returned shortly after its stream has ended.
-            Err(status) if status.message().contains("alice has 1 generations") => {}
+            Err(status) if status.message().contains("alice already has 1 generations") => {}
             Err(status) => break status.get_details_retry_info().unwrap().retry_delay.unwrap(),
         }
     };

@@ -67,7 +67,7 @@ fn json_output_is_valid_and_alone() {
 #[test]
 fn invalid_flags_are_refused_with_a_message() {
     refuses(&["generate", "--method", "medusa", "x"], b"", "unknown method \"medusa\"");
-    refuses(&["generate", "--threshold", "1.5", "x"], b"", "acceptance_threshold: is 1.5");
+    refuses(&["generate", "--threshold", "1.5", "x"], b"", "acceptance_threshold is 1.5");
     refuses(&["generate", "--temperature", "NaN", "x"], b"", "temperature: is NaN");
     refuses(&["generate", "--beam-width", "0", "x"], b"", "beam_width: is 0");
     refuses(&["generate", "--draft-tokens", "10000", "x"], b"", "draft_tokens: is 10000");

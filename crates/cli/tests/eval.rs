@@ -181,7 +181,7 @@ fn invalid_flags_are_refused_before_anything_runs() {
         (&["--branching", "4,0"], "branching is [4, 0]"),
         (
             &["--methods", "specinfer", "--beams", "top"],
-            "rejection sampling holds for drawn candidates alone",
+            "rejection sampling, which requires drawn candidates",
         ),
         (&["--against", missing.to_str().unwrap()], "missing.json"),
         (&["--tolerance", "speed=1"], "is not a valid tolerance"),

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Runs the tests with third-party clients against the built `tandem`: ./run.sh [arguments of pytest].
 # Run `cargo build --workspace` first. Installs what is missing (Python packages, a browser, Prometheus)
-# from PyPI and Debian.
+# from PyPI and Debian; with --install-only, it ends after that.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../.."
 target=${CARGO_TARGET_DIR:-target}
-export TANDEM_BINARY=${TANDEM_BINARY:-$(realpath "$target")/debug/tandem}
-[ -x "$TANDEM_BINARY" ] || { echo "there is no $TANDEM_BINARY: run cargo build --workspace first" >&2; exit 1; }
+mkdir -p "$target"
 
 missing=()
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
@@ -39,4 +38,8 @@ if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
   "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt"
   cp "$here/requirements.txt" "$venv/"
 fi
+[ "${1:-}" = --install-only ] && exit
+
+export TANDEM_BINARY=${TANDEM_BINARY:-$(realpath "$target")/debug/tandem}
+[ -x "$TANDEM_BINARY" ] || { echo "there is no $TANDEM_BINARY: run cargo build --workspace first" >&2; exit 1; }
 exec "$venv/bin/python" -m pytest -p no:cacheprovider "$here" "$@"

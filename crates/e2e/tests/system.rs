@@ -213,20 +213,20 @@ async fn bad_requests_are_refused_with_their_field_and_hold_nothing() {
             v1::GenerateRequest { input: Some(Input::Prompt(PROMPT.repeat(40))), ..base() },
         ),
         ("outside the vocabulary", tokens(vec![0, 5000])),
-        ("99 is no method", decoding(v1::DecodingParams { method: 99, ..d() })),
+        ("is 99, which is not a method", decoding(v1::DecodingParams { method: 99, ..d() })),
         (
-            "acceptance_threshold: is 0",
+            "acceptance_threshold is 0",
             decoding(v1::DecodingParams { acceptance_threshold: Some(0.0), ..d() }),
         ),
         (
-            "acceptance_threshold: is 1.5",
+            "acceptance_threshold is 1.5",
             decoding(v1::DecodingParams { acceptance_threshold: Some(1.5), ..d() }),
         ),
-        ("beam_width: is 0", decoding(v1::DecodingParams { beam_width: Some(0), ..d() })),
-        ("draft_tokens: is 10000", decoding(v1::DecodingParams { draft_tokens: Some(10_000), ..d() })),
-        ("temperature: is NaN", v1::GenerateRequest { temperature: Some(f64::NAN), ..base() }),
-        ("top_p: is -1", v1::GenerateRequest { top_p: Some(-1.0), ..base() }),
-        ("max_new_tokens: is 0", v1::GenerateRequest { max_new_tokens: Some(0), ..base() }),
+        ("beam_width is 0", decoding(v1::DecodingParams { beam_width: Some(0), ..d() })),
+        ("draft_tokens is 10000", decoding(v1::DecodingParams { draft_tokens: Some(10_000), ..d() })),
+        ("temperature is NaN", v1::GenerateRequest { temperature: Some(f64::NAN), ..base() }),
+        ("top_p is -1", v1::GenerateRequest { top_p: Some(-1.0), ..base() }),
+        ("max_new_tokens is 0", v1::GenerateRequest { max_new_tokens: Some(0), ..base() }),
     ];
     for (expected, request) in cases {
         let status =

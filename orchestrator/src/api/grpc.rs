@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status};
 
 use crate::admission::ClientIdentity;
 use crate::error::ServiceError;
-use crate::service::{GenerationService, SequenceEvent};
+use crate::sequence::SequenceEvent;
+use crate::service::GenerationService;
 use crate::workers::{WorkerState, WorkerStatus};
 
 /// Implements `tandem.v1.Generation`.

@@ -3,6 +3,7 @@
 mod error;
 mod generate;
 mod info;
+mod kind;
 mod openapi;
 mod request;
 mod response;
@@ -22,15 +23,7 @@ use crate::api::page;
 use crate::error::ServiceError;
 use crate::service::GenerationService;
 use error::ApiError;
-
-type Service = State<Arc<GenerationService>>;
-
-/// Which of the two endpoints that generate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Completion,
-    Chat,
-}
+use kind::Kind;
 
 /// All routes of the orchestrator.
 pub(crate) fn routes(service: Arc<GenerationService>) -> Router {
@@ -52,7 +45,7 @@ pub(crate) fn routes(service: Arc<GenerationService>) -> Router {
 
 /// Identifies the client of a request; handlers find its [`ClientIdentity`](crate::admission::ClientIdentity) as an extension.
 async fn authenticate(
-    State(service): Service,
+    State(service): State<Arc<GenerationService>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     mut request: Request,
     next: Next,

@@ -18,6 +18,7 @@ use tonic::Code;
 use super::endpoint::Endpoint;
 use super::pool::Pool;
 use super::protocol::{SessionProtocol, Step, StepError};
+use super::unavailable::{Unavailable, WhenUnavailable, pause, request_timeout};
 use super::worker_session::{Failure, WorkerSession};
 use crate::retry::Backoff;
 
@@ -29,15 +30,6 @@ const FULL_TIMEOUT: Duration = Duration::from_millis(500);
 const HUNG_PAUSE: Duration = Duration::from_secs(60);
 /// Workers that one step may lose.
 const MAX_LOSSES: u32 = 16;
-
-/// What a session does when no worker is available.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum WhenUnavailable {
-    /// It waits for one until the failover timeout.
-    Wait,
-    /// It goes on without, and tries again from time to time.
-    GoOnWithout,
-}
 
 /// A sequence on the workers of a pool.
 pub(super) struct FailoverSession<P: SessionProtocol> {
@@ -358,52 +350,4 @@ impl<P: SessionProtocol> FailoverSession<P> {
         }
         Ok(session)
     }
-}
-
-/// Why no worker took a session.
-enum Unavailable {
-    /// No worker serves.
-    Absent,
-    /// All workers that serve are full.
-    Full { message: String, retry_after: Duration },
-    /// The request is too large for them, or not valid.
-    Refused(GenerateError),
-}
-
-impl Unavailable {
-    fn is_full(&self) -> bool {
-        matches!(self, Self::Full { .. })
-    }
-
-    fn error(self, pool: &Pool) -> GenerateError {
-        let role = pool.role();
-        match self {
-            Self::Absent => GenerateError::NoWorker { role, reason: pool.trouble() },
-            Self::Full { message, retry_after } => GenerateError::Busy { role, message, retry_after },
-            Self::Refused(error) => error,
-        }
-    }
-}
-
-/// How long one request to a worker may take: no longer than the sequence may, and less for a draft, because without one the
-/// sequence would go on.
-fn request_timeout(
-    pool: &Pool,
-    when_unavailable: WhenUnavailable,
-    deadline: Instant,
-) -> Result<Duration, Failure> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Failure::Request(GenerateError::DeadlineExceeded));
-    }
-    Ok(left.min(match when_unavailable {
-        WhenUnavailable::Wait => pool.timeouts().request,
-        WhenUnavailable::GoOnWithout => pool.timeouts().draft_request,
-    }))
-}
-
-/// Pauses before a retry, but not beyond the deadline.
-async fn pause(duration: Duration, deadline: Instant) {
-    #[allow(clippy::disallowed_methods, reason = "the pause of a backoff; there is no event to wait for")]
-    tokio::time::sleep(duration.min(deadline.saturating_duration_since(Instant::now()))).await;
 }

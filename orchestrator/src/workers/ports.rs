@@ -9,9 +9,10 @@ use tandem_generation::{
 };
 use tokio::time::Instant;
 
-use super::failover::{FailoverSession, WhenUnavailable};
+use super::failover::FailoverSession;
 use super::pool::Pool;
 use super::protocol::{DraftProtocol, TargetProtocol, TreeToScore};
+use super::unavailable::WhenUnavailable;
 
 /// Draft workers, or target workers that draft for themselves.
 #[derive(Clone)]

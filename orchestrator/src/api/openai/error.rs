@@ -11,7 +11,7 @@ use tandem_generation::{Field, GenerateError, InvalidRequest, Problem};
 use tandem_serving::AdmissionError;
 use utoipa::ToSchema;
 
-use super::Kind;
+use super::kind::Kind;
 use crate::admission::KeyError;
 use crate::error::{ErrorKind, ServiceError};
 

@@ -11,11 +11,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::error::{ApiError, ErrorBody};
+use super::kind::Kind;
 use super::request::{ChatCompletionRequest, CompletionRequest, Request};
 use super::response::{
     ChatCompletion, ChatCompletionChunk, ChunkWriter, Collector, Completion, CompletionChunk,
 };
-use super::{Kind, Service, stream};
+use super::stream;
 use crate::admission::ClientIdentity;
 use crate::error::ServiceError;
 use crate::service::GenerationService;
@@ -42,7 +43,7 @@ const INLINE_BODY_BYTES: usize = 64 << 10;
     )
 )]
 pub(super) async fn completions(
-    State(service): Service,
+    State(service): State<Arc<GenerationService>>,
     Extension(client): Extension<ClientIdentity>,
     headers: HeaderMap,
     body: Body,
@@ -65,7 +66,7 @@ pub(super) async fn completions(
     )
 )]
 pub(super) async fn chat_completions(
-    State(service): Service,
+    State(service): State<Arc<GenerationService>>,
     Extension(client): Extension<ClientIdentity>,
     headers: HeaderMap,
     body: Body,

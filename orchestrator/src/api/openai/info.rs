@@ -1,12 +1,15 @@
 //! What is served here: the model, and the state of the workers.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
-use super::{Kind, Service};
+use super::kind::Kind;
+use crate::service::GenerationService;
 use crate::workers::WorkerStatus;
 
 /// The models that are served: one.
@@ -82,7 +85,7 @@ impl Model {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn models(State(service): Service) -> Json<ModelList> {
+pub(super) async fn models(State(service): State<Arc<GenerationService>>) -> Json<ModelList> {
     Json(ModelList { object: "list", data: vec![Model::new(service.model.clone())] })
 }
 
@@ -97,7 +100,10 @@ pub(super) async fn models(State(service): Service) -> Json<ModelList> {
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn model(State(service): Service, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+pub(super) async fn model(
+    State(service): State<Arc<GenerationService>>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, ApiError> {
     if id != service.model {
         return Err(ApiError::new(&service.model_not_found(&id), Kind::Completion));
     }
@@ -114,7 +120,7 @@ pub(super) async fn model(State(service): Service, Path(id): Path<String>) -> Re
         (status = "default", description = "An error", body = ErrorBody),
     )
 )]
-pub(super) async fn status(State(service): Service) -> Json<StatusReport> {
+pub(super) async fn status(State(service): State<Arc<GenerationService>>) -> Json<StatusReport> {
     let status = service.status().await;
     Json(StatusReport {
         running: status.running,

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use tandem_generation::{GenerateRequest, Input, InvalidRequest, RequestParams};
 use utoipa::ToSchema;
 
-use super::Kind;
 use super::error::ApiError;
+use super::kind::Kind;
 use common::CommonFields;
 use fields::Fields;
 use prompt::{Message, Prompt};

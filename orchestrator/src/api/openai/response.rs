@@ -11,7 +11,7 @@ use serde::Serialize;
 use tandem_generation::FinishReason;
 use utoipa::ToSchema;
 
-use super::Kind;
+use super::kind::Kind;
 use super::request::AnswerOptions;
 pub(super) use chunks::ChunkWriter;
 use extension::{ChunkExtension, Extension};

@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 
-use super::Kind;
 use super::error::ApiError;
+use super::kind::Kind;
 use super::response::{ChunkWriter, Collector};
-use crate::service::{EventStream, SequenceEvent};
+use crate::sequence::{EventStream, SequenceEvent};
 
 /// Between two comments in a stream without events: proxies close connections that are silent.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -10,8 +10,8 @@ use super::decoding::DecodingOptions;
 use super::fields::{Unknown, refuse_unknown};
 use super::unsupported::refuse_unless;
 use super::{AnswerOptions, LogProbs};
-use crate::api::openai::Kind;
 use crate::api::openai::error::ApiError;
+use crate::api::openai::kind::Kind;
 
 /// OpenAI's default for completions.
 const COMPLETION_TOKENS: usize = 16;

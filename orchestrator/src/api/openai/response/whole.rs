@@ -9,7 +9,7 @@ use super::{
     CompletionLogProbs, Head, Kind, Usage, finish_reason,
 };
 use crate::api::openai::request::AnswerOptions;
-use crate::service::SequenceEvent;
+use crate::sequence::SequenceEvent;
 
 /// An answer of either endpoint.
 #[derive(Debug, Serialize)]

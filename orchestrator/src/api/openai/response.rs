@@ -85,7 +85,7 @@ struct AssistantMessage {
     /// `assistant`.
     role: &'static str,
     content: String,
-    /// Null.
+    /// Always null.
     refusal: Option<String>,
 }
 
@@ -180,3 +180,6 @@ impl Usage {
 fn finish_reason(reason: &FinishReason) -> &'static str {
     reason.name()
 }
+
+#[cfg(test)]
+mod tests;

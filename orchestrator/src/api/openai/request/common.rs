@@ -5,6 +5,7 @@ use serde_json::Value;
 use tandem_decoding::DecodingParams;
 use tandem_generation::{Input, RequestParams};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::decoding::DecodingOptions;
 use super::fields::{Unknown, refuse_unknown};
@@ -46,6 +47,7 @@ pub(super) struct CommonFields {
     /// Draws from the likeliest tokens that have this probability together; 1 is off.
     #[schema(default = 1, exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f64>,
+    #[schema(schema_with = seed)]
     seed: Option<Seed>,
     stop: Option<Stop>,
     /// Tandem's own. Continues after an end-of-sequence token.
@@ -68,13 +70,19 @@ struct StreamOptions {
     unknown: Unknown,
 }
 
-/// The same seed gives the same text. The default is drawn, and returned as `tandem.seed`. A negative number is the unsigned one with the
-/// same 64 bits.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+/// Any integer of 64 bits.
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(untagged, expecting = "expected an integer of 64 bits")]
 enum Seed {
     Unsigned(u64),
     Signed(i64),
+}
+
+/// Both forms of a seed are one type for clients.
+fn seed() -> Object {
+    let description = "The same seed gives the same text. The default is drawn, and returned as `tandem.seed`. A negative number is \
+                       the unsigned one with the same 64 bits.";
+    ObjectBuilder::new().schema_type(Type::Integer).description(Some(description)).build()
 }
 
 /// The answer ends before the first of these strings: at most 16, of at most 256 bytes each.

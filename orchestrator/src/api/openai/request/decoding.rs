@@ -16,7 +16,6 @@ use crate::api::openai::error::ApiError;
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub(super) struct DecodingOptions {
-    /// The method. The default is `mmtad`.
     #[serde(default, deserialize_with = "named")]
     #[schema(schema_with = methods)]
     method: Option<Method>,
@@ -29,11 +28,9 @@ pub(super) struct DecodingOptions {
     /// τ, of MTAD and MMTAD.
     #[schema(default = 0.5, exclusive_minimum = 0, maximum = 1)]
     acceptance_threshold: Option<f64>,
-    /// How beams are chosen; for rejection sampling, how candidates are drawn. The default is `sampled`: without replacement.
     #[serde(default, deserialize_with = "named")]
     #[schema(schema_with = expansions)]
     beams: Option<Expansion>,
-    /// By which joint likelihoods MMTAD accepts. The default is `best-beam`.
     #[serde(default, deserialize_with = "named")]
     #[schema(schema_with = references)]
     reference: Option<Reference>,
@@ -88,22 +85,39 @@ where
 }
 
 fn methods() -> Object {
-    names(Method::ALL.map(Method::name), "mmtad")
+    names(Method::ALL.map(Method::name), "mmtad", "The method.")
 }
 
 fn expansions() -> Object {
-    names(Expansion::ALL.map(Expansion::name), "sampled")
+    let description = "How beams are chosen; for rejection sampling, how candidates are drawn. `sampled` is without replacement.";
+    names(Expansion::ALL.map(Expansion::name), "sampled", description)
 }
 
 fn references() -> Object {
-    names(Reference::ALL.map(Reference::name), "best-beam")
+    let description =
+        "For MMTAD: the Q that P is compared with, that of the best beam or the largest of the depth.";
+    names(Reference::ALL.map(Reference::name), "best-beam", description)
 }
 
 /// The schema of a field that is one of several names.
-fn names<const N: usize>(names: [&'static str; N], default: &'static str) -> Object {
+fn names<const N: usize>(names: [&'static str; N], default: &'static str, description: &str) -> Object {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(names))
         .default(Some(default.into()))
+        .description(Some(description))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_has_the_defaults_of_the_domain() {
+        let default = DecodingParams::default();
+        assert_eq!(methods().default, Some(default.method.name().into()));
+        assert_eq!(expansions().default, Some(default.expansion.name().into()));
+        assert_eq!(references().default, Some(default.reference.name().into()));
+    }
 }

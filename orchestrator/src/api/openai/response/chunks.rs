@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tandem_generation::{Chunk as Piece, Event, Finish, SequenceStart};
 
-use super::extension::{ChunkExtension, SequenceSummary, TokenOrigin};
+use super::extension::ChunkExtension;
 use super::{
     ChatChunkChoice, ChatCompletionChunk, ChatDelta, ChatLogProbs, ChunkAdditions, CompletionChoice,
     CompletionChunk, CompletionLogProbs, Head, Kind, Usage, finish_reason,
@@ -102,11 +102,8 @@ impl ChunkWriter {
 
     fn piece(&mut self, index: usize, piece: Piece) -> AnyChunk {
         let Piece { text, tokens, iteration } = piece;
-        let tandem = self.options.trace.then(|| ChunkExtension {
-            tokens: Some(TokenOrigin::all(&tokens)),
-            iteration: iteration.map(|iteration| (*iteration).into()),
-            summary: None,
-        });
+        let iteration = iteration.map(|iteration| *iteration);
+        let tandem = self.options.trace.then(|| ChunkExtension::trace(&tokens, iteration));
         let log_probs = self.options.log_probs;
         match self.kind {
             Kind::Completion => {
@@ -125,8 +122,7 @@ impl ChunkWriter {
     fn finished(&mut self, index: usize, finish: &Finish) -> AnyChunk {
         let sequence = &mut self.sequences[index];
         sequence.new_tokens = Some(finish.statistics.new_tokens);
-        let summary = Some(SequenceSummary::new(sequence.seed, finish));
-        let tandem = Some(ChunkExtension { summary, ..ChunkExtension::default() });
+        let tandem = Some(ChunkExtension::end(sequence.seed, finish));
         let finish_reason = Some(finish_reason(&finish.reason));
         match self.kind {
             Kind::Completion => {

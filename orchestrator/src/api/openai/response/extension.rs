@@ -32,13 +32,19 @@ pub(super) struct ChoiceExtension {
 pub(super) struct ChunkExtension {
     /// With `trace`: the tokens of this chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tokens: Option<Vec<TokenOrigin>>,
+    tokens: Option<Vec<TokenOrigin>>,
     /// With `trace`: the iteration that made this chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) iteration: Option<IterationReport>,
+    iteration: Option<IterationReport>,
+    /// With the `finish_reason`: the seed that generates this choice alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    /// With the `finish_reason`: the stop string that was found, or null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop: Option<Option<String>>,
     /// With the `finish_reason`.
-    #[serde(flatten)]
-    pub(super) summary: Option<SequenceSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<StatisticsReport>,
 }
 
 /// What the generation of a choice took.
@@ -117,6 +123,20 @@ struct StatisticsReport {
     undrafted_iterations: usize,
     /// Sessions that were opened again, because their worker was lost or drained.
     failovers: usize,
+}
+
+impl ChunkExtension {
+    /// For the chunk of an iteration.
+    pub(super) fn trace(tokens: &[Token], iteration: Option<Iteration>) -> Self {
+        let tokens = Some(TokenOrigin::all(tokens));
+        Self { tokens, iteration: iteration.map(Into::into), ..Self::default() }
+    }
+
+    /// For the last chunk of a choice.
+    pub(super) fn end(seed: u64, finish: &Finish) -> Self {
+        let SequenceSummary { seed, stop, statistics } = SequenceSummary::new(seed, finish);
+        Self { seed: Some(seed), stop: Some(stop), statistics: Some(statistics), ..Self::default() }
+    }
 }
 
 impl SequenceSummary {

@@ -25,7 +25,7 @@ pub(super) struct CompletionLogProbs {
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(super) struct ChatLogProbs {
     content: Vec<ChatTokenLogProb>,
-    /// Null.
+    /// Always null.
     refusal: Option<String>,
 }
 

@@ -42,7 +42,7 @@ impl Fields {
 pub(super) fn refuse_unknown(path: &str, unknown: &Unknown) -> Result<(), ApiError> {
     match unknown.iter().find(|(_, value)| !value.is_null()) {
         Some((name, _)) => {
-            let predicate = "is not a field of this API: check its spelling, or omit it";
+            let predicate = "is not a field of this endpoint: check its spelling, or omit it";
             Err(ApiError::unsupported(format!("{path}{name}"), predicate))
         }
         None => Ok(()),
@@ -120,13 +120,13 @@ mod tests {
         let inner = first.b.unwrap();
         assert_eq!(inner.d, Some(2));
         let error = refuse_unknown("b.", &inner.unknown).unwrap_err();
-        assert_eq!(message(error), "b.e is not a field of this API: check its spelling, or omit it");
+        assert_eq!(message(error), "b.e is not a field of this endpoint: check its spelling, or omit it");
     }
 
     #[test]
     fn an_unknown_field_is_refused_by_name() {
         let error = read(r#"{"temprature": 1}"#).unwrap_err();
-        assert_eq!(error, "temprature is not a field of this API: check its spelling, or omit it");
+        assert_eq!(error, "temprature is not a field of this endpoint: check its spelling, or omit it");
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn messages_are_texts_or_text_parts() {
     assert_eq!(refused, "messages[0].content has a part of type \"image_url\": only text is supported");
     assert_eq!(chat(json!({ "role": "user" })).unwrap_err(), "messages[0].content is missing");
     let named = chat(json!({ "role": "user", "content": "x", "name": "me" })).unwrap_err();
-    assert!(named.starts_with("messages[0].name is not a field of this API"), "{named}");
+    assert!(named.starts_with("messages[0].name is not a field of this endpoint"), "{named}");
 }
 
 #[test]

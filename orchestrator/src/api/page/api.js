@@ -1,33 +1,33 @@
-// The HTTP API: one call for JSON, one for a stream of server-sent events.
+// Calls of the HTTP API: one for JSON, one for a stream of server-sent events.
 
-// What the server refused, in its own words; param is the field it names, if it does.
+// An error of the server with its message. `param` is the field that it names, or null.
 export class ApiError extends Error {
   constructor(error) {
-    super(error.message ?? "the server gave no reason");
+    super(error.message ?? "the server sent no message");
     this.param = error.param ?? null;
   }
 }
 
-async function ask(path, key, body, signal) {
+async function send(path, key, body, signal) {
   const headers = { ...(key && { authorization: `Bearer ${key}` }), ...(body && { "content-type": "application/json" }) };
   const response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   if (response.ok) return response;
-  const told = await response.json().catch(() => ({}));
-  throw new ApiError(told.error ?? { message: `the server answered ${response.status} ${response.statusText}` });
+  const answer = await response.json().catch(() => ({}));
+  throw new ApiError(answer.error ?? { message: `the server answered ${response.status} ${response.statusText}` });
 }
 
 export async function get(path, key) {
-  return (await ask(path, key)).json();
+  return (await send(path, key)).json();
 }
 
-// The JSON of every event until [DONE]. An error in the stream, or its early end, is thrown.
+// Yields the JSON of every event until [DONE]. Throws if the stream contains an error or ends early.
 export async function* stream(path, key, body, signal) {
-  const response = await ask(path, key, body, signal);
+  const response = await send(path, key, body, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) throw new ApiError({ message: "the stream ended before the text did" });
+    if (done) throw new ApiError({ message: "the stream ended before the text was complete" });
     const events = (rest + value).split(/\r?\n\r?\n/);
     rest = events.pop();
     for (const event of events) {

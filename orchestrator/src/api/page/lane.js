@@ -1,8 +1,8 @@
-// One column of results: a text as it streams, its figures, and its iterations to step through.
+// One column of results: the text while it streams, its figures, and its iterations one by one.
 
 import { drawTree } from "/tree.js";
 
-const PAUSE_MS = 700; // between two iterations, when played
+const PAUSE_MS = 700; // between two iterations while they are played
 const PARTS = ["waiting", "prefill", "draft", "target", "orchestration"];
 const LOSSLESS = { true: "lossless", false: "not lossless" };
 
@@ -10,7 +10,7 @@ const one = (x) => (x >= 100 ? x.toFixed(0) : x.toFixed(1));
 const percent = (x) => `${Math.round(100 * x)} %`;
 const make = (name, className, text) => Object.assign(document.createElement(name), { className, textContent: text });
 
-// The decoding alone, as the command line counts it: from the first iteration to the end.
+// The speed of decoding alone, as the command line reports it: from the first iteration to the end.
 export const tokensPerSecond = (s) => (1e3 * s.new_tokens) / (s.total_ms - s.waiting_ms - s.prefill_ms);
 
 export class Lane {
@@ -27,7 +27,7 @@ export class Lane {
     this.part.text.addEventListener("click", ({ target }) => target.dataset.step && this.go(Number(target.dataset.step)));
   }
 
-  // Empty, for a text of this method to come.
+  // Clears the column for a text by this method.
   reset(name) {
     this.pause();
     Object.assign(this, { name, iterations: [], spans: [], text: "", statistics: null, step: 0, follow: true, began: 0, drawn: null });
@@ -49,7 +49,7 @@ export class Lane {
     this.state("running…", "running");
   }
 
-  // A chunk of the stream: text, its tokens, and the iteration that made them.
+  // Adds a chunk of the stream: text, its tokens, and the iteration that generated them.
   chunk(choice, tandem) {
     this.began ||= performance.now();
     this.text += choice.text ?? choice.delta?.content ?? "";
@@ -61,9 +61,9 @@ export class Lane {
       this.part.text.append(span);
     }
     if (tandem?.statistics) {
-      // What stands before a stop string in the token that the string begins in is of no token.
-      const told = this.spans.reduce((sum, span) => sum + span.textContent.length, 0);
-      this.part.text.append(this.text.slice(told));
+      // If a stop string begins inside a token, the part of the token before it is in the text but in no token.
+      const inTokens = this.spans.reduce((sum, span) => sum + span.textContent.length, 0);
+      this.part.text.append(this.text.slice(inTokens));
       this.statistics = tandem.statistics;
       const { lossless, failovers, undrafted_iterations: undrafted } = tandem.statistics;
       const by = choice.finish_reason === "length" ? "at the limit" : tandem.stop ? `by ${JSON.stringify(tandem.stop)}` : "by its own end";
@@ -71,7 +71,7 @@ export class Lane {
       this.update();
       this.state([`ended ${by}`, LOSSLESS[lossless], `seed ${tandem.seed}`, ...lost].join(" · "), "done");
     }
-    // Chunks come faster than frames.
+    // Chunks can arrive faster than frames are drawn.
     this.frame ||= requestAnimationFrame(() => this.update());
   }
 
@@ -132,7 +132,7 @@ export class Lane {
     });
   }
 
-  // Until the server's own figures come with the end, those that can be counted here.
+  // Figures counted here. They are shown until the server sends its own at the end.
   counted() {
     const accepted = this.iterations.reduce((sum, iteration) => sum + iteration.accepted_nodes.length, 0);
     const rounds = this.iterations.length;
@@ -222,7 +222,7 @@ export class Lane {
     const before = this.iterations[this.step - 1];
     const root = before && (before.bonus_text || before.texts[before.accepted_nodes.at(-1)]);
     if (iteration) tree.replaceChildren(drawTree(iteration, root, (words) => { detail.textContent = words; }));
-    // Else the keys would end with the node that had the focus.
+    // Keys work only while a node has the focus, and the node that had it is gone.
     if (inside) tree.querySelector("[tabindex='0']")?.focus();
   }
 }

@@ -3,11 +3,11 @@
 import { ApiError, get, stream } from "/api.js";
 import { Lane, tokensPerSecond } from "/lane.js";
 
-const STATUS_MS = 5000; // between two questions about the workers
+const STATUS_MS = 5000; // between two requests for the state of the workers
 const $ = (id) => document.getElementById(id);
 const form = $("ask");
 const lanes = [new Lane(), new Lane()];
-let run = null; // the run that is on: how to abort it, and when it has ended
+let run = null; // the current run: how to abort it, and a promise of its end
 
 const labelOf = (method) => [...$("method").options].find((option) => option.value === method).textContent;
 const chosen = () => ($("compare").checked ? [$("method").value, $("other").value] : [$("method").value]);
@@ -16,7 +16,7 @@ const used = (field, methods) => {
   return !by || methods.some((method) => by.includes(method));
 };
 
-// The value that a field stands for; undefined leaves it to the server.
+// The value of a field. If it is undefined, the server chooses.
 function valueOf(field) {
   const text = field.value;
   if (field.dataset.text !== undefined) return text === "" ? undefined : text;
@@ -24,7 +24,7 @@ function valueOf(field) {
   return text === "" ? undefined : Number(text);
 }
 
-// The request's body: each field's name is its path in it.
+// The body of the request. The name of each input is the path of its value in the body.
 function bodyFor(model, method, seed) {
   const body = { model, stream: true, decoding: { method, trace: true } };
   const message = $("prompt").value;
@@ -77,10 +77,10 @@ async function start() {
 }
 
 async function runAll({ abort: { signal }, before }) {
-  // The one before writes into the same columns until it has ended.
+  // The previous run writes to the same columns until it has ended.
   await before;
   const methods = chosen();
-  // Both columns get the same seed, so it is drawn here.
+  // Drawn here, because both columns need the same seed.
   const seed = crypto.getRandomValues(new Uint32Array(1))[0];
   layout();
   methods.forEach((method, i) => lanes[i].reset(labelOf(method)));
@@ -98,7 +98,7 @@ async function runAll({ abort: { signal }, before }) {
   else conclude(lanes.slice(0, methods.length));
 }
 
-// In words, once, when all is done: what a listener needs, and what two methods compare to.
+// Announces the results to screen readers, once, and compares two methods.
 function conclude(done) {
   const ended = done.filter((lane) => lane.statistics);
   const spoken = ended.map((lane) => `${lane.name}: ${lane.statistics.new_tokens} tokens, ${tokensPerSecond(lane.statistics).toFixed(0)} per second. Text: ${lane.text}`);
@@ -117,7 +117,7 @@ function problem(message) {
   $("problem").hidden = !message;
 }
 
-// As many columns as methods, and the settings that these methods read.
+// Shows as many columns as there are methods, and the settings that these methods read.
 function layout() {
   const methods = chosen();
   const columns = lanes.slice(0, methods.length);
@@ -126,7 +126,7 @@ function layout() {
   $("verdict").hidden = true;
   for (const field of form.querySelectorAll("[data-methods]")) field.hidden = !used(field, methods);
   for (const field of form.querySelectorAll("[data-compare]")) field.hidden = methods.length < 2;
-  // A column without a text says which method it will hold.
+  // A column without a text has its method as its title.
   columns.forEach((lane, i) => { if (!lane.text && !run) lane.reset(labelOf(methods[i])); });
 }
 

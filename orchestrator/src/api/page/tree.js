@@ -1,7 +1,7 @@
 // The token tree of one iteration as SVG: the root on the left, a column per depth.
 
-const [WIDTH, HEIGHT, GAP_X, GAP_Y, EDGE] = [66, 34, 14, 6, 3]; // of a node, between nodes, around all
-const CHARS = 8; // of a token's text that a node has room for
+const [WIDTH, HEIGHT, GAP_X, GAP_Y, EDGE] = [66, 34, 14, 6, 3]; // of a node, between nodes, around the tree
+const CHARS = 8; // characters of a token that fit into a node
 const BAR = WIDTH - 12;
 const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍" };
 
@@ -10,7 +10,7 @@ const shortened = (text) => {
   const chars = [...visible(text)];
   return chars.length > CHARS ? chars.slice(0, CHARS - 1).join("") + "…" : chars.join("");
 };
-// A log-probability; null stands for minus infinity, undefined for one that nobody computed.
+// A log-probability. null is minus infinity; undefined was not computed.
 const nats = (x) => (x === undefined ? "–" : x === null ? "−∞" : x.toFixed(2).replace("-", "−"));
 
 function svg(name, attributes, ...children) {
@@ -20,7 +20,7 @@ function svg(name, attributes, ...children) {
   return element;
 }
 
-// Places of the tree: 0 is the root, then the nodes, the target's own token last. Children come after parents.
+// What is drawn: the root, then the nodes, then the token of the target. Children come after their parents.
 function places(iteration, rootText) {
   const accepted = new Set(iteration.accepted_nodes);
   const list = [{ text: rootText ?? "", kind: "accepted root", depth: 0, children: [] }];
@@ -38,7 +38,7 @@ function places(iteration, rootText) {
   return list;
 }
 
-// Leaves take rows from the top; a parent stands in the middle of its children.
+// Leaves get rows from the top down. A parent is placed in the middle of its children.
 function setRows(list) {
   let rows = 0;
   const visit = (place) => {
@@ -52,12 +52,12 @@ function setRows(list) {
 
 function about({ text, kind, depth, q, p }) {
   if (kind === "accepted root") return text ? `“${visible(text)}”, the last token so far.` : "The end of the prompt.";
-  if (kind === "bonus") return `“${visible(text)}”, drawn by the target behind the accepted tokens.`;
+  if (kind === "bonus") return `“${visible(text)}”, drawn by the target after the accepted tokens.`;
   const ratio = typeof q === "number" && typeof p === "number" ? `, P − Q ${nats(p - q)}` : "";
   return `“${visible(text)}”, depth ${depth}, ${kind}: Q ${nats(q)}, P ${nats(p)}${ratio}`;
 }
 
-// A probability from 0 to 1 as a thin bar in its track.
+// A probability from 0 to 1 as a thin bar in a track.
 function bar(x, y, name, log) {
   const rect = (kind, width) => svg("rect", { class: kind, x, y, width, height: 3, rx: 1.5 });
   const width = BAR * Math.exp(log ?? -Infinity);
@@ -75,8 +75,9 @@ function node(place, x, y) {
   return group;
 }
 
-// Draws it. `told` gets the words about the node that is pointed at or focused. One node is in the tab order; arrows go on from there.
-export function drawTree(iteration, rootText, told) {
+// Draws an iteration. `describe` receives the description of the node that is hovered or focused. One node is in the tab order; arrow keys
+// move from there.
+export function drawTree(iteration, rootText, describe) {
   const list = places(iteration, rootText);
   const rows = setRows(list);
   const left = (place) => EDGE + place.depth * (WIDTH + GAP_X);
@@ -85,7 +86,7 @@ export function drawTree(iteration, rootText, told) {
   const [width, height] = [2 * EDGE + depths * (WIDTH + GAP_X) - GAP_X, 2 * EDGE + rows * (HEIGHT + GAP_Y) - GAP_Y];
   const drawing = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Token tree" });
 
-  // The accepted path lies above the others.
+  // The accepted path is drawn above the others.
   const edges = list.slice(1).sort((a, b) => (b.kind === "rejected") - (a.kind === "rejected"));
   for (const place of edges) {
     const [x, y] = [left(place), top(place) + HEIGHT / 2];
@@ -96,7 +97,7 @@ export function drawTree(iteration, rootText, told) {
 
   const groups = list.map((place) => node(place, left(place), top(place)));
   groups.forEach((group, i) => {
-    for (const event of ["pointerenter", "focus", "click"]) group.addEventListener(event, () => told(about(list[i])));
+    for (const event of ["pointerenter", "focus", "click"]) group.addEventListener(event, () => describe(about(list[i])));
     group.addEventListener("keydown", (event) => {
       const siblings = list.flatMap((other, at) => (other.depth === list[i].depth ? [at] : [])).sort((a, b) => list[a].row - list[b].row);
       const at = siblings.indexOf(i);
@@ -111,9 +112,9 @@ export function drawTree(iteration, rootText, told) {
     drawing.append(group);
   });
 
-  // Shown first: the deepest accepted node.
+  // The deepest accepted node is described first.
   const deepest = (iteration.accepted_nodes.at(-1) ?? -1) + 1;
   groups[deepest].setAttribute("tabindex", 0);
-  told(about(list[deepest]));
+  describe(about(list[deepest]));
   return drawing;
 }

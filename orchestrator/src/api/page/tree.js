@@ -10,7 +10,7 @@ const shortened = (text) => {
   const chars = [...visible(text)];
   return chars.length > CHARS ? chars.slice(0, CHARS - 1).join("") + "…" : chars.join("");
 };
-// A log-probability; null stands for minus infinity, undefined for one that nobody computed.
+// A log-probability; null stands for minus infinity, undefined for one that was not computed.
 const nats = (x) => (x === undefined ? "–" : x === null ? "−∞" : x.toFixed(2).replace("-", "−"));
 
 function svg(name, attributes, ...children) {
@@ -52,7 +52,7 @@ function setRows(list) {
 
 function about({ text, kind, depth, q, p }) {
   if (kind === "accepted root") return text ? `“${visible(text)}”, the last token so far.` : "The end of the prompt.";
-  if (kind === "bonus") return `“${visible(text)}”, drawn by the target behind the accepted tokens.`;
+  if (kind === "bonus") return `“${visible(text)}”, drawn by the target after the accepted tokens.`;
   const ratio = typeof q === "number" && typeof p === "number" ? `, P − Q ${nats(p - q)}` : "";
   return `“${visible(text)}”, depth ${depth}, ${kind}: Q ${nats(q)}, P ${nats(p)}${ratio}`;
 }

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use super::decoding::DecodingOptions;
 use super::fields::{Unknown, refuse_unknown};
+use super::options::{AnswerOptions, LogProbs};
 use super::unsupported::refuse_unless;
-use super::{AnswerOptions, LogProbs};
 use crate::api::openai::error::ApiError;
 use crate::api::openai::kind::Kind;
 

@@ -1,4 +1,4 @@
-//! The configuration of an orchestrator, whoever made it.
+//! The configuration of an orchestrator. Binaries fill these structs, from flags or otherwise.
 
 use std::path::PathBuf;
 use std::time::Duration;

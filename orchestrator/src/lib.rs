@@ -1,7 +1,7 @@
 //! The orchestrator: finds the workers, admits requests, generates with `tandem-generation`, and serves two public APIs.
 //!
 //! [`Pair::connect`] finds the workers, [`serving()`] makes a server of them. What clients see is in `api`: gRPC, OpenAI's API, and a
-//! page; what lies behind them is one service. Pools of workers implement the ports of the generation loop.
+//! page; both share one service. Pools of workers implement the ports of the generation loop.
 
 mod admission;
 mod api;

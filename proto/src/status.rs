@@ -19,20 +19,17 @@ pub enum Reason {
     StepOutOfOrder,
     /// The worker has committed another number of tokens; the message has it.
     CommittedMismatch,
-    /// The tokenizers of draft and target differ.
-    VocabularyMismatch,
     /// The prompt leaves no room in the context.
     ContextLengthExceeded,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::UnknownSession,
         Self::StaleIncarnation,
         Self::StepOutOfOrder,
         Self::CommittedMismatch,
-        Self::VocabularyMismatch,
         Self::ContextLengthExceeded,
     ];
 
@@ -43,7 +40,6 @@ impl Reason {
             Self::StaleIncarnation => "STALE_INCARNATION",
             Self::StepOutOfOrder => "STEP_OUT_OF_ORDER",
             Self::CommittedMismatch => "COMMITTED_MISMATCH",
-            Self::VocabularyMismatch => "VOCABULARY_MISMATCH",
             Self::ContextLengthExceeded => "CONTEXT_LENGTH_EXCEEDED",
         }
     }

@@ -68,9 +68,9 @@ fn json_output_is_valid_and_alone() {
 fn invalid_flags_are_refused_with_a_message() {
     refuses(&["generate", "--method", "medusa", "x"], b"", "unknown method \"medusa\"");
     refuses(&["generate", "--threshold", "1.5", "x"], b"", "acceptance_threshold is 1.5");
-    refuses(&["generate", "--temperature", "NaN", "x"], b"", "temperature: is NaN");
-    refuses(&["generate", "--beam-width", "0", "x"], b"", "beam_width: is 0");
-    refuses(&["generate", "--draft-tokens", "10000", "x"], b"", "draft_tokens: is 10000");
+    refuses(&["generate", "--temperature", "NaN", "x"], b"", "temperature is NaN");
+    refuses(&["generate", "--beam-width", "0", "x"], b"", "beam_width is 0");
+    refuses(&["generate", "--draft-tokens", "10000", "x"], b"", "draft_tokens is 10000");
     refuses(&["generate", ""], b"", "is empty");
     refuses(&["generate"], b"\xff\xfe", "not UTF-8");
     refuses(&["generate", "--device", "tpu", "x"], b"", "is not a device");

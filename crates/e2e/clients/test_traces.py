@@ -155,15 +155,15 @@ def test_attributes_follow_the_semantic_conventions(traced):
     assert all(p["tandem.batch.rows"] >= p["tandem.rows"] >= 1 for p in passes)
 
 
-def test_http_headers_carry_a_trace_and_each_of_several_texts_has_a_span(traced):
+def test_http_headers_carry_a_trace_and_each_of_several_sequences_has_a_span(traced):
     spans = [span for _, span in traced[0] if span.trace_id.hex() == HTTP_TRACE]
     (root,) = (span for span in spans if span.parent_span_id.hex() == PARENT)
     assert values(root.attributes)["gen_ai.request.choice.count"] == 2
-    texts = [span for span in spans if span.name == "text"]
-    assert {span.parent_span_id for span in texts} == {root.span_id} and len(texts) == 2
-    ids = {span.span_id for span in texts}
+    sequences = [span for span in spans if span.name == "sequence"]
+    assert {span.parent_span_id for span in sequences} == {root.span_id} and len(sequences) == 2
+    ids = {span.span_id for span in sequences}
     assert {span.parent_span_id for span in spans if span.name == "iteration"} == ids
-    assert all(values(span.attributes)["gen_ai.usage.output_tokens"] > 0 for span in texts)
+    assert all(values(span.attributes)["gen_ai.usage.output_tokens"] > 0 for span in sequences)
     assert {resource["service.name"] for resource, span in traced[0] if span.trace_id.hex() == HTTP_TRACE} == SERVICES
 
 

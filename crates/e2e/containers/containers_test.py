@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute()
 PROJECT = f"tandem-test-{os.getpid()}"
 IMAGE = f"{PROJECT}:test"
-BASES = {"BUILDER": f"{PROJECT}-builder:test", "RUNTIME": f"{PROJECT}-runtime:test"}
+BASES = {"TANDEM_BUILDER": f"{PROJECT}-builder:test", "TANDEM_RUNTIME": f"{PROJECT}-runtime:test"}
 PROMETHEUS = f"{PROJECT}-prometheus:test"
 PROMPT = (ROOT / "models/demo/prompt.txt").read_text()
 SEED = 7
@@ -42,9 +42,9 @@ SLOW = 0.15
 OVERRIDE = """
 services:
   orchestrator:
-    environment: {RESOLVE_SECONDS: "1", WORKER_SILENCE_SECONDS: "2"}
+    environment: {TANDEM_RESOLVE_SECONDS: "1", TANDEM_WORKER_SILENCE_SECONDS: "2"}
   draft: &worker
-    environment: {SESSION_LEASE_SECONDS: "10"}
+    environment: {TANDEM_SESSION_LEASE_SECONDS: "10"}
   target: *worker
 """
 
@@ -90,7 +90,7 @@ class System:
                         "-f", str(self.override)]
         # Published on free ports.
         self.environment = {**os.environ, **BASES, "TANDEM_IMAGE": IMAGE, "TANDEM_GRPC_PORT": "0", "TANDEM_HTTP_PORT": "0",
-                            "PROMETHEUS_IMAGE": PROMETHEUS, "PROMETHEUS_PORT": "0"}
+                            "TANDEM_PROMETHEUS_IMAGE": PROMETHEUS, "TANDEM_PROMETHEUS_PORT": "0"}
         if run("docker", "buildx", "version", check=False).returncode != 0:
             self.environment |= {"DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
 
@@ -207,7 +207,7 @@ class InnerGrpcStream(GrpcStream):
 
 
 def build(system, binaries):
-    sizes = build_base(BASES["BUILDER"], BASES["RUNTIME"], binaries)
+    sizes = build_base(BASES["TANDEM_BUILDER"], BASES["TANDEM_RUNTIME"], binaries)
     say(f"base images made from this machine's C library: builder {sizes[0]} MB with the binaries, runtime {sizes[1]} MB")
     system.compose("build", "draft")
     size = int(docker("image", "inspect", "-f", "{{.Size}}", IMAGE)) // 1_000_000
@@ -219,11 +219,11 @@ def check_files(system, compose):
     files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.gpus.yaml")]
     config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
     gpus = re.findall(r"device_ids:\s*- ['\"](\w+)['\"]", config)
-    if sorted(gpus) != ["0", "1"] or config.count("DEVICE: cuda:0") != 2:
+    if sorted(gpus) != ["0", "1"] or config.count("TANDEM_DEVICE: cuda:0") != 2:
         raise Failed(f"with compose.gpus.yaml draft and target have the GPUs {gpus}")
     files = ["-f", str(ROOT / "deploy/compose.yaml"), "-f", str(ROOT / "deploy/compose.tls.yaml")]
     config = run(*compose, *files, "config", env={**os.environ, "COMPOSE_PROFILES": "monitoring"}).stdout
-    if re.search(r"http://(draft|target|[a-z0-9.]+:77)", config) or config.count("TLS_CERT: ") != 3 or config.count("TLS_CLIENT_CA: ") != 2:
+    if re.search(r"http://(draft|target|[a-z0-9.]+:77)", config) or config.count("TANDEM_TLS_CERT: ") != 3 or config.count("TANDEM_TLS_CLIENT_CA: ") != 2:
         raise Failed("with compose.tls.yaml a port or a URL of Tandem is without TLS")
     say("compose.gpus.yaml gives draft and target a GPU each; compose.tls.yaml uses TLS on every port of Tandem")
 

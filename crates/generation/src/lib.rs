@@ -1,7 +1,7 @@
 //! Generation in the language of the domain: what a client requests, what it is answered, and the loop between.
 //!
 //! The loop is [`generate()`]: propose, score, accept, emit. It knows the draft and the target only as its ports [`Drafter`] and
-//! [`Scorer`], and whoever follows its progress as an [`Observer`]. Pools of workers over gRPC implement the ports in the
+//! [`Scorer`], and reports its progress to an [`Observer`]. Pools of workers over gRPC implement the ports in the
 //! orchestrator, and toy models in tests. Nothing here knows a wire format, a status code or a flag.
 
 mod accept;

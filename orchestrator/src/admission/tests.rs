@@ -204,7 +204,7 @@ async fn tokens_per_minute_are_reserved_given_back_and_refilled() {
     tokio::time::advance(Duration::from_millis(150)).await;
     third.reserve(450, 0).unwrap();
     drop(third);
-    // However long nobody asks, it is never more than a minute's.
+    // After any pause the bucket holds at most the tokens of one minute.
     tokio::time::advance(Duration::from_secs(3600)).await;
     let mut long = alice.reserve(1).unwrap();
     // More than a minute's can begin, if nothing else runs; what is beyond is taken as it comes.

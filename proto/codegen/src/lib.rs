@@ -1,7 +1,8 @@
-//! Generates the code of `tandem-proto` from `proto/tandem/v1/*.proto`, with protox and tonic: no `protoc` anywhere.
+//! Generates the code of `tandem-proto` from `proto/tandem/v1/*.proto`, with protox and tonic, so `protoc` is not
+//! needed.
 //!
-//! `cargo run -p tandem-proto-codegen` writes it; a test fails when what is committed is not what it would write. A crate of
-//! its own, so that it builds while `tandem-proto` does not.
+//! `cargo run -p tandem-proto-codegen` writes it; a test fails when the committed code differs. It is a crate of its own, so that it
+//! builds even while `tandem-proto` does not.
 
 use std::fs;
 use std::path::{Path, PathBuf};

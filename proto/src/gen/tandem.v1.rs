@@ -304,7 +304,7 @@ pub mod draft_client {
     ///   context, google.rpc.ErrorInfo also has the reason CONTEXT_LENGTH_EXCEEDED.
     /// - FAILED_PRECONDITION and NOT_FOUND: the session and the client disagree, or there is no such session.
     ///   google.rpc.ErrorInfo, domain "tandem", has the reason: UNKNOWN_SESSION, STALE_INCARNATION,
-    ///   STEP_OUT_OF_ORDER, COMMITTED_MISMATCH or VOCABULARY_MISMATCH.
+    ///   STEP_OUT_OF_ORDER or COMMITTED_MISMATCH.
     /// - RESOURCE_EXHAUSTED: the worker is full, or a step of the session is still running. google.rpc.RetryInfo
     ///   says after which time to retry.
     /// - UNAVAILABLE: the worker is shutting down.
@@ -525,7 +525,7 @@ pub mod draft_server {
     ///   context, google.rpc.ErrorInfo also has the reason CONTEXT_LENGTH_EXCEEDED.
     /// - FAILED_PRECONDITION and NOT_FOUND: the session and the client disagree, or there is no such session.
     ///   google.rpc.ErrorInfo, domain "tandem", has the reason: UNKNOWN_SESSION, STALE_INCARNATION,
-    ///   STEP_OUT_OF_ORDER, COMMITTED_MISMATCH or VOCABULARY_MISMATCH.
+    ///   STEP_OUT_OF_ORDER or COMMITTED_MISMATCH.
     /// - RESOURCE_EXHAUSTED: the worker is full, or a step of the session is still running. google.rpc.RetryInfo
     ///   says after which time to retry.
     /// - UNAVAILABLE: the worker is shutting down.

@@ -22,7 +22,7 @@ impl SparseMask {
         self.tail.len()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn row(&self, row: usize, dim: usize) -> MaskRow<'_> {
         MaskRow { prefix: self.prefix, tail: &self.tail[row], dim }
     }
@@ -48,6 +48,7 @@ pub(super) struct MaskRow<'a> {
 }
 
 impl MaskRow<'_> {
+    #[inline(always)]
     pub(super) fn len(&self) -> usize {
         self.prefix + self.tail.len()
     }

@@ -5,6 +5,7 @@
 mod common;
 mod decoding;
 mod fields;
+mod options;
 mod prompt;
 mod unsupported;
 
@@ -16,6 +17,8 @@ use super::error::ApiError;
 use super::kind::Kind;
 use common::CommonFields;
 use fields::Fields;
+pub(super) use options::AnswerOptions;
+use options::LogProbs;
 use prompt::{Message, Prompt};
 use unsupported::{HarmlessFields, UnsupportedFields};
 
@@ -28,30 +31,6 @@ pub(super) struct Request {
     branching: Option<Vec<usize>>,
     /// How it is answered.
     pub(super) options: AnswerOptions,
-}
-
-/// What a request says about the form of its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AnswerOptions {
-    /// Choices per prompt.
-    pub(super) n: usize,
-    /// Whether the answer is a stream.
-    pub(super) stream: bool,
-    /// Whether a stream ends with the usage.
-    pub(super) include_usage: bool,
-    /// Whether every token comes with its log-probability.
-    pub(super) log_probs: bool,
-    /// Whether the origin of every token is reported, and the token tree of every iteration.
-    pub(super) trace: bool,
-}
-
-/// Which log-probabilities are requested.
-#[derive(Clone, Copy, Debug, Default)]
-struct LogProbs {
-    /// Those of the chosen tokens.
-    chosen: bool,
-    /// Those of this many of the likeliest tokens.
-    top: u32,
 }
 
 /// The body of a request to `/v1/completions`. A field that is null is as good as absent; an unknown one is refused.

@@ -9,8 +9,8 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::decoding::DecodingOptions;
 use super::fields::{Unknown, refuse_unknown};
+use super::options::{AnswerOptions, LogProbs};
 use super::unsupported::refuse_unless;
-use super::{AnswerOptions, LogProbs};
 use crate::api::openai::error::ApiError;
 use crate::api::openai::kind::Kind;
 

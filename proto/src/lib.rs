@@ -3,9 +3,11 @@
 //!
 //! Wire types stop here: after the conversions there are no `Option` fields that must be set and no unchecked numbers.
 
+mod answer;
 mod convert;
 mod status;
 
+pub use answer::Answer;
 pub use convert::{
     InvalidMessage, decoding_to_wire, expansion_to_wire, method_from_wire, method_to_wire, reference_to_wire,
 };

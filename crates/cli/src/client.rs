@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
-use tandem_proto::{MAX_MESSAGE_BYTES, v1};
+use tandem_proto::{Answer, MAX_MESSAGE_BYTES, v1};
 use tandem_serving::{ClientTls, ClientTlsFiles, inject_trace_context};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -87,23 +86,6 @@ impl Interceptor for ApiKey {
     }
 }
 
-/// Everything that a generation returned.
-#[derive(Clone, Debug, Default)]
-pub struct Answer {
-    /// The first event.
-    pub started: v1::Started,
-    /// Text of all chunks.
-    pub text: String,
-    /// Tokens of all chunks.
-    pub token_ids: Vec<u32>,
-    /// Log-probabilities of all chunks, if requested.
-    pub log_probs: Vec<f64>,
-    /// Iterations of all chunks, if requested.
-    pub iterations: Vec<v1::Iteration>,
-    /// The last event.
-    pub finished: v1::Finished,
-}
-
 /// Connects to the orchestrator at `url` without credentials.
 pub async fn connect(url: &str) -> anyhow::Result<Client> {
     AccessArgs::default().connect(url).await
@@ -158,28 +140,9 @@ impl EndpointTlsArgs {
 pub async fn generate(
     client: &mut Client,
     request: impl IntoRequest<v1::GenerateRequest>,
-    mut on_text: impl FnMut(&str),
+    on_text: impl FnMut(&str),
 ) -> Result<Answer, Status> {
     let mut request = request.into_request();
     inject_trace_context(request.metadata_mut().as_mut());
-    let mut events = client.generate(request).await?.into_inner();
-    let mut answer = Answer::default();
-    while let Some(response) = events.message().await? {
-        match response.event {
-            Some(Event::Started(started)) => answer.started = started,
-            Some(Event::Chunk(chunk)) => {
-                on_text(&chunk.text);
-                answer.text += &chunk.text;
-                answer.token_ids.extend(chunk.token_ids);
-                answer.log_probs.extend(chunk.log_probs);
-                answer.iterations.extend(chunk.iteration);
-            }
-            Some(Event::Finished(finished)) => {
-                answer.finished = finished;
-                return Ok(answer);
-            }
-            None => {}
-        }
-    }
-    Err(Status::unavailable("the orchestrator ended the stream before the generation was finished"))
+    Answer::collect(client.generate(request).await?.into_inner(), on_text).await
 }

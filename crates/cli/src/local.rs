@@ -1,10 +1,9 @@
 //! All three services in one process, on loopback ports, with real gRPC between them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use tandem_engine::KvBudget;
 use tandem_orchestrator::{OrchestratorConfig, Pair, Tcp, WorkerNames};
 use tandem_serving::{ServeConfig, Serving, Shutdown, bind, incoming};
 use tandem_worker::WorkerConfig;
@@ -36,12 +35,6 @@ impl LocalConfig {
             orchestrator,
         })
     }
-
-    /// The same with HTTP on a free loopback port.
-    pub fn with_http(mut self) -> Self {
-        self.orchestrator.serve.http_listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        self
-    }
 }
 
 /// The services, which run until this is dropped or [`Local::stop`] is called.
@@ -54,7 +47,6 @@ pub struct Local {
     pub orchestrator: SocketAddr,
     /// Where it listens for HTTP, if it does.
     pub http: Option<SocketAddr>,
-    budgets: [KvBudget; 2],
     /// Stops the orchestrator, which goes first, so that its requests can still finish.
     stop_orchestrator: Shutdown,
     stop_workers: Shutdown,
@@ -98,7 +90,6 @@ impl Local {
         let target_model =
             config.target.engine.start(Some(bar.part(1))).await.context("loading the target")?;
         bar.finish();
-        let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
 
         let stop_orchestrator = Shutdown::new();
         let stop_workers = Shutdown::new();
@@ -124,17 +115,12 @@ impl Local {
             workers.drain();
             result
         });
-        Ok(Self { draft, target, orchestrator, http, budgets, stop_orchestrator, stop_workers, services })
+        Ok(Self { draft, target, orchestrator, http, stop_orchestrator, stop_workers, services })
     }
 
     /// Where to send requests.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.orchestrator)
-    }
-
-    /// KV-cache tokens that the sessions of both workers hold now.
-    pub fn kv_tokens_used(&self) -> usize {
-        self.budgets.iter().map(KvBudget::used).sum()
     }
 
     /// Returns when a service ends.

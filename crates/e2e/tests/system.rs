@@ -2,8 +2,8 @@
 
 use tandem_decoding::Method;
 use tandem_proto::v1::target_client::TargetClient;
-use tandem_proto::{method_to_wire, v1};
-use tandem_testkit::{ANSWER, Answer, PROMPT, System, channel, greedy, request, statistics};
+use tandem_proto::{Answer, method_to_wire, v1};
+use tandem_testkit::{ANSWER, PROMPT, System, channel, greedy, request, statistics};
 use tonic::Code;
 
 #[tokio::test]

@@ -16,5 +16,5 @@ pub use network::{AcceptedStream, PORT, SimulatedNetwork, incoming};
 pub use services::{
     Services, bundled_model, loopback_listener, orchestrator_config, orchestrator_serving, worker_config,
 };
-pub use system::{ANSWER, Answer, PROMPT, System, channel, generate, greedy, request, statistics};
+pub use system::{ANSWER, PROMPT, System, channel, generate, greedy, request, statistics};
 pub use toy::{ToyModel, ToySession, toy_tokenizer, toy_tokenizer_json};

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use tandem_engine::KvBudget;
 use tandem_orchestrator::Tcp;
-use tandem_proto::v1::generate_response::Event;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
-use tandem_proto::{MAX_MESSAGE_BYTES, v1};
+use tandem_proto::{Answer, MAX_MESSAGE_BYTES, v1};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::client::GrpcService;
@@ -100,23 +99,6 @@ impl System {
     }
 }
 
-/// Everything that a generation reported.
-#[derive(Clone, Debug, Default)]
-pub struct Answer {
-    /// The first event.
-    pub started: v1::Started,
-    /// The text of all chunks.
-    pub text: String,
-    /// The tokens of all chunks.
-    pub token_ids: Vec<u32>,
-    /// The log-probabilities of all chunks, if the request had them on.
-    pub log_probs: Vec<f64>,
-    /// The iterations of all chunks, if the request had the trace on.
-    pub iterations: Vec<v1::Iteration>,
-    /// The last event.
-    pub finished: v1::Finished,
-}
-
 /// Runs a request to its end.
 pub async fn generate<T>(
     client: &mut GenerationClient<T>,
@@ -128,25 +110,7 @@ where
     T::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
     <T::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
 {
-    let mut events = client.generate(request).await?.into_inner();
-    let mut answer = Answer::default();
-    while let Some(response) = events.message().await? {
-        match response.event {
-            Some(Event::Started(started)) => answer.started = started,
-            Some(Event::Chunk(chunk)) => {
-                answer.text += &chunk.text;
-                answer.token_ids.extend(chunk.token_ids);
-                answer.log_probs.extend(chunk.log_probs);
-                answer.iterations.extend(chunk.iteration);
-            }
-            Some(Event::Finished(finished)) => {
-                answer.finished = finished;
-                return Ok(answer);
-            }
-            None => {}
-        }
-    }
-    Err(Status::unavailable("the stream ended before it was finished"))
+    Answer::collect(client.generate(request).await?.into_inner(), |_| {}).await
 }
 
 /// Connects to a service without TLS.

@@ -40,8 +40,7 @@ pub struct Args {
     )]
     rate: Vec<f64>,
 
-    /// Maximum number of concurrent requests of an open loop; a request beyond it is not sent and counts as
-    /// failed
+    /// Maximum number of concurrent requests of an open loop; any further request is not sent and counts as failed
     #[arg(
         long,
         default_value_t = 1000,

@@ -9,12 +9,12 @@ use indicatif::ProgressBar;
 use tandem_energy::EnergyMeter;
 use tandem_eval::{CellSpec, Dataset, Item, Journal, Sample, Verdict};
 use tandem_proto::v1::generate_request::Input;
-use tandem_proto::{decoding_to_wire, v1};
+use tandem_proto::{Answer, decoding_to_wire, v1};
 use tonic::{Code, Status};
 
 use super::args::Args;
 use super::plan::Plan;
-use crate::client::{Answer, Client, generate};
+use crate::client::{Client, generate};
 use crate::output::DIM;
 use crate::progress;
 

@@ -2,9 +2,8 @@
 
 use comfy_table::Table;
 use serde::Serialize;
-use tandem_proto::{method_from_wire, v1};
+use tandem_proto::{Answer, method_from_wire, v1};
 
-use crate::client::Answer;
 use crate::output::{DIM, table};
 
 /// A finished generation, as `--json` prints it.

@@ -155,8 +155,8 @@ impl ModelConfig {
 
     /// Limits the context to the sliding window of the attention.
     ///
-    /// Up to there the window hides nothing, so the model computes exactly what it was trained to. Beyond it,
-    /// the attention mask would have to know the position of every cached row.
+    /// Within one window no token is hidden, so the result is exactly that of the model. A longer context would require an attention
+    /// mask that knows the position of every cached row.
     pub(super) fn within_window(mut self, window: Option<usize>) -> Self {
         if let Some(window) = window.filter(|&window| window < self.context) {
             tracing::warn!(

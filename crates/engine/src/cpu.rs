@@ -10,17 +10,17 @@
 //! bit*, and the result of a request does not depend on the requests in its batch.
 
 mod attention;
+mod buffer;
 mod isa;
 mod linear;
 mod mask;
 mod norms;
-mod packed_rows;
 mod rows;
 mod thread_pool;
 
 pub(crate) use attention::{AppendKv, SessionKv, TreeAttention};
 pub use isa::instruction_set;
-pub use linear::PackedLinear;
+pub(crate) use linear::{PackedLinear, Panels};
 pub(crate) use mask::SparseMask;
 pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
 pub(crate) use rows::{AddAssign, Rope, SiluMul};

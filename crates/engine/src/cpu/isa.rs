@@ -8,6 +8,9 @@ use half::{bf16, f16};
 /// An instruction set that the processor has. A value exists only where the machine has the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
+    /// AVX-512 with dot products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -21,7 +24,7 @@ impl Level {
     pub(crate) fn tile_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => 12,
+            Self::Vnni | Self::Avx512 => 12,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 3,
             Self::Portable => 3,
@@ -30,6 +33,8 @@ impl Level {
 
     fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => "AVX-512 + VNNI",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "AVX-512",
             #[cfg(target_arch = "x86_64")]
@@ -59,6 +64,9 @@ pub(crate) fn all_levels() -> Vec<Level> {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         if avx2 && is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni") {
+                levels.push(Level::Vnni);
+            }
             levels.push(Level::Avx512);
         }
         if avx2 {
@@ -268,7 +276,7 @@ macro_rules! for_each_isa {
             match level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a Level exists only where the machine has it.
-                Level::Avx512 => unsafe { avx512($($arg),*) },
+                Level::Vnni | Level::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Level::Avx2 => unsafe { avx2($($arg),*) },

@@ -156,11 +156,6 @@ impl Weights {
         self.get(name, &shape, rotary_heads, self.matrices)
     }
 
-    /// Whether matrices stay quantised.
-    pub(crate) fn quantised(&self) -> bool {
-        matches!(self.source, TensorSource::Gguf { keep_quantised: true, .. })
-    }
-
     /// The dtype of the matrices; of several quantised ones, the most frequent.
     pub(crate) fn dtype(&self) -> String {
         let TensorSource::Gguf { file, keep_quantised: true, .. } = &self.source else {

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::layer::Layer;
-use super::linear::Linear;
+use super::linear::{Embedding, Linear};
 use super::norm::{HeadNorm, Norm};
 use super::rotary::RotaryTable;
 use crate::load::{Kernels, LoadError, Matrix, MlpKind, ModelConfig, NormKind, Positions, Weights};
@@ -94,7 +94,7 @@ impl Assembly<'_> {
                 biases.push(self.weights.vector(&bias, part.outputs, part.rotary_heads)?);
             }
         }
-        Ok(Linear::new(&matrices, &biases, self.kernels)?)
+        Ok(Linear::new(matrices, &biases, self.kernels)?)
     }
 
     fn norm(&self, name: &str) -> Result<Norm, LoadError> {
@@ -141,14 +141,16 @@ impl Assembly<'_> {
         }
     }
 
-    /// The embedding, `[vocab, hidden]`, and the output head.
-    pub(super) fn embedding_and_head(&self) -> Result<(Matrix, Linear), LoadError> {
+    /// The embedding and the output head.
+    pub(super) fn embedding_and_head(&self) -> Result<(Embedding, Linear), LoadError> {
         let embedding = self.vocabulary_matrix(self.config.names.embedding)?;
-        let head = match self.config.tied {
-            true => embedding.clone(),
-            false => self.vocabulary_matrix(self.config.names.head)?,
-        };
-        Ok((embedding, Linear::new(&[head], &[], self.kernels)?))
+        if self.config.tied {
+            let head = Linear::new(vec![embedding], &[], self.kernels)?;
+            return Ok((Embedding::tied(&head), head));
+        }
+        let embedding = Embedding::new(embedding, self.kernels)?;
+        let head = self.vocabulary_matrix(self.config.names.head)?;
+        Ok((embedding, Linear::new(vec![head], &[], self.kernels)?))
     }
 
     fn vocabulary_matrix(&self, name: &str) -> Result<Matrix, LoadError> {

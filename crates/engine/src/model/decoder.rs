@@ -9,26 +9,23 @@ use super::backend::{Backend, Keep, Logits, Segment};
 use super::error::EngineError;
 use super::kv_cache::KvCache;
 use super::layer::{Layer, LayerInput};
-use super::linear::Linear;
+use super::linear::{Embedding, Linear};
 use super::norm::Norm;
 use super::ops;
 use super::rotary::Angles;
 use super::spec::ModelSpec;
 use crate::cpu;
-use crate::load::{Checkpoint, Kernels, LoadError, LoadOptions, Matrix, ModelConfig, ModelSource};
+use crate::load::{Checkpoint, Kernels, LoadError, LoadOptions, ModelConfig, ModelSource};
 
 /// The decoder and its weights.
 pub struct Decoder {
     config: ModelConfig,
     spec: ModelSpec,
     kernels: Kernels,
-    /// Whether matrices are quantised: candle multiplies those, with threads of its own.
-    quantised: bool,
     /// The dtype of activations and caches.
     dtype: DType,
     device: Device,
-    /// `[vocab, hidden]`
-    embedding: Matrix,
+    embedding: Embedding,
     positions: PositionTable,
     layers: Vec<Layer>,
     norm: Norm,
@@ -68,7 +65,6 @@ impl Decoder {
             device: options.device,
         };
         Ok(Self {
-            quantised: weights.quantised(),
             dtype: weights.activations(),
             config,
             spec,
@@ -130,8 +126,7 @@ impl Decoder {
     fn embed(&self, batch: &[Segment<'_, KvCache>]) -> Result<(Tensor, Option<Angles>)> {
         let tokens: Vec<u32> = batch.iter().flat_map(|s| s.pass.tokens.iter().map(|t| t.0)).collect();
         let positions: Vec<usize> = batch.iter().flat_map(|s| s.pass.positions.iter().copied()).collect();
-        let ids = Tensor::new(tokens, &self.device)?;
-        let x = self.embedding.rows(&ids)?.to_dtype(self.dtype)?;
+        let x = self.embedding.forward(tokens, &self.device)?.to_dtype(self.dtype)?;
         match &self.positions {
             PositionTable::Rotary(table) => {
                 let angles = table.rows(&positions, self.kernels, self.dtype, &self.device)?;
@@ -178,10 +173,7 @@ impl Backend for Decoder {
     }
 
     fn forward(&self, batch: &mut [Segment<'_, KvCache>]) -> std::result::Result<Vec<Logits>, EngineError> {
-        // candle's threads wait by spinning too: two spinning pools would take the processors from each
-        // other.
-        let values =
-            if self.quantised { self.run(batch)? } else { cpu::with_threads_awake(|| self.run(batch))? };
+        let values = cpu::with_threads_awake(|| self.run(batch))?;
         let mut rest = values.as_slice();
         let mut all = Vec::with_capacity(batch.len());
         for segment in batch {

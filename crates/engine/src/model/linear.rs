@@ -1,52 +1,54 @@
-//! Linear layers, dense or quantised.
+//! Linear layers and embeddings, dense or quantised.
 
-use candle_core::quantized::{GgmlDType, QMatMul};
-use candle_core::{D, DType, Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::quantized::QMatMul;
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::ops::add_bias;
-use crate::cpu::PackedLinear;
+use crate::cpu::{PackedLinear, Panels};
 use crate::load::{Kernels, Matrix};
 
 /// A linear layer. Several layers over the same input are one, with their outputs side by side.
 pub(super) struct Linear {
-    parts: Vec<Part>,
+    weight: Weight,
     /// `[out]`
     bias: Option<Tensor>,
     kernels: Kernels,
     bytes: u64,
 }
 
+/// The weight of a linear layer or an embedding. Clones share it.
+#[derive(Clone)]
+enum Weight {
+    /// For our kernels.
+    Packed(Arc<PackedLinear>),
+    /// For candle's: parts whose outputs are side by side.
+    Candle(Vec<Part>),
+}
+
+#[derive(Clone)]
 enum Part {
-    Packed(PackedLinear),
     /// `[out, in]`
     Dense(Tensor),
-    Quantised {
-        weight: QMatMul,
-        /// Whether candle multiplies a single row with another kernel than several rows.
-        single_row_differs: bool,
-    },
+    /// On a GPU.
+    Quantised(QMatMul, Matrix),
 }
 
 impl Linear {
     /// `parts: [out_i, in]` are over the same input; `biases: [out_i]` are none, or one per part.
-    pub(super) fn new(parts: &[Matrix], biases: &[Tensor], kernels: Kernels) -> Result<Self> {
+    pub(super) fn new(parts: Vec<Matrix>, biases: &[Tensor], kernels: Kernels) -> Result<Self> {
         let bytes = parts.iter().map(Matrix::bytes).sum::<usize>() as u64;
         let bias = match biases {
             [] => None,
             _ => Some(Tensor::cat(biases, 0)?),
         };
-        Ok(Self { parts: fused(parts, kernels)?, bias, kernels, bytes })
+        Ok(Self { weight: Weight::new(parts, kernels)?, bias, kernels, bytes })
     }
 
     /// `x: [rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match self.parts.as_slice() {
-            [one] => one.forward(x)?,
-            parts => {
-                let outputs = parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>>>()?;
-                Tensor::cat(&outputs, D::Minus1)?
-            }
-        };
+        let y = self.weight.forward(x)?;
         match &self.bias {
             Some(bias) => add_bias(self.kernels, y, bias),
             None => Ok(y),
@@ -59,47 +61,103 @@ impl Linear {
     }
 }
 
-/// One part if all are dense. Quantised ones stay apart, because each may have another quantisation.
-fn fused(parts: &[Matrix], kernels: Kernels) -> Result<Vec<Part>> {
-    let mut dense = Vec::with_capacity(parts.len());
-    for part in parts {
-        match part {
-            Matrix::Dense(tensor) => dense.push(tensor),
-            Matrix::Quantised(_) => return parts.iter().map(|part| Part::new(part, kernels)).collect(),
+/// The vectors of the tokens.
+pub(super) struct Embedding(Weight);
+
+impl Embedding {
+    /// `matrix: [vocab, hidden]`.
+    pub(super) fn new(matrix: Matrix, kernels: Kernels) -> Result<Self> {
+        Weight::new(vec![matrix], kernels).map(Self)
+    }
+
+    /// The weight of `head: [vocab, hidden]`, in memory once.
+    pub(super) fn tied(head: &Linear) -> Self {
+        Self(head.weight.clone())
+    }
+
+    /// The vectors of `ids`, `[ids, hidden]`. Every id is below the size of the vocabulary.
+    pub(super) fn forward(&self, ids: Vec<u32>, device: &Device) -> Result<Tensor> {
+        match &self.0 {
+            Weight::Packed(packed) => {
+                let rows = ids.len();
+                let values = packed.rows(&ids);
+                let hidden = values.len() / rows.max(1);
+                Tensor::from_vec(values, (rows, hidden), device)
+            }
+            Weight::Candle(parts) => {
+                let ids = Tensor::new(ids, device)?;
+                let vectors = parts.iter().map(|part| part.rows(&ids)).collect::<Result<Vec<_>>>()?;
+                Tensor::cat(&vectors, D::Minus1)
+            }
         }
     }
-    Ok(vec![Part::dense(&Tensor::cat(&dense, 0)?, kernels)?])
+}
+
+impl Weight {
+    fn new(parts: Vec<Matrix>, kernels: Kernels) -> Result<Self> {
+        if kernels == Kernels::Packed {
+            // One matrix after the other, so that only one of them is in memory twice.
+            let panels = parts.into_iter().map(panels).collect::<Result<_>>()?;
+            return Ok(Self::Packed(Arc::new(PackedLinear::new(panels)?)));
+        }
+        let parts = parts.into_iter().map(Part::new).collect::<Result<Vec<_>>>()?;
+        let dense = parts.iter().map(|part| match part {
+            Part::Dense(tensor) => Some(tensor),
+            Part::Quantised(..) => None,
+        });
+        // Quantised ones stay apart, because each may have another quantisation.
+        match dense.collect::<Option<Vec<_>>>() {
+            Some(dense) if dense.len() > 1 => Ok(Self::Candle(vec![Part::Dense(Tensor::cat(&dense, 0)?)])),
+            _ => Ok(Self::Candle(parts)),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(packed) => x.apply_op1_no_bwd(&**packed),
+            Self::Candle(parts) => match parts.as_slice() {
+                [one] => one.forward(x),
+                parts => {
+                    let outputs = parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>>>()?;
+                    Tensor::cat(&outputs, D::Minus1)
+                }
+            },
+        }
+    }
+}
+
+fn panels(matrix: Matrix) -> Result<Panels> {
+    match matrix {
+        Matrix::Dense(tensor) => Panels::dense(&tensor),
+        Matrix::Quantised(tensor) => Panels::quantised(&tensor),
+    }
 }
 
 impl Part {
-    fn new(matrix: &Matrix, kernels: Kernels) -> Result<Self> {
-        match matrix {
-            Matrix::Dense(tensor) => Self::dense(tensor, kernels),
-            Matrix::Quantised(tensor) => Ok(Self::Quantised {
-                single_row_differs: tensor.device().is_cpu() && tensor.dtype() == GgmlDType::Q6K,
-                weight: QMatMul::from_arc(tensor.clone())?,
-            }),
-        }
-    }
-
-    fn dense(weight: &Tensor, kernels: Kernels) -> Result<Self> {
-        Ok(match kernels {
-            Kernels::Packed => Self::Packed(PackedLinear::new(weight)?),
-            // candle's CPU matmul requires both sides to have one dtype, and is slow in f16.
-            Kernels::Candle if weight.device().is_cpu() => Self::Dense(weight.to_dtype(DType::F32)?),
-            Kernels::Candle => Self::Dense(weight.clone()),
+    fn new(matrix: Matrix) -> Result<Self> {
+        Ok(match &matrix {
+            // candle's CPU matmul requires both sides to have one dtype, and is slow in f16. Its quantised
+            // kernels round activations and are not a reference, so weights are widened there.
+            Matrix::Dense(tensor) if tensor.device().is_cpu() => Self::Dense(tensor.to_dtype(DType::F32)?),
+            Matrix::Quantised(tensor) if tensor.device().is_cpu() => {
+                Self::Dense(tensor.dequantize(&Device::Cpu)?)
+            }
+            Matrix::Dense(tensor) => Self::Dense(tensor.clone()),
+            Matrix::Quantised(tensor) => Self::Quantised(QMatMul::from_arc(tensor.clone())?, matrix),
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Packed(packed) => x.apply_op1_no_bwd(packed),
             Self::Dense(weight) => x.matmul(&weight.t()?),
-            // Two copies of the row, because the result of a row must not depend on how many rows there are.
-            Self::Quantised { weight, single_row_differs: true } if x.dims()[0] == 1 => {
-                Tensor::cat(&[x, x], 0)?.apply(weight)?.narrow(0, 0, 1)
-            }
-            Self::Quantised { weight, .. } => x.apply(weight),
+            Self::Quantised(weight, _) => x.apply(weight),
+        }
+    }
+
+    fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => weight.index_select(ids, 0),
+            Self::Quantised(_, matrix) => matrix.rows(ids),
         }
     }
 }

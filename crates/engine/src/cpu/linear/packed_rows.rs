@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::isa::Level;
-use super::rows::Rows;
-use super::thread_pool::parallel;
+use crate::cpu::isa::Level;
+use crate::cpu::rows::Rows;
+use crate::cpu::thread_pool::parallel;
 
 /// Values from which a second thread is worthwhile for copying them.
 const PARALLEL_COPY: usize = 16_000;

@@ -1,0 +1,229 @@
+//! A quantised weight in panels.
+
+use candle_core::quantized::GgmlDType;
+use half::f16;
+
+use super::blocks::Unpacked;
+use super::format::{BLOCK, CHUNK, Format, PANEL, Scales, VECTOR, chunks, planes};
+use crate::cpu::buffer::{Buffer, DisjointChunks};
+use crate::cpu::thread_pool::parallel;
+
+/// A weight, `[outputs, inputs]`, in the layout that [`Format`] describes. The outputs of the last panel that
+/// do not exist have scales of zero.
+pub(crate) struct QuantisedPanels {
+    pub(crate) format: Format,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    bytes: Buffer<u8>,
+}
+
+impl QuantisedPanels {
+    /// Packs `rows`, the blocks of `outputs` rows of `inputs` weights as a GGUF file stores them.
+    ///
+    /// # Errors
+    /// If weights of this dtype are not supported, or `rows` has another size.
+    pub(crate) fn new(
+        dtype: GgmlDType,
+        rows: &[u8],
+        [outputs, inputs]: [usize; 2],
+    ) -> candle_core::Result<Self> {
+        let Some(format) = Format::of(dtype) else {
+            candle_core::bail!("linear layers with weights of dtype {dtype:?} are not supported")
+        };
+        let row_bytes = inputs / dtype.block_size() * dtype.type_size();
+        if !inputs.is_multiple_of(dtype.block_size()) || rows.len() != outputs * row_bytes {
+            candle_core::bail!(
+                "{} bytes of {dtype:?} are not a matrix of {outputs} rows of {inputs}",
+                rows.len()
+            );
+        }
+        let count = outputs.div_ceil(PANEL);
+        let panel_bytes = format.panel_bytes(inputs);
+        let mut bytes = Buffer::zeroed(count * panel_bytes);
+        let panels = DisjointChunks::new(&mut bytes, panel_bytes);
+        parallel(count, true, |range| {
+            let mut unpacked = Unpacked::new();
+            for panel in range {
+                // SAFETY: every panel is used once.
+                let bytes = unsafe { panels.chunk(panel) };
+                let rows = &rows[panel * PANEL * row_bytes..outputs.min((panel + 1) * PANEL) * row_bytes];
+                for (lane, row) in rows.chunks_exact(row_bytes.max(1)).enumerate() {
+                    pack_row(format, dtype, inputs, row, lane, bytes, &mut unpacked);
+                }
+            }
+        });
+        Ok(Self { format, inputs, outputs, bytes })
+    }
+
+    pub(super) fn panel(&self, panel: usize) -> &[u8] {
+        let bytes = self.format.panel_bytes(self.inputs);
+        &self.bytes[panel * bytes..][..bytes]
+    }
+
+    /// The weights of one output.
+    pub(crate) fn row(&self, output: usize) -> Vec<f32> {
+        let mut weights = Vec::with_capacity(self.inputs);
+        let (mut rest, lane) = (self.panel(output / PANEL), output % PANEL);
+        for blocks in chunks(self.inputs) {
+            let (chunk, others) = rest.split_at(self.format.chunk_bytes(blocks));
+            rest = others;
+            let (scales, codes) = chunk.split_at(self.format.scale_bytes(blocks));
+            for input in 0..blocks * BLOCK {
+                let (scale, minimum) = self.scale(scales, blocks, input / self.format.group, lane);
+                let block = &codes[input / BLOCK * self.format.block_bytes()..];
+                let code = code_at(self.format, block, input % BLOCK, lane);
+                weights.push((i32::from(code) - self.format.zero) as f32 * scale + minimum);
+            }
+        }
+        weights
+    }
+
+    /// Scale and minimum of a group of a chunk.
+    fn scale(&self, scales: &[u8], blocks: usize, group: usize, lane: usize) -> (f32, f32) {
+        let half = |at: usize| f16::from_le_bytes([scales[2 * at], scales[2 * at + 1]]).to_f32();
+        if self.format.scales == Scales::Half {
+            let block = group * self.format.group / BLOCK;
+            let minimum = if self.format.minimum { half((blocks + block) * PANEL + lane) } else { 0.0 };
+            return (half(block * PANEL + lane), minimum);
+        }
+        let factors = &scales[2 * self.format.kinds() * PANEL..];
+        let groups = blocks * BLOCK / self.format.group;
+        let factor = factors[group * PANEL + lane];
+        let (factor, minimum) = match self.format.scales {
+            Scales::SuperNibbles => (factor & 15, factor >> 4),
+            _ if self.format.minimum => (factor, factors[(groups + group) * PANEL + lane]),
+            _ => (factor, 0),
+        };
+        let scale = half(lane) * f32::from(factor as i8);
+        let minimum = if self.format.minimum { -(half(PANEL + lane) * f32::from(minimum)) } else { 0.0 };
+        (scale, minimum)
+    }
+}
+
+/// Writes a row of the file into lane `lane` of a panel.
+fn pack_row(
+    format: Format,
+    dtype: GgmlDType,
+    inputs: usize,
+    mut row: &[u8],
+    lane: usize,
+    mut panel: &mut [u8],
+    unpacked: &mut Unpacked,
+) {
+    for blocks in chunks(inputs) {
+        let (chunk, others) = panel.split_at_mut(format.chunk_bytes(blocks));
+        panel = others;
+        let bytes = blocks * BLOCK / dtype.block_size() * dtype.type_size();
+        unpacked.read(dtype, &row[..bytes]);
+        row = &row[bytes..];
+        let (scales, codes) = chunk.split_at_mut(format.scale_bytes(blocks));
+        pack_scales(format, unpacked, blocks, lane, scales);
+        for (block, codes) in codes.chunks_exact_mut(format.block_bytes()).enumerate() {
+            pack_codes(format, &unpacked.codes[block * BLOCK..][..BLOCK], lane, codes);
+        }
+    }
+}
+
+fn pack_scales(format: Format, unpacked: &Unpacked, blocks: usize, lane: usize, scales: &mut [u8]) {
+    let kinds = [Some(&unpacked.scale), format.minimum.then_some(&unpacked.minimum)];
+    let halves = if format.scales == Scales::Half { blocks } else { 1 };
+    let all = kinds.into_iter().flatten().flat_map(|kind| &kind[..halves]);
+    for (scales, half) in scales.chunks_exact_mut(2 * PANEL).zip(all) {
+        scales[2 * lane..][..2].copy_from_slice(&half.to_le_bytes());
+    }
+    if format.scales == Scales::Half {
+        return;
+    }
+    let groups = CHUNK / format.group;
+    let mut rows = scales[2 * format.kinds() * PANEL..].chunks_exact_mut(PANEL);
+    for (group, row) in rows.by_ref().take(groups).enumerate() {
+        row[lane] = unpacked.group_scales[group] as u8;
+        if format.scales == Scales::SuperNibbles {
+            row[lane] |= unpacked.group_minimums[group] << 4;
+        }
+    }
+    if format.scales == Scales::Super && format.minimum {
+        for (row, &minimum) in rows.zip(&unpacked.group_minimums[..groups]) {
+            row[lane] = minimum;
+        }
+    }
+}
+
+/// The codes of a block of one output. Four of them, for a step, are four bytes of a vector.
+fn pack_codes(format: Format, codes: &[u8], lane: usize, panel: &mut [u8]) {
+    let mut or = |vector: usize, bytes: u32| {
+        let place = &mut panel[vector * VECTOR + 4 * lane..][..4];
+        for (place, byte) in place.iter_mut().zip(bytes.to_le_bytes()) {
+            *place |= byte;
+        }
+    };
+    for (step, codes) in codes.chunks_exact(4).enumerate() {
+        let code = u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]]);
+        for plane in planes(format.bits) {
+            let bits = code >> plane.from & plane.mask();
+            or(plane.vector(step), bits << plane.shift(step));
+        }
+    }
+}
+
+/// The code of an input within a block.
+fn code_at(format: Format, block: &[u8], input: usize, lane: usize) -> u8 {
+    let (step, byte) = (input / 4, 4 * lane + input % 4);
+    let bits = planes(format.bits).iter().map(|plane| {
+        let vector = block[plane.vector(step) * VECTOR + byte];
+        (vector >> plane.shift(step) & plane.mask() as u8) << plane.from
+    });
+    bits.fold(0, |code, bits| code | bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::QTensor;
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    pub(crate) const DTYPES: [GgmlDType; 10] = [
+        GgmlDType::Q4_0,
+        GgmlDType::Q4_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q2K,
+        GgmlDType::Q3K,
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+    ];
+
+    /// Also checks that panels take no more memory than the file, but for padding.
+    #[test]
+    fn weights_are_those_that_candle_reads() {
+        for dtype in DTYPES {
+            for (outputs, inputs) in [(16, 256), (37, 768), (3, 512)] {
+                let weight = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu).unwrap();
+                let quantised = QTensor::quantize(&weight, dtype).unwrap();
+                let rows = quantised.data().unwrap();
+                let panels = QuantisedPanels::new(dtype, &rows, [outputs, inputs]).unwrap();
+                let theirs = quantised.dequantize(&Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+                for (output, theirs) in theirs.iter().enumerate() {
+                    let ours = panels.row(output);
+                    for (ours, theirs) in ours.iter().zip(theirs) {
+                        assert!((ours - theirs).abs() <= 1e-6, "{dtype:?}: {ours}, not {theirs}");
+                    }
+                }
+                if outputs % PANEL == 0 {
+                    let limit = rows.len() * 107 / 100;
+                    assert!(panels.bytes.len() <= limit, "{dtype:?}: {} > {limit}", panels.bytes.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_size_or_dtype_is_an_error() {
+        assert!(QuantisedPanels::new(GgmlDType::Q8_0, &[0; 33], [1, 32]).is_err());
+        assert!(QuantisedPanels::new(GgmlDType::Q8_0, &[0; 34], [1, 33]).is_err());
+        assert!(QuantisedPanels::new(GgmlDType::F16, &[0; 64], [1, 32]).is_err());
+    }
+}

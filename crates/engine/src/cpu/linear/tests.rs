@@ -1,0 +1,169 @@
+//! Tests of linear layers: every instruction set that this machine has, every dtype, and odd sizes.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device};
+
+use super::*;
+use crate::cpu::isa::all_levels;
+
+const QUANTISED: [GgmlDType; 10] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q2K,
+    GgmlDType::Q3K,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+];
+
+fn random(shape: (usize, usize)) -> Tensor {
+    Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+}
+
+fn dense(weight: &Tensor, level: Level) -> PackedLinear {
+    PackedLinear::for_level(vec![Panels::dense(weight).unwrap()], level).unwrap()
+}
+
+fn quantised(weight: &QTensor, level: Level) -> PackedLinear {
+    PackedLinear::for_level(vec![Panels::quantised(weight).unwrap()], level).unwrap()
+}
+
+fn apply(layer: &PackedLinear, x: &Tensor) -> Vec<Vec<f32>> {
+    x.apply_op1_no_bwd(layer).unwrap().to_vec2().unwrap()
+}
+
+#[test]
+fn results_equal_those_of_candle() {
+    for level in all_levels() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (rows, inputs, outputs) in
+                [(1, 5, 3), (1, 64, 200), (2, 33, 32), (5, 64, 65), (17, 96, 130), (33, 7, 31)]
+            {
+                let w = random((outputs, inputs)).to_dtype(dtype).unwrap();
+                let x = random((rows, inputs));
+                let ours = x.apply_op1_no_bwd(&dense(&w, level)).unwrap();
+                let w = w.to_dtype(DType::F32).unwrap();
+                let theirs = x.matmul(&w.t().unwrap()).unwrap();
+                let diff = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap();
+                let diff = diff.to_scalar::<f32>().unwrap();
+                assert!(diff < 2e-5, "{level:?} {dtype:?} {rows}x{inputs}x{outputs}: {diff}");
+            }
+        }
+    }
+}
+
+/// The product with the weights that candle reads from the same blocks, in f64, differs only by the rounding
+/// of the inputs, whose bound is half a unit in 127 of the largest.
+#[test]
+fn quantised_results_equal_those_of_widened_weights() {
+    for dtype in QUANTISED {
+        let (rows, inputs, outputs) = (5, 768, 50);
+        let weight = QTensor::quantize(&random((outputs, inputs)), dtype).unwrap();
+        let widened = weight.dequantize(&Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        let x = random((rows, inputs));
+        let ours = apply(&quantised(&weight, level()), &x);
+        for (x, ours) in x.to_vec2::<f32>().unwrap().iter().zip(&ours) {
+            for (weights, &y) in widened.iter().zip(ours) {
+                let products = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w));
+                let exact: f64 = products.sum();
+                let bound: f64 = (x.chunks(32).zip(weights.chunks(32)))
+                    .map(|(x, w)| {
+                        let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+                        let sum: f32 = w.iter().map(|w| w.abs()).sum();
+                        f64::from(largest / 254.0 * sum)
+                    })
+                    .sum();
+                let off = (f64::from(y) - exact).abs();
+                assert!(off < bound * 1.001 + 1e-3, "{dtype:?}: {y} instead of {exact}, bound {bound}");
+                // Rounding errors cancel: the bound alone would not notice a wrong minimum.
+                assert!(off < bound / 5.0, "{dtype:?}: {y} instead of {exact}, bound {bound}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quantised_results_have_equal_bits_on_every_level_and_for_every_number_of_rows() {
+    for dtype in QUANTISED {
+        for (inputs, outputs) in [(256, 16), (768, 37), (1280, 3)] {
+            let weight = QTensor::quantize(&random((outputs, inputs)), dtype).unwrap();
+            let x = random((40, inputs));
+            let expected = apply(&quantised(&weight, Level::Portable), &x);
+            for level in all_levels() {
+                let layer = quantised(&weight, level);
+                for rows in 1..=40 {
+                    let y = apply(&layer, &x.narrow(0, 40 - rows, rows).unwrap());
+                    assert!(y == expected[40 - rows..], "{dtype:?} {level:?}, {rows} rows");
+                }
+            }
+        }
+    }
+}
+
+/// Blocks of 32: the last chunk need not be whole.
+#[test]
+fn inputs_need_not_be_whole_chunks() {
+    for dtype in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_1, GgmlDType::Q8_0] {
+        for inputs in [32, 96, 288, 576] {
+            let weight = QTensor::quantize(&random((33, inputs)), dtype).unwrap();
+            let widened = weight.dequantize(&Device::Cpu).unwrap();
+            let x = random((3, inputs));
+            let theirs = x.matmul(&widened.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+            let reference = apply(&quantised(&weight, Level::Portable), &x);
+            for level in all_levels() {
+                assert_eq!(apply(&quantised(&weight, level), &x), reference, "{dtype:?} {level:?} {inputs}");
+            }
+            let size = theirs.concat().iter().fold(0f32, |m, y| m.max(y.abs()));
+            for (ours, theirs) in reference.concat().iter().zip(theirs.concat()) {
+                assert!((ours - theirs).abs() < size * 0.03, "{dtype:?} {inputs}: {ours}, not {theirs}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_neighbours() {
+    for level in all_levels() {
+        let layer = dense(&random((150, 64)), level);
+        let x = random((29, 64));
+        for (row, together) in apply(&layer, &x).iter().enumerate() {
+            let alone = apply(&layer, &x.narrow(0, row, 1).unwrap());
+            assert_eq!(&alone[0], together, "{level:?}, row {row}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_several_kinds_have_their_outputs_side_by_side() {
+    let (a, b) = (random((20, 64)), random((40, 64)).to_dtype(DType::F16).unwrap());
+    let c = QTensor::quantize(&random((17, 64)), GgmlDType::Q5_0).unwrap();
+    let panels =
+        || vec![Panels::dense(&a).unwrap(), Panels::quantised(&c).unwrap(), Panels::dense(&b).unwrap()];
+    let x = random((3, 64));
+    let together = apply(&PackedLinear::new(panels()).unwrap(), &x);
+    let apart: Vec<_> =
+        panels().into_iter().map(|one| apply(&PackedLinear::new(vec![one]).unwrap(), &x)).collect();
+    for (row, together) in together.iter().enumerate() {
+        let apart: Vec<f32> = apart.iter().flat_map(|part| part[row].clone()).collect();
+        assert_eq!(together, &apart);
+    }
+    let narrow = Panels::dense(&random((4, 8))).unwrap();
+    assert!(PackedLinear::new(vec![narrow, Panels::dense(&a).unwrap()]).is_err());
+}
+
+#[test]
+fn the_rows_of_an_embedding_are_its_weights() {
+    let weight = random((70, 64));
+    let embedding = dense(&weight, level());
+    let expected = weight.to_vec2::<f32>().unwrap();
+    assert_eq!(embedding.rows(&[69, 0, 33]), [69, 0, 33].map(|id| expected[id].clone()).concat());
+}
+
+#[test]
+fn a_wrong_width_is_an_error() {
+    let layer = dense(&random((4, 8)), level());
+    assert!(random((1, 9)).apply_op1_no_bwd(&layer).is_err());
+}

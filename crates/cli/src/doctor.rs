@@ -6,7 +6,7 @@ mod timing;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tandem_engine::{Decoder, instruction_set};
+use tandem_engine::{Decoder, DeviceChoice, InstructionSet, KernelUse, Peaks, measure_peaks};
 
 use self::checks::Check;
 use self::subject::Subject;
@@ -23,6 +23,14 @@ pub struct Args {
     /// Tokens in the KV cache while passes are timed
     #[arg(long, default_value_t = 200, value_name = "TOKENS")]
     prefix: usize,
+
+    /// Rows of the timed passes: a root and the nodes of its tree
+    #[arg(long, default_values_t = ROWS, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=512), value_name = "N,N..")]
+    rows: Vec<u16>,
+
+    /// Tokens of the timed prompt; 0: none is timed
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    prefill: usize,
 
     /// Number of timed passes of each size, of which the median is shown
     #[arg(long, default_value_t = 30, value_name = "N")]
@@ -41,11 +49,15 @@ pub struct Args {
     json: bool,
 }
 
+/// A root alone; with a chain of 1 and 4 nodes; with trees of 4 × 2, 4 × 4 and 8 × 4 nodes.
+const ROWS: [u16; 6] = [1, 2, 5, 9, 17, 33];
+
 #[derive(Serialize)]
 struct Report {
     threads: usize,
-    instruction_set: &'static str,
+    instruction_set: String,
     built_with_cuda: bool,
+    peaks: Option<PeakReport>,
     checks: Vec<Check>,
     timings: Vec<Timing>,
 }
@@ -55,11 +67,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or(available);
     Decoder::use_threads(threads);
+    if let Some(isa) = args.pair.isa {
+        Decoder::use_instruction_set(isa);
+    }
     let show = !args.json;
     if show {
         anstream::println!(
-            "{threads} of {available} CPUs, {}, {}",
-            instruction_set(),
+            "{threads} of {available} CPUs, {} (this machine has {}), {}",
+            InstructionSet::current(),
+            InstructionSet::available().map(|set| set.to_string()).collect::<Vec<_>>().join(", "),
             if cfg!(feature = "cuda") { "built with CUDA" } else { "built without CUDA" }
         );
     }
@@ -69,25 +85,39 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if show {
         checks.iter().for_each(show_check);
     }
+    let on_cpu = [&target, &draft].iter().any(|subject| subject.device == DeviceChoice::Cpu);
+    let peaks = on_cpu.then(measure_peaks);
+    if let Some(peaks) = peaks.filter(|_| show) {
+        show_peaks(peaks);
+    }
     let mut timings = Vec::new();
     for subject in [&target, &draft] {
-        let timing = timing::time(subject, args.prefix, args.repeats, args.stock, show)?;
         if show {
-            anstream::println!("\n{}", timing.table());
+            anstream::println!();
+            show_kernels(subject);
+        }
+        let timing = timing::time(subject, args, peaks, show)?;
+        if show {
+            anstream::println!("{}", timing.table());
+            if let Some(line) = timing.prefill_line() {
+                anstream::println!("{line}");
+            }
         }
         timings.push(timing);
     }
     let failed = checks.iter().filter(|check| !check.passed).count();
     if show {
         anstream::println!(
-            "\n{DIM}medians of {} passes after {} cached tokens{}",
+            "\n{DIM}medians of {} passes after {} cached tokens; shares above 100 %: weights in the processor's caches{}",
             args.repeats,
             args.prefix,
             DIM.render_reset()
         );
     } else {
         let built_with_cuda = cfg!(feature = "cuda");
-        let report = Report { threads, instruction_set: instruction_set(), built_with_cuda, checks, timings };
+        let instruction_set = InstructionSet::current().to_string();
+        let peaks = peaks.map(PeakReport::from);
+        let report = Report { threads, instruction_set, built_with_cuda, peaks, checks, timings };
         anstream::println!("{}", serde_json::to_string_pretty(&report)?);
     }
     match failed {
@@ -102,6 +132,40 @@ fn check(target: &Subject, draft: &Subject) -> anyhow::Result<Vec<Check>> {
     checks.extend(checks::check_model(target)?);
     checks.extend(checks::check_model(draft)?);
     Ok(checks)
+}
+
+/// [`Peaks`] in the units of the tables.
+#[derive(Serialize)]
+struct PeakReport {
+    gigabytes_per_second: f64,
+    f32_giga_multiply_adds_per_second: f64,
+    int8_giga_multiply_adds_per_second: f64,
+}
+
+impl From<Peaks> for PeakReport {
+    fn from(peaks: Peaks) -> Self {
+        Self {
+            gigabytes_per_second: peaks.bytes_per_second / 1e9,
+            f32_giga_multiply_adds_per_second: peaks.f32_per_second / 1e9,
+            int8_giga_multiply_adds_per_second: peaks.int8_per_second / 1e9,
+        }
+    }
+}
+
+fn show_peaks(peaks: Peaks) {
+    let peaks = PeakReport::from(peaks);
+    anstream::println!(
+        "\nmeasured limits: {:.1} GB/s from memory; {:.0} G multiply-adds/s in f32, {:.0} in 8-bit integers",
+        peaks.gigabytes_per_second,
+        peaks.f32_giga_multiply_adds_per_second,
+        peaks.int8_giga_multiply_adds_per_second
+    );
+}
+
+fn show_kernels(subject: &Subject) {
+    for KernelUse { dtype, kernel, bytes, .. } in &subject.model.spec().kernels {
+        anstream::println!("{} {dtype}, {:.1} MB: {kernel}", subject.role, *bytes as f64 / 1e6);
+    }
 }
 
 fn show_check(check: &Check) {

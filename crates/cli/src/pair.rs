@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tandem_engine::{DeviceChoice, EngineConfig, KvCacheSize, WeightDtype};
+use tandem_engine::{DeviceChoice, EngineConfig, InstructionSet, KvCacheSize, WeightDtype};
 
 /// Flags of the pair of models, and of what they may use.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -28,6 +28,10 @@ pub struct PairArgs {
     #[arg(long, env = "TANDEM_DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
 
+    /// Instruction set on a CPU: vnni, avx512, avx2 or portable [default: the best that the machine has]
+    #[arg(long, env = "TANDEM_ISA", value_name = "NAME")]
+    pub isa: Option<InstructionSet>,
+
     /// Tokens that the KV caches of each model may hold [default: 0.4 of the memory that is free]
     #[arg(long, env = "TANDEM_KV_CACHE_TOKENS", value_name = "TOKENS")]
     pub kv_cache_tokens: Option<usize>,
@@ -49,7 +53,7 @@ impl PairArgs {
 
     fn model(&self, id: String, device: DeviceChoice) -> EngineConfig {
         let kv_cache = self.kv_cache_tokens.map_or_else(KvCacheSize::default, KvCacheSize::Tokens);
-        EngineConfig { device, dtype: self.dtype, kv_cache, ..EngineConfig::new(id) }
+        EngineConfig { device, dtype: self.dtype, isa: self.isa, kv_cache, ..EngineConfig::new(id) }
     }
 }
 

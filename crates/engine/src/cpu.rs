@@ -11,17 +11,23 @@
 
 mod attention;
 mod buffer;
+mod int_isa;
 mod isa;
+mod kernel_use;
+mod level;
 mod linear;
 mod mask;
 mod norms;
+mod peak;
 mod rows;
 mod thread_pool;
 
 pub(crate) use attention::{AppendKv, SessionKv, TreeAttention};
-pub use isa::instruction_set;
+pub use kernel_use::KernelUse;
+pub use level::InstructionSet;
 pub(crate) use linear::{PackedLinear, Panels};
 pub(crate) use mask::SparseMask;
 pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
+pub use peak::{Peaks, measure_peaks};
 pub(crate) use rows::{AddAssign, Rope, SiluMul};
 pub(crate) use thread_pool::{start as start_thread_pool, with_awake as with_threads_awake};

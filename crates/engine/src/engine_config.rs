@@ -1,5 +1,6 @@
 //! The configuration of an engine, and how to start one.
 
+use crate::cpu::InstructionSet;
 use crate::load::{DeviceChoice, Kernels, LoadError, LoadOptions, ModelSource, Progress, WeightDtype};
 use crate::model::{Decoder, ModelSpec};
 use crate::runtime::{BatchPolicy, KvBudget, Loaded, ModelThread, free_bytes};
@@ -17,6 +18,8 @@ pub struct EngineConfig {
     pub dtype: WeightDtype,
     /// The kernels that it uses on a CPU.
     pub kernels: Kernels,
+    /// The instruction set that it uses on a CPU; `None`: the best of this machine.
+    pub isa: Option<InstructionSet>,
     /// Size of the KV caches of all sessions together.
     pub kv_cache: KvCacheSize,
     /// Processors that it may use; `None`: all.
@@ -90,6 +93,7 @@ impl EngineConfig {
             device: DeviceChoice::default(),
             dtype: WeightDtype::default(),
             kernels: Kernels::default(),
+            isa: None,
             kv_cache: KvCacheSize::default(),
             threads: None,
         }
@@ -110,6 +114,9 @@ impl EngineConfig {
     fn load(&self, source: &ModelSource, progress: Option<Progress>) -> Result<Loaded<Decoder>, LoadError> {
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         Decoder::use_threads(self.threads.unwrap_or_else(available));
+        if let Some(isa) = self.isa {
+            Decoder::use_instruction_set(isa);
+        }
         let options = LoadOptions { device: self.device, dtype: self.dtype, kernels: self.kernels, progress };
         let backend = Decoder::load(source, &options)?;
         let spec = backend.spec().clone();

@@ -32,6 +32,7 @@ impl ToyModel {
             kv_bytes_per_token: 0,
             dtype: "f32".into(),
             device: DeviceChoice::Cpu,
+            kernels: Vec::new(),
         };
         let budget = KvBudget::new(kv_tokens);
         let policy = BatchPolicy::unmeasured(PACKED_ROWS);

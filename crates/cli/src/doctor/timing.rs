@@ -6,15 +6,18 @@ use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Decoder, Keep, Pass, Segment};
+use tandem_engine::{Backend, Decoder, DeviceChoice, Keep, ModelSpec, Pass, Peaks, Segment};
 use tandem_eval::quantile;
 
+use super::Args;
 use super::subject::Subject;
 use crate::output::table;
 use crate::progress;
 
-/// Rows per pass: a root alone; with a chain of 1 and 4 nodes; with trees of 4 × 2, 4 × 4 and 8 × 4 nodes.
-const ROWS: [usize; 6] = [1, 2, 5, 9, 17, 33];
+/// Timed prompts, of which the median is shown.
+const PREFILLS: usize = 3;
+/// Tokens of a prompt in one pass.
+const PREFILL_ROWS: usize = 512;
 
 /// The timing table of one model.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +28,14 @@ pub(super) struct Timing {
     device: String,
     weight_bytes: u64,
     rows: Vec<Row>,
+    prefill: Option<Prefill>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Prefill {
+    tokens: usize,
+    tokens_per_second: f64,
+    arithmetic_share: Option<f64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +46,10 @@ struct Row {
     ratio: f64,
     /// Weight bytes divided by the time: the memory bandwidth that the pass requires.
     gigabytes_per_second: f64,
+    /// That bandwidth, as a share of what this machine reads from memory.
+    bandwidth_share: Option<f64>,
+    /// The arithmetic of the linear layers, as a share of what this machine computes in that time.
+    arithmetic_share: Option<f64>,
     /// Time with candle's own kernels, if requested.
     stock_ms: Option<f64>,
 }
@@ -46,32 +61,39 @@ struct Bench<'a> {
     prefix: usize,
 }
 
-/// Times passes over different numbers of rows.
+/// Times passes over different numbers of rows, and a prompt. `peaks`: those of the CPU.
 ///
 /// The numbers alternate, so that a change of the machine's speed affects all of them alike.
 pub(super) fn time(
     subject: &Subject,
-    prefix: usize,
-    repeats: usize,
-    stock: bool,
+    args: &Args,
+    peaks: Option<Peaks>,
     show_progress: bool,
 ) -> anyhow::Result<Timing> {
     let spec = subject.model.spec();
-    let prefix = prefix.min(spec.context_length.saturating_sub(ROWS[ROWS.len() - 1] + 1));
-    let stock_model = if stock { Some(subject.reference()?) } else { None };
+    let sizes: Vec<usize> = args.rows.iter().copied().map(usize::from).collect();
+    let largest = sizes.iter().copied().max().unwrap_or(1);
+    let prefix = args.prefix.min(spec.context_length.saturating_sub(largest + 1));
+    let stock_model = if args.stock { Some(subject.reference()?) } else { None };
     let mut benches = vec![Bench::new(&subject.model, prefix)?];
     if let Some(model) = &stock_model {
         benches.push(Bench::new(model, prefix)?);
     }
-    let medians = medians_ms(&mut benches, repeats, show_progress)?;
-    let ours = medians[0];
+    let medians = medians_ms(&mut benches, &sizes, args.repeats, show_progress)?;
+    let ours = &medians[0];
     let stock = medians.get(1);
-    let row = |i: usize| Row {
-        rows: ROWS[i],
-        median_ms: ours[i],
-        ratio: ours[i] / ours[0],
-        gigabytes_per_second: spec.weight_bytes as f64 / ours[i] / 1e6,
-        stock_ms: stock.map(|stock| stock[i]),
+    let peaks = peaks.filter(|_| subject.device == DeviceChoice::Cpu);
+    let row = |i: usize| {
+        let bytes_per_second = spec.weight_bytes as f64 / ours[i] * 1e3;
+        Row {
+            rows: sizes[i],
+            median_ms: ours[i],
+            ratio: ours[i] / ours[0],
+            gigabytes_per_second: bytes_per_second / 1e9,
+            bandwidth_share: peaks.map(|peaks| bytes_per_second / peaks.bytes_per_second),
+            arithmetic_share: peaks.map(|peaks| arithmetic_ms(spec, peaks, sizes[i]) / ours[i]),
+            stock_ms: stock.map(|stock| stock[i]),
+        }
     };
     Ok(Timing {
         model: subject.name.clone(),
@@ -79,26 +101,57 @@ pub(super) fn time(
         dtype: spec.dtype.clone(),
         device: subject.device.to_string(),
         weight_bytes: spec.weight_bytes,
-        rows: (0..ROWS.len()).map(row).collect(),
+        rows: (0..sizes.len()).map(row).collect(),
+        prefill: prefill(&subject.model, args.prefill, peaks)?,
     })
 }
 
-/// `[bench, ROWS]`: median time of a pass, in milliseconds.
+/// The time that the linear layers need for `rows` rows at the peak rate, in milliseconds.
+fn arithmetic_ms(spec: &ModelSpec, peaks: Peaks, rows: usize) -> f64 {
+    let seconds = spec.kernels.iter().map(|one| {
+        let rate = if one.integer { peaks.int8_per_second } else { peaks.f32_per_second };
+        (one.weights * rows as u64) as f64 / rate
+    });
+    seconds.sum::<f64>() * 1e3
+}
+
+/// Times a prompt of `tokens` tokens, or as many as fit, without its logits.
+fn prefill(model: &Decoder, tokens: usize, peaks: Option<Peaks>) -> anyhow::Result<Option<Prefill>> {
+    let tokens = tokens.min(model.spec().context_length.saturating_sub(1));
+    if tokens == 0 {
+        return Ok(None);
+    }
+    let mut times = Vec::with_capacity(PREFILLS);
+    for _ in 0..PREFILLS {
+        let start = Instant::now();
+        Bench::new(model, tokens)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let ms = quantile(&mut times, 0.5).unwrap_or(0.0);
+    Ok(Some(Prefill {
+        tokens,
+        tokens_per_second: tokens as f64 / ms * 1e3,
+        arithmetic_share: peaks.map(|peaks| arithmetic_ms(model.spec(), peaks, tokens) / ms),
+    }))
+}
+
+/// `[bench][size]`: median time of a pass, in milliseconds.
 fn medians_ms(
     benches: &mut [Bench<'_>],
+    sizes: &[usize],
     repeats: usize,
     show_progress: bool,
-) -> anyhow::Result<Vec<[f64; ROWS.len()]>> {
+) -> anyhow::Result<Vec<Vec<f64>>> {
     let bar = if show_progress {
         progress::bar(repeats as u64, "{wide_bar} {pos}/{len}")
     } else {
         ProgressBar::hidden()
     };
-    let mut samples = vec![[const { Vec::new() }; ROWS.len()]; benches.len()];
+    let mut samples = vec![vec![Vec::new(); sizes.len()]; benches.len()];
     // The first round warms up.
     for repeat in 0..=repeats {
         for (bench, samples) in benches.iter_mut().zip(&mut samples) {
-            for (&rows, samples) in ROWS.iter().zip(samples) {
+            for (&rows, samples) in sizes.iter().zip(samples) {
                 let ms = bench.pass_ms(rows)?;
                 if repeat > 0 {
                     samples.push(ms);
@@ -108,10 +161,8 @@ fn medians_ms(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let medians = |samples: [Vec<f64>; ROWS.len()]| {
-        samples.map(|mut samples| quantile(&mut samples, 0.5).unwrap_or(0.0))
-    };
-    Ok(samples.into_iter().map(medians).collect())
+    let median = |mut samples: Vec<f64>| quantile(&mut samples, 0.5).unwrap_or(0.0);
+    Ok(samples.into_iter().map(|samples| samples.into_iter().map(median).collect()).collect())
 }
 
 impl<'a> Bench<'a> {
@@ -119,7 +170,7 @@ impl<'a> Bench<'a> {
         let mut bench = Self { model, cache: model.new_cache(usize::MAX), prefix };
         let vocab = model.spec().vocab_size;
         let prompt: Vec<TokenId> = (0..prefix).map(|i| TokenId((i % vocab) as u32)).collect();
-        for chunk in prompt.chunks(256) {
+        for chunk in prompt.chunks(PREFILL_ROWS) {
             let pass = Pass::causal(model.cached(&bench.cache), chunk.to_vec());
             model.forward(&mut [Segment { cache: &mut bench.cache, pass: &pass }])?;
         }
@@ -161,7 +212,11 @@ impl Timing {
             self.dtype
         );
         let stock = self.rows.iter().any(|r| r.stock_ms.is_some());
-        let mut header = vec![title.as_str(), "ms per pass", "× 1 row", "GB/s of weights"];
+        let mut header = vec![title.as_str(), "ms per pass", "× 1st", "GB/s of weights"];
+        let shares = self.rows.iter().any(|r| r.bandwidth_share.is_some());
+        if shares {
+            header.extend(["% of bandwidth", "% of arithmetic"]);
+        }
         if stock {
             header.extend(["candle's kernels, ms", "× ours"]);
         }
@@ -173,11 +228,26 @@ impl Timing {
                 format!("{:.2}", row.ratio),
                 format!("{:.1}", row.gigabytes_per_second),
             ];
+            for share in [row.bandwidth_share, row.arithmetic_share].into_iter().flatten() {
+                cells.push(format!("{:.0}", share * 100.0));
+            }
             if let Some(ms) = row.stock_ms {
                 cells.extend([format!("{ms:.3}"), format!("{:.1}", ms / row.median_ms)]);
             }
             table.add_row(cells);
         }
         table
+    }
+
+    /// A line about the prompt.
+    pub(super) fn prefill_line(&self) -> Option<String> {
+        let prefill = self.prefill.as_ref()?;
+        let share = prefill.arithmetic_share.map(|share| format!(", {:.0} % of arithmetic", share * 100.0));
+        Some(format!(
+            "prefill of {} tokens: {:.0} tokens/s{}",
+            prefill.tokens,
+            prefill.tokens_per_second,
+            share.unwrap_or_default()
+        ))
     }
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Storage, Tensor};
 
-use super::isa::{Isa, for_each_isa, level};
+use super::isa::{Isa, for_each_isa};
+use super::level::level;
 use super::mask::{MaskRow, SparseMask};
 use super::rows::{contiguous, contiguous_mut, exp};
 use super::thread_pool::parallel;

@@ -1,81 +1,7 @@
-//! One source for three instruction sets: kernels are generic over [`Isa`], compiled once for each set, and
-//! chosen at run time.
-
-use std::sync::OnceLock;
+//! One source for all instruction sets: kernels are generic over [`Isa`], compiled once for each set, and chosen
+//! at run time by [`Level`](super::level::Level).
 
 use half::{bf16, f16};
-
-/// An instruction set that the processor has. A value exists only where the machine has the set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// AVX-512 with dot products of bytes.
-    #[cfg(target_arch = "x86_64")]
-    Vnni,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-impl Level {
-    /// Rows of a tile of two AVX-512 or four AVX2 vectors: its sums take most of the registers (32 or 16),
-    /// and leave the rest to weights and inputs.
-    pub(crate) fn tile_rows(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni | Self::Avx512 => 12,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => 3,
-            Self::Portable => 3,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni => "AVX-512 + VNNI",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "AVX-512",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "AVX2 + FMA",
-            Self::Portable => "portable",
-        }
-    }
-}
-
-/// The instruction set that the kernels use on this machine.
-pub fn instruction_set() -> &'static str {
-    level().name()
-}
-
-/// The best level of this machine.
-pub(crate) fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| all_levels()[0])
-}
-
-/// All levels that this machine has, best first.
-pub(crate) fn all_levels() -> Vec<Level> {
-    let mut levels = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        let avx2 = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
-        if avx2 && is_x86_feature_detected!("avx512f") {
-            if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni") {
-                levels.push(Level::Vnni);
-            }
-            levels.push(Level::Avx512);
-        }
-        if avx2 {
-            levels.push(Level::Avx2);
-        }
-    }
-    levels.push(Level::Portable);
-    levels
-}
 
 /// A vector of f32 lanes.
 ///
@@ -254,22 +180,22 @@ pub(crate) use x86::{Avx2, Avx512};
 /// Defines `fn $name(level, args…)`, which runs `$generic::<I>(args…)` compiled for the instruction set of
 /// `level`. `$generic` must be `#[inline(always)]`; otherwise it would be compiled without that set.
 macro_rules! for_each_isa {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $generic:ident) => {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $result:ty)? = $generic:ident) => {
         $(#[$doc])*
-        fn $name(level: $crate::cpu::isa::Level, $($arg: $ty),*) {
+        fn $name(level: $crate::cpu::level::Level, $($arg: $ty),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             use $crate::cpu::isa::{Avx2, Avx512};
-            use $crate::cpu::isa::{Level, Portable};
+            use $crate::cpu::{isa::Portable, level::Level};
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx2,fma,f16c")]
-            unsafe fn avx512($($arg: $ty),*) {
+            unsafe fn avx512($($arg: $ty),*) $(-> $result)? {
                 // SAFETY: the caller checked for the instruction set and keeps the contract of the generic
                 // function.
                 unsafe { $generic::<Avx512>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn avx2($($arg: $ty),*) {
+            unsafe fn avx2($($arg: $ty),*) $(-> $result)? {
                 // SAFETY: as above.
                 unsafe { $generic::<Avx2>($($arg),*) }
             }

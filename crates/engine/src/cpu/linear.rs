@@ -5,6 +5,7 @@ mod output;
 mod packed_rows;
 mod quantised;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::quantized::QTensor;
@@ -13,13 +14,18 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use self::dense::DensePanels;
 use self::output::Output;
 use self::packed_rows::PackedRows;
-use self::quantised::{GroupSums, QuantisedPanels, QuantisedRows};
-use super::isa::{Level, level};
+use self::quantised::{GroupSums, QuantisedPanels, QuantisedRows, Scratch};
+use super::kernel_use::KernelUse;
+use super::level::{Level, level};
 use super::rows::contiguous;
 use super::thread_pool::parallel;
 
 /// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 /// A weight, `[out, in]`, packed into panels of outputs: a pass streams each panel once, whatever the number
 /// of rows. Weights take as many bits as in the checkpoint and are widened in registers.
@@ -69,6 +75,26 @@ impl Panels {
         }
     }
 
+    fn kernel_use(&self, level: Level) -> KernelUse {
+        let (dtype, bytes, kernel) = match self {
+            Self::Dense(panels) => {
+                let (dtype, bytes) = panels.dtype_and_bytes();
+                (dtype.as_str().to_owned(), bytes, dense::kernel(level))
+            }
+            Self::Quantised(panels) => {
+                let dtype = format!("{:?}", panels.dtype).to_lowercase();
+                (dtype, panels.bytes(), quantised::kernel(level))
+            }
+        };
+        KernelUse {
+            dtype,
+            kernel,
+            integer: matches!(self, Self::Quantised(_)),
+            weights: (self.outputs() * self.inputs()) as u64,
+            bytes: bytes as u64,
+        }
+    }
+
     fn row(&self, output: usize) -> Vec<f32> {
         match self {
             Self::Dense(panels) => panels.row(output),
@@ -109,13 +135,20 @@ impl PackedLinear {
         ids.iter().flat_map(|&id| weight.map(|weight| weight.row(id as usize)).unwrap_or_default()).collect()
     }
 
-    /// `x: [rows, in]` to `y: [rows, out]`, both row-major.
-    fn run(&self, x: &[f32], y: &mut [f32]) {
+    /// The kernels of its weights.
+    pub(crate) fn kernels(&self) -> impl Iterator<Item = KernelUse> {
+        self.weights.iter().map(|weight| weight.kernel_use(self.level))
+    }
+
+    /// `x: [rows, in]` to `[rows, out]`, both row-major.
+    pub(crate) fn apply(&self, x: &[f32]) -> Vec<f32> {
         let input = Input::new(self, x);
+        let len = input.rows * self.outputs;
+        let mut y = Vec::with_capacity(len);
         let mut column = 0;
         let mut products = Vec::with_capacity(self.weights.len());
         for weight in &self.weights {
-            products.push((weight, Output::new(y, self.outputs, column)));
+            products.push((weight, Output::new(&mut y.spare_capacity_mut()[..len], self.outputs, column)));
             column += weight.outputs();
         }
         // The first rows cost memory traffic, further ones arithmetic.
@@ -132,6 +165,9 @@ impl PackedLinear {
                 first = last;
             }
         });
+        // SAFETY: the panels have all columns, and each was multiplied by all rows.
+        unsafe { y.set_len(len) };
+        y
     }
 }
 
@@ -172,7 +208,8 @@ impl<'a> Input<'a> {
             (Panels::Dense(weight), Some(x), _) => weight.multiply(level, x, y, panels),
             (Panels::Quantised(weight), _, Some(x)) => {
                 if let Some((_, sums)) = self.sums.iter().find(|(format, _)| *format == weight.format) {
-                    quantised::multiply(level, &quantised::Product { weight, x, sums, y }, panels);
+                    let product = quantised::Product { weight, x, sums, y };
+                    SCRATCH.with_borrow_mut(|scratch| quantised::multiply(level, &product, panels, scratch));
                 }
             }
             _ => unreachable!("the input has the forms of all weights"),
@@ -196,9 +233,7 @@ impl CustomOp1 for PackedLinear {
                 self.inputs
             ),
         }
-        let mut y = vec![0f32; x.len() / self.inputs.max(1) * self.outputs];
-        self.run(x, &mut y);
-        Ok((CpuStorage::F32(y), Shape::from(dims)))
+        Ok((CpuStorage::F32(self.apply(x)), Shape::from(dims)))
     }
 }
 

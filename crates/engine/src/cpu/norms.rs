@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape};
 
-use super::isa::{Isa, for_each_isa, level};
+use super::isa::{Isa, for_each_isa};
+use super::level::level;
 use super::rows::{contiguous, contiguous_mut};
 
 /// RMS normalisation of `x: [.., n]` with `weight: [n]`, both f32.

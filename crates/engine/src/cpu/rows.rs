@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape};
 
-use super::isa::{Isa, for_each_isa, level};
+use super::isa::{Isa, for_each_isa};
+use super::level::level;
 use super::thread_pool::parallel;
 
 /// The values of a contiguous f32 operand.
@@ -84,10 +85,11 @@ impl CustomOp1 for SiluMul {
         let n = width / 2;
         let mut y = vec![0f32; rows * n];
         let out = Rows(y.as_mut_ptr());
+        let level = level();
         parallel(rows, rows > 1, |range| {
             // SAFETY: ranges of rows are disjoint and within `y`.
             let y = unsafe { std::slice::from_raw_parts_mut(out.start(range.start * n), range.len() * n) };
-            silu_mul(level(), &x[range.start * width..range.end * width], n, y);
+            silu_mul(level, &x[range.start * width..range.end * width], n, y);
         });
         Ok((CpuStorage::F32(y), Shape::from((rows, n))))
     }

@@ -21,6 +21,22 @@ impl Matrix {
         }
     }
 
+    /// The number of its weights.
+    pub(crate) fn elements(&self) -> usize {
+        match self {
+            Self::Dense(tensor) => tensor.elem_count(),
+            Self::Quantised(tensor) => tensor.shape().elem_count(),
+        }
+    }
+
+    /// Its dtype, such as `bf16` or `q4k`.
+    pub(crate) fn dtype(&self) -> String {
+        match self {
+            Self::Dense(tensor) => tensor.dtype().as_str().to_owned(),
+            Self::Quantised(tensor) => format!("{:?}", tensor.dtype()).to_lowercase(),
+        }
+    }
+
     /// The rows with the indices `ids: [n]`, `[n, in]`.
     pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match self {

@@ -14,7 +14,7 @@ use super::norm::Norm;
 use super::ops;
 use super::rotary::Angles;
 use super::spec::ModelSpec;
-use crate::cpu;
+use crate::cpu::{self, InstructionSet, KernelUse};
 use crate::load::{Checkpoint, Kernels, LoadError, LoadOptions, ModelConfig, ModelSource};
 
 /// The decoder and its weights.
@@ -51,6 +51,7 @@ impl Decoder {
         if !unused.is_empty() {
             tracing::warn!(?unused, "the checkpoint has tensors that this decoder does not use");
         }
+        let kernel_uses = KernelUse::sum(layers.iter().flat_map(Layer::kernels).chain(head.kernels()));
         let kv_values_per_token = 2 * config.layers * config.kv_heads * config.head_dim;
         let spec = ModelSpec {
             id: source.name(),
@@ -59,10 +60,11 @@ impl Decoder {
             eos: config.eos.clone(),
             vocabulary,
             parameters: weights.parameters(),
-            weight_bytes: layers.iter().map(Layer::bytes).sum::<u64>() + head.bytes(),
+            weight_bytes: kernel_uses.iter().map(|one| one.bytes).sum(),
             kv_bytes_per_token: (kv_values_per_token * weights.activations().size_in_bytes()) as u64,
             dtype: weights.dtype(),
             device: options.device,
+            kernels: kernel_uses,
         };
         Ok(Self {
             dtype: weights.activations(),
@@ -82,6 +84,12 @@ impl Decoder {
     /// thread pool of rayon.
     pub fn use_threads(threads: usize) {
         cpu::start_thread_pool(threads.max(1));
+    }
+
+    /// Lets the models that this thread loads and runs from now on use `isa` on the CPU instead of the best
+    /// instruction set of this machine.
+    pub fn use_instruction_set(isa: InstructionSet) {
+        isa.use_on_this_thread();
     }
 
     /// The description of the model.
@@ -153,7 +161,7 @@ impl Decoder {
         }
         let x = x.index_select(&Tensor::new(requested, &self.device)?, 0)?;
         let x = self.norm.forward(self.kernels, &x, self.config.norm_eps as f32)?;
-        self.head.forward(&x)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+        self.head.forward_values(&x)
     }
 }
 
@@ -174,10 +182,16 @@ impl Backend for Decoder {
 
     fn forward(&self, batch: &mut [Segment<'_, KvCache>]) -> std::result::Result<Vec<Logits>, EngineError> {
         let values = cpu::with_threads_awake(|| self.run(batch))?;
+        for segment in batch.iter_mut() {
+            segment.cache.advance(segment.pass.tokens.len());
+        }
+        // Most passes are of one session: its logits are not copied.
+        if batch.len() == 1 {
+            return Ok(vec![Logits::new(self.config.vocab, values)]);
+        }
         let mut rest = values.as_slice();
         let mut all = Vec::with_capacity(batch.len());
         for segment in batch {
-            segment.cache.advance(segment.pass.tokens.len());
             let (own, others) = rest.split_at(segment.pass.logits.len() * self.config.vocab);
             all.push(Logits::new(self.config.vocab, own.to_vec()));
             rest = others;

@@ -7,6 +7,7 @@ use super::linear::Linear;
 use super::norm::{HeadNorm, Norm};
 use super::ops;
 use super::rotary::{Angles, rope};
+use crate::cpu::KernelUse;
 use crate::load::{Heads, Kernels, MlpKind};
 
 /// One decoder layer.
@@ -68,8 +69,8 @@ impl Layer {
         self.down.forward(&activated)
     }
 
-    /// Bytes of its linear layers.
-    pub(super) fn bytes(&self) -> u64 {
-        self.qkv.bytes() + self.output.bytes() + self.up.bytes() + self.down.bytes()
+    /// The kernels of its linear layers.
+    pub(super) fn kernels(&self) -> impl Iterator<Item = KernelUse> {
+        [&self.qkv, &self.output, &self.up, &self.down].into_iter().flat_map(Linear::kernels)
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use candle_core::quantized::QMatMul;
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{CpuStorage, D, DType, Device, Result, Storage, Tensor};
 
 use super::ops::add_bias;
-use crate::cpu::{PackedLinear, Panels};
+use crate::cpu::{KernelUse, PackedLinear, Panels};
 use crate::load::{Kernels, Matrix};
 
 /// A linear layer. Several layers over the same input are one, with their outputs side by side.
@@ -15,7 +15,6 @@ pub(super) struct Linear {
     /// `[out]`
     bias: Option<Tensor>,
     kernels: Kernels,
-    bytes: u64,
 }
 
 /// The weight of a linear layer or an embedding. Clones share it.
@@ -38,12 +37,11 @@ enum Part {
 impl Linear {
     /// `parts: [out_i, in]` are over the same input; `biases: [out_i]` are none, or one per part.
     pub(super) fn new(parts: Vec<Matrix>, biases: &[Tensor], kernels: Kernels) -> Result<Self> {
-        let bytes = parts.iter().map(Matrix::bytes).sum::<usize>() as u64;
         let bias = match biases {
             [] => None,
             _ => Some(Tensor::cat(biases, 0)?),
         };
-        Ok(Self { weight: Weight::new(parts, kernels)?, bias, kernels, bytes })
+        Ok(Self { weight: Weight::new(parts, kernels)?, bias, kernels })
     }
 
     /// `x: [rows, in]` to `[rows, out]`.
@@ -55,9 +53,25 @@ impl Linear {
         }
     }
 
-    /// Bytes of its weights.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    /// `x: [rows, in]` to the values of `[rows, out]`, f32, without a copy of them on the CPU.
+    pub(super) fn forward_values(&self, x: &Tensor) -> Result<Vec<f32>> {
+        if let (Weight::Packed(packed), None) = (&self.weight, &self.bias) {
+            let (storage, layout) = x.storage_and_layout();
+            if let (Storage::Cpu(CpuStorage::F32(x)), Some((from, to))) =
+                (&*storage, layout.contiguous_offsets())
+            {
+                return Ok(packed.apply(&x[from..to]));
+            }
+        }
+        self.forward(x)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+    }
+
+    /// The kernels of its weights.
+    pub(super) fn kernels(&self) -> Vec<KernelUse> {
+        match &self.weight {
+            Weight::Packed(packed) => packed.kernels().collect(),
+            Weight::Candle(parts) => parts.iter().map(Part::kernel_use).collect(),
+        }
     }
 }
 
@@ -152,6 +166,18 @@ impl Part {
             Self::Dense(weight) => x.matmul(&weight.t()?),
             Self::Quantised(weight, _) => x.apply(weight),
         }
+    }
+
+    fn kernel_use(&self) -> KernelUse {
+        let (dtype, weights, bytes) = match self {
+            Self::Dense(tensor) => {
+                let weights = tensor.elem_count();
+                (tensor.dtype().as_str().to_owned(), weights, weights * tensor.dtype().size_in_bytes())
+            }
+            Self::Quantised(_, matrix) => (matrix.dtype(), matrix.elements(), matrix.bytes()),
+        };
+        let (weights, bytes) = (weights as u64, bytes as u64);
+        KernelUse { dtype, kernel: "candle", integer: false, weights, bytes }
     }
 
     fn rows(&self, ids: &Tensor) -> Result<Tensor> {

@@ -2,6 +2,7 @@
 
 use tandem_decoding::TokenId;
 
+use crate::cpu::KernelUse;
 use crate::load::{DeviceChoice, Vocabulary};
 
 /// The description of a loaded model.
@@ -27,4 +28,6 @@ pub struct ModelSpec {
     pub dtype: String,
     /// The device that it runs on.
     pub device: DeviceChoice,
+    /// The kernels of its linear layers.
+    pub kernels: Vec<KernelUse>,
 }

@@ -100,6 +100,7 @@ pub(crate) async fn bench(budget: usize, gated: bool) -> Bench {
         kv_bytes_per_token: 1,
         dtype: "f32".into(),
         device: DeviceChoice::Cpu,
+        kernels: Vec::new(),
     };
     let backend = Counter {
         batches: batches.clone(),

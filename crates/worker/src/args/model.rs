@@ -1,7 +1,7 @@
 //! Flags and environment variables of the model that a worker runs.
 
 use clap::Args;
-use tandem_engine::{DeviceChoice, EngineConfig, KvCacheSize, WeightDtype};
+use tandem_engine::{DeviceChoice, EngineConfig, InstructionSet, KvCacheSize, WeightDtype};
 
 /// Flags of [`EngineConfig`].
 #[derive(Args, Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct ModelArgs {
     /// Dtype of the weights: auto (as in the checkpoint, including quantised ones), f32, bf16 or f16
     #[arg(long, env = "TANDEM_DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
+
+    /// Instruction set on a CPU: vnni, avx512, avx2 or portable [default: the best that the machine has]
+    #[arg(long, env = "TANDEM_ISA", value_name = "NAME")]
+    pub isa: Option<InstructionSet>,
 
     /// Tokens that the KV caches of all sessions may hold together [default: as many as --kv-cache-fraction
     /// allows]
@@ -47,6 +51,7 @@ impl From<ModelArgs> for EngineConfig {
             revision: args.revision,
             device: args.device,
             dtype: args.dtype,
+            isa: args.isa,
             kv_cache: match args.kv_cache_tokens {
                 Some(tokens) => KvCacheSize::Tokens(tokens),
                 None => KvCacheSize::Fraction(args.kv_cache_fraction),
@@ -80,12 +85,12 @@ mod tests {
 
     #[test]
     fn every_flag_reaches_the_configuration() {
-        let flags =
-            "worker --model m --revision v2 --device cuda:1 --dtype bf16 --kv-cache-fraction 0.5 --threads 3";
+        let flags = "worker --model m --revision v2 --device cuda:1 --dtype bf16 --isa portable --kv-cache-fraction 0.5 --threads 3";
         let expected = EngineConfig {
             revision: Some("v2".into()),
             device: DeviceChoice::Cuda(1),
             dtype: WeightDtype::Bf16,
+            isa: "portable".parse().ok(),
             kv_cache: KvCacheSize::Fraction(0.5),
             threads: Some(3),
             ..EngineConfig::new("m")

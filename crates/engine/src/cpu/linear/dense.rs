@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 
 use super::output::Output;
 use super::packed_rows::{PackedRows, STEP};
 use crate::cpu::buffer::{Buffer, DisjointChunks, Zeroed};
-use crate::cpu::isa::{Isa, Level, for_each_isa};
+use crate::cpu::isa::{Isa, for_each_isa};
+use crate::cpu::level::Level;
 use crate::cpu::thread_pool::parallel;
 
 /// Outputs per panel: two AVX-512 vectors, four AVX2 ones.
@@ -78,6 +79,15 @@ impl DensePanels {
         Ok(Self { inputs, outputs, panels })
     }
 
+    /// Their dtype, and their bytes.
+    pub(super) fn dtype_and_bytes(&self) -> (DType, usize) {
+        match &self.panels {
+            Values::F32(w) => (DType::F32, size_of_val(&**w)),
+            Values::F16(w) => (DType::F16, size_of_val(&**w)),
+            Values::BF16(w) => (DType::BF16, size_of_val(&**w)),
+        }
+    }
+
     /// The weights of one output.
     pub(super) fn row(&self, output: usize) -> Vec<f32> {
         let places = (0..self.inputs).map(|k| (output / PANEL * self.inputs + k) * PANEL + output % PANEL);
@@ -99,6 +109,17 @@ impl DensePanels {
 
     fn task<'a, W>(&self, weights: &'a [W], x: &'a PackedRows<'a>, y: Output) -> Task<'a, W> {
         Task { x, inputs: self.inputs, outputs: self.outputs, weights, y }
+    }
+}
+
+/// What multiplies them.
+pub(super) fn kernel(level: Level) -> &'static str {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni | Level::Avx512 => "f32 multiply-adds (AVX-512), weights widened in registers",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "f32 multiply-adds (AVX2), weights widened in registers",
+        Level::Portable => "f32 multiply-adds (portable), weights widened in registers",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::cpu::isa::Level;
+use crate::cpu::level::Level;
 use crate::cpu::rows::Rows;
 use crate::cpu::thread_pool::parallel;
 

@@ -25,13 +25,23 @@ mod activations;
 mod blocks;
 mod chunk;
 mod format;
-mod isa;
 mod panels;
 mod products;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 pub(super) use activations::{GroupSums, QuantisedRows};
 pub(super) use format::{Format, PANEL};
 pub(super) use panels::QuantisedPanels;
-pub(super) use products::{Product, multiply, sums};
+pub(super) use products::{Product, Scratch, multiply, sums};
+
+use crate::cpu::level::Level;
+
+/// What multiplies them.
+pub(super) fn kernel(level: Level) -> &'static str {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Vnni => "8-bit dot products (AVX-512 VNNI), inputs rounded to 8 bits per 32",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx2 => "8-bit products (AVX2), inputs rounded to 8 bits per 32",
+        Level::Portable => "8-bit products (portable), inputs rounded to 8 bits per 32",
+    }
+}

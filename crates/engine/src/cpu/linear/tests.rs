@@ -4,7 +4,6 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device};
 
 use super::*;
-use crate::cpu::isa::all_levels;
 
 const QUANTISED: [GgmlDType; 10] = [
     GgmlDType::Q4_0,
@@ -37,7 +36,7 @@ fn apply(layer: &PackedLinear, x: &Tensor) -> Vec<Vec<f32>> {
 
 #[test]
 fn results_equal_those_of_candle() {
-    for level in all_levels() {
+    for level in Level::available().iter().copied() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             for (rows, inputs, outputs) in
                 [(1, 5, 3), (1, 64, 200), (2, 33, 32), (5, 64, 65), (17, 96, 130), (33, 7, 31)]
@@ -92,7 +91,7 @@ fn quantised_results_have_equal_bits_on_every_level_and_for_every_number_of_rows
             let weight = QTensor::quantize(&random((outputs, inputs)), dtype).unwrap();
             let x = random((40, inputs));
             let expected = apply(&quantised(&weight, Level::Portable), &x);
-            for level in all_levels() {
+            for level in Level::available().iter().copied() {
                 let layer = quantised(&weight, level);
                 for rows in 1..=40 {
                     let y = apply(&layer, &x.narrow(0, 40 - rows, rows).unwrap());
@@ -113,7 +112,7 @@ fn inputs_need_not_be_whole_chunks() {
             let x = random((3, inputs));
             let theirs = x.matmul(&widened.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
             let reference = apply(&quantised(&weight, Level::Portable), &x);
-            for level in all_levels() {
+            for level in Level::available().iter().copied() {
                 assert_eq!(apply(&quantised(&weight, level), &x), reference, "{dtype:?} {level:?} {inputs}");
             }
             let size = theirs.concat().iter().fold(0f32, |m, y| m.max(y.abs()));
@@ -126,7 +125,7 @@ fn inputs_need_not_be_whole_chunks() {
 
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
-    for level in all_levels() {
+    for level in Level::available().iter().copied() {
         let layer = dense(&random((150, 64)), level);
         let x = random((29, 64));
         for (row, together) in apply(&layer, &x).iter().enumerate() {

@@ -1,11 +1,12 @@
 //! The inputs of quantised linear layers, rounded to 8 bits.
 
 use super::format::{BLOCK, CHUNK, Format};
-use crate::cpu::isa::{Isa, Level, for_each_isa};
+use crate::cpu::isa::{Isa, for_each_isa};
+use crate::cpu::level::Level;
 use crate::cpu::thread_pool::parallel;
 
 /// Values from which a second thread is worthwhile for rounding them.
-const PARALLEL_VALUES: usize = 16_000;
+const PARALLEL_VALUES: usize = 4_000;
 /// Inputs of the smallest group of weights.
 const GROUP: usize = 16;
 

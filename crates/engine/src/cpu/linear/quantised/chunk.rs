@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::format::{BLOCK, CHUNK, CHUNK_BLOCKS, Format, PANEL, Scales, VECTOR, planes};
-use super::isa::{Floats, IntIsa};
+use crate::cpu::int_isa::{Floats, IntIsa};
 use crate::cpu::isa::Isa;
 
 /// Steps of four inputs in a block.
@@ -22,15 +22,17 @@ pub(super) struct Chunk {
     pub(super) minimums: [f32; GROUPS * PANEL],
 }
 
-impl Chunk {
-    pub(super) fn new() -> Self {
+impl Default for Chunk {
+    fn default() -> Self {
         Self {
             codes: [0; CHUNK_BLOCKS * STEPS * VECTOR],
             scales: [0.0; GROUPS * PANEL],
             minimums: [0.0; GROUPS * PANEL],
         }
     }
+}
 
+impl Chunk {
     /// Decodes `chunk`, of `blocks` blocks.
     ///
     /// # Safety

@@ -11,6 +11,7 @@ use crate::cpu::thread_pool::parallel;
 /// A weight, `[outputs, inputs]`, in the layout that [`Format`] describes. The outputs of the last panel that
 /// do not exist have scales of zero.
 pub(crate) struct QuantisedPanels {
+    pub(crate) dtype: GgmlDType,
     pub(crate) format: Format,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
@@ -52,12 +53,17 @@ impl QuantisedPanels {
                 }
             }
         });
-        Ok(Self { format, inputs, outputs, bytes })
+        Ok(Self { dtype, format, inputs, outputs, bytes })
     }
 
     pub(super) fn panel(&self, panel: usize) -> &[u8] {
         let bytes = self.format.panel_bytes(self.inputs);
         &self.bytes[panel * bytes..][..bytes]
+    }
+
+    /// Their bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The weights of one output.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::activations::{GroupSums, QuantisedRows};
 use super::chunk::{Chunk, STEPS};
 use super::format::{BLOCK, CHUNK, Format, PANEL, VECTOR, chunks};
-use super::isa::{IntIsa, for_each_int_isa};
 use super::panels::QuantisedPanels;
+use crate::cpu::int_isa::{IntIsa, for_each_int_isa};
 use crate::cpu::isa::Isa;
 use crate::cpu::linear::output::Output;
 
@@ -30,20 +30,32 @@ unsafe fn sums_for<I: IntIsa>(x: &QuantisedRows, format: Format) -> GroupSums {
     x.sums(format, I::WIDE_ZERO)
 }
 
+/// What a thread works in.
+#[derive(Default)]
+pub(in crate::cpu::linear) struct Scratch {
+    chunk: Chunk,
+    /// `[row][PANEL]`
+    sums: Vec<f32>,
+}
+
 for_each_int_isa! {
     /// All rows times the panels in `range`. No other thread may write these columns of the output.
-    pub(in crate::cpu::linear) fn multiply(product: &Product<'_>, range: Range<usize>) = multiply_panels
+    pub(in crate::cpu::linear) fn multiply(
+        product: &Product<'_>,
+        range: Range<usize>,
+        scratch: &mut Scratch,
+    ) = multiply_panels
 }
 
 /// # Safety
 /// The machine has `I`; no other thread writes these columns of the output.
 #[inline(always)]
-unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>) {
+unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>, scratch: &mut Scratch) {
     let weight = product.weight;
-    let mut decoded = Chunk::new();
-    let mut sums = vec![0f32; product.x.rows * PANEL];
+    let Scratch { chunk: decoded, sums } = scratch;
     for panel in range {
-        sums.fill(0.0);
+        sums.clear();
+        sums.resize(product.x.rows * PANEL, 0.0);
         let mut rest = weight.panel(panel);
         for (index, blocks) in chunks(weight.inputs).enumerate() {
             let (chunk, others) = rest.split_at(weight.format.chunk_bytes(blocks));
@@ -51,8 +63,7 @@ unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>)
             // SAFETY: the contract of the caller; `chunk` is the next chunk of the panel.
             unsafe {
                 decoded.decode::<I>(weight.format, chunk, blocks);
-                let task = Task::new(product, &decoded, index, blocks);
-                task.add_to::<I>(&mut sums);
+                Task::new(product, decoded, index, blocks).add_to::<I>(sums);
             }
         }
         let first = panel * PANEL;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::isa::IntIsa;
+use super::IntIsa;
 use crate::cpu::isa::{Avx2, Avx512};
 
 // SAFETY: used after a check for avx2, fma and f16c; pointers are valid by the contract of the trait.

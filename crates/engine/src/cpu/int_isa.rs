@@ -1,6 +1,9 @@
 //! Vectors of codes and of integer sums, for each instruction set.
 
-use crate::cpu::isa::{Isa, Portable};
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86;
+
+use super::isa::{Isa, Portable};
 
 /// Integer vectors beside the float vectors of `Float`. There are as many lanes of i32, and four bytes of
 /// codes for each of them.
@@ -113,10 +116,10 @@ unsafe impl IntIsa for Portable {
 macro_rules! for_each_int_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $result:ty)? = $generic:ident) => {
         $(#[$doc])*
-        $vis fn $name(level: $crate::cpu::isa::Level, $($arg: $ty),*) $(-> $result)? {
-            use $crate::cpu::isa::{Level, Portable};
+        $vis fn $name(level: $crate::cpu::level::Level, $($arg: $ty),*) $(-> $result)? {
+            use $crate::cpu::{isa::Portable, level::Level};
             #[cfg(target_arch = "x86_64")]
-            use $crate::cpu::{isa::Avx2, linear::quantised::x86::Vnni};
+            use $crate::cpu::{isa::Avx2, int_isa::x86::Vnni};
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
             unsafe fn vnni($($arg: $ty),*) $(-> $result)? {

@@ -98,6 +98,18 @@ impl<T: Zeroed> DerefMut for Buffer<T> {
     }
 }
 
+/// A vector of `len` values that `write` writes, which are not set to zero before.
+///
+/// # Safety
+/// `write` initialises all `len` values after the pointer.
+pub(crate) unsafe fn written<T: Copy>(len: usize, write: impl FnOnce(*mut T)) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    write(values.as_mut_ptr());
+    // SAFETY: within the capacity; initialised, by the contract of the caller.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// Equal chunks of a slice that several threads write, each its own.
 pub(crate) struct DisjointChunks<'a, T> {
     start: *mut T,

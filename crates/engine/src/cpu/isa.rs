@@ -21,6 +21,9 @@ pub(crate) unsafe trait Isa {
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The sum of all lanes.
     unsafe fn sum(v: Self::V) -> f32;
+    /// Starts to read the cache line of `p` from memory. The pointer need not be valid.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
 }
 
 /// Plain Rust, which the compiler vectorises for the target.
@@ -116,6 +119,11 @@ mod x86 {
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: see the impl; a prefetch of an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        }
+        #[inline(always)]
         unsafe fn sum(v: __m256) -> f32 {
             // SAFETY: see the impl.
             unsafe {
@@ -165,6 +173,11 @@ mod x86 {
         unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: see the impl.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: see the impl; a prefetch of an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn sum(v: __m512) -> f32 {

@@ -15,6 +15,7 @@ use self::dense::DensePanels;
 use self::output::Output;
 use self::packed_rows::PackedRows;
 use self::quantised::{GroupSums, QuantisedPanels, QuantisedRows, Scratch};
+use super::buffer::written;
 use super::kernel_use::KernelUse;
 use super::level::{Level, level};
 use super::rows::contiguous;
@@ -143,12 +144,16 @@ impl PackedLinear {
     /// `x: [rows, in]` to `[rows, out]`, both row-major.
     pub(crate) fn apply(&self, x: &[f32]) -> Vec<f32> {
         let input = Input::new(self, x);
-        let len = input.rows * self.outputs;
-        let mut y = Vec::with_capacity(len);
+        // SAFETY: the panels have all columns, and each is multiplied by all rows.
+        unsafe { written(input.rows * self.outputs, |y| self.multiply(&input, y)) }
+    }
+
+    /// Writes `y: [rows, out]`.
+    fn multiply(&self, input: &Input<'_>, y: *mut f32) {
         let mut column = 0;
         let mut products = Vec::with_capacity(self.weights.len());
         for weight in &self.weights {
-            products.push((weight, Output::new(&mut y.spare_capacity_mut()[..len], self.outputs, column)));
+            products.push((weight, Output::new(y, self.outputs, column)));
             column += weight.outputs();
         }
         // The first rows cost memory traffic, further ones arithmetic.
@@ -165,9 +170,6 @@ impl PackedLinear {
                 first = last;
             }
         });
-        // SAFETY: the panels have all columns, and each was multiplied by all rows.
-        unsafe { y.set_len(len) };
-        y
     }
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, InplaceOp1, InplaceOp2, Layout, Result, Shape};
 
+use super::buffer::written;
 use super::isa::{Isa, for_each_isa};
 use super::level::level;
 use super::thread_pool::parallel;
@@ -83,14 +84,17 @@ impl CustomOp1 for SiluMul {
         let x = contiguous(x, layout, self.name())?;
         let (rows, width) = layout.shape().dims2()?;
         let n = width / 2;
-        let mut y = vec![0f32; rows * n];
-        let out = Rows(y.as_mut_ptr());
         let level = level();
-        parallel(rows, rows > 1, |range| {
-            // SAFETY: ranges of rows are disjoint and within `y`.
-            let y = unsafe { std::slice::from_raw_parts_mut(out.start(range.start * n), range.len() * n) };
-            silu_mul(level, &x[range.start * width..range.end * width], n, y);
-        });
+        let write = |y: *mut f32| {
+            let out = Rows(y);
+            parallel(rows, rows > 1, |range| {
+                let x = &x[range.start * width..range.end * width];
+                // SAFETY: ranges of rows are disjoint and within the output.
+                silu_mul(level, x, n, unsafe { out.start(range.start * n) });
+            });
+        };
+        // SAFETY: all rows are written.
+        let y = unsafe { written(rows * n, write) };
         Ok((CpuStorage::F32(y), Shape::from((rows, n))))
     }
 }
@@ -110,16 +114,17 @@ impl Rows {
     }
 }
 
-for_each_isa! { fn silu_mul(x: &[f32], n: usize, y: &mut [f32]) = silu_mul_rows }
+for_each_isa! { fn silu_mul(x: &[f32], n: usize, y: *mut f32) = silu_mul_rows }
 
 /// # Safety
-/// The machine has `I`.
+/// The machine has `I`; `y` is valid for `n` values for each `2 n` of `x`.
 #[inline(always)]
-unsafe fn silu_mul_rows<I: Isa>(x: &[f32], n: usize, y: &mut [f32]) {
-    for (x, y) in x.chunks_exact((2 * n).max(1)).zip(y.chunks_exact_mut(n.max(1))) {
+unsafe fn silu_mul_rows<I: Isa>(x: &[f32], n: usize, y: *mut f32) {
+    for (row, x) in x.chunks_exact((2 * n).max(1)).enumerate() {
         let (gate, up) = x.split_at(n);
-        for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-            *y = g / (1.0 + exp(-g)) * u;
+        for (i, (g, u)) in gate.iter().zip(up).enumerate() {
+            // SAFETY: the contract of the caller.
+            unsafe { y.add(row * n + i).write(g / (1.0 + exp(-g)) * u) };
         }
     }
 }

@@ -28,6 +28,10 @@ enum Values {
     BF16(Buffer<bf16>),
 }
 
+/// Inputs after the present one whose weights are requested from memory: they arrive while the first block of
+/// rows is multiplied.
+const AHEAD: usize = 64;
+
 /// A dtype that weights are stored in.
 pub(crate) trait Weight: Zeroed + Send + Sync {
     /// # Safety
@@ -224,6 +228,11 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
         let w = task.weights.as_ptr().add(panel * PANEL * inputs);
         let mut sums = [[[I::splat(0.0); 4]; P]; R];
         for group in 0..inputs / STEP {
+            if R > 1 && row == 0 {
+                for k in 0..STEP {
+                    I::prefetch(w.wrapping_add((group * STEP + k + AHEAD) * PANEL).cast());
+                }
+            }
             for k in 0..STEP {
                 step::<I, W, R, P>(x.add(k), w.add((group * STEP + k) * PANEL), inputs, &mut sums);
             }

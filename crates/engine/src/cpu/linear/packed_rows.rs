@@ -7,7 +7,7 @@ use crate::cpu::rows::Rows;
 use crate::cpu::thread_pool::parallel;
 
 /// Values from which a second thread is worthwhile for copying them.
-const PARALLEL_COPY: usize = 16_000;
+const PARALLEL_COPY: usize = 4_000;
 
 /// Inputs of a row that [`PackedRows`] stores side by side.
 pub(super) const STEP: usize = 4;

@@ -1,6 +1,7 @@
 //! The inputs of quantised linear layers, rounded to 8 bits.
 
 use super::format::{BLOCK, CHUNK, Format};
+use crate::cpu::buffer::written;
 use crate::cpu::isa::{Isa, for_each_isa};
 use crate::cpu::level::Level;
 use crate::cpu::thread_pool::parallel;
@@ -34,24 +35,29 @@ impl QuantisedRows {
     pub(crate) fn new(level: Level, x: &[f32], inputs: usize) -> Self {
         let rows = x.len() / inputs.max(1);
         let (blocks, chunks) = (inputs / BLOCK, inputs.div_ceil(CHUNK));
-        let mut codes = vec![0i8; chunks * rows * CHUNK];
         let mut scales = vec![0f32; blocks * rows];
         let mut sums = vec![0i32; 2 * blocks * rows];
-        let to = Shared { codes: codes.as_mut_ptr(), scales: scales.as_mut_ptr(), sums: sums.as_mut_ptr() };
-        parallel(chunks * rows, x.len() > PARALLEL_VALUES, |range| {
-            for unit in range {
-                let (chunk, row) = (unit / rows, unit % rows);
-                let x = &x[row * inputs + chunk * CHUNK
-                    ..(row * inputs + (chunk + 1) * CHUNK).min((row + 1) * inputs)];
+        let write = |codes: *mut i8| {
+            let to = Shared { codes, scales: scales.as_mut_ptr(), sums: sums.as_mut_ptr() };
+            parallel(chunks * rows, x.len() > PARALLEL_VALUES, |range| {
                 let to = &to;
-                // SAFETY: units are disjoint pairs of chunk and row, within the buffers.
-                unsafe {
-                    let codes = std::slice::from_raw_parts_mut(to.codes.add(unit * CHUNK), x.len());
-                    let first = chunk * CHUNK / BLOCK * rows + row;
-                    round(level, x, codes, to.scales.add(first), to.sums.add(2 * (first - row) + row), rows);
+                for unit in range {
+                    let (chunk, row) = (unit / rows, unit % rows);
+                    let from = row * inputs + chunk * CHUNK;
+                    let x = &x[from..(from + CHUNK).min((row + 1) * inputs)];
+                    let first = chunk * CHUNK / BLOCK * rows;
+                    // SAFETY: units are disjoint pairs of chunk and row, within the buffers.
+                    unsafe {
+                        let codes = to.codes.add(unit * CHUNK);
+                        codes.add(x.len()).write_bytes(0, CHUNK - x.len());
+                        let (scales, sums) = (to.scales.add(first + row), to.sums.add(2 * first + row));
+                        round(level, x, codes, scales, sums, rows);
+                    }
                 }
-            }
-        });
+            });
+        };
+        // SAFETY: there is a unit for every chunk of every row.
+        let codes = unsafe { written(chunks * rows * CHUNK, write) };
         Self { rows, codes, scales, sums }
     }
 
@@ -97,19 +103,21 @@ unsafe impl Sync for Shared {}
 
 for_each_isa! {
     /// Rounds a chunk of a row. Scales and sums of consecutive blocks and groups are `rows` apart.
-    fn round(x: &[f32], codes: &mut [i8], scales: *mut f32, sums: *mut i32, rows: usize) = round_chunk
+    fn round(x: &[f32], codes: *mut i8, scales: *mut f32, sums: *mut i32, rows: usize) = round_chunk
 }
 
 /// # Safety
-/// The machine has `I`; `scales` is valid for a value per block, `sums` for two, at distances of `rows`.
+/// The machine has `I`; `codes` is valid for as many values as `x`, `scales` is valid for a value per block, `sums` for two, at distances of `rows`.
 #[inline(always)]
-unsafe fn round_chunk<I: Isa>(x: &[f32], codes: &mut [i8], scales: *mut f32, sums: *mut i32, rows: usize) {
-    for (block, (x, codes)) in x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK)).enumerate() {
-        let scale = round_block(x, codes);
+unsafe fn round_chunk<I: Isa>(x: &[f32], codes: *mut i8, scales: *mut f32, sums: *mut i32, rows: usize) {
+    for (block, x) in x.chunks_exact(BLOCK).enumerate() {
+        let mut rounded = [0i8; BLOCK];
+        let scale = round_block(x, &mut rounded);
         // SAFETY: the contract of the caller.
         unsafe {
+            codes.add(block * BLOCK).cast::<[i8; BLOCK]>().write_unaligned(rounded);
             *scales.add(block * rows) = scale;
-            for (half, codes) in codes.chunks_exact(GROUP).enumerate() {
+            for (half, codes) in rounded.chunks_exact(GROUP).enumerate() {
                 *sums.add((2 * block + half) * rows) = codes.iter().map(|&code| i32::from(code)).sum();
             }
         }

@@ -53,9 +53,11 @@ for_each_int_isa! {
 unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>, scratch: &mut Scratch) {
     let weight = product.weight;
     let Scratch { chunk: decoded, sums } = scratch;
-    for panel in range {
-        sums.clear();
+    if sums.len() < product.x.rows * PANEL {
         sums.resize(product.x.rows * PANEL, 0.0);
+    }
+    let sums = &mut sums[..product.x.rows * PANEL];
+    for panel in range {
         let mut rest = weight.panel(panel);
         for (index, blocks) in chunks(weight.inputs).enumerate() {
             let (chunk, others) = rest.split_at(weight.format.chunk_bytes(blocks));
@@ -70,13 +72,24 @@ unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>,
         let columns = PANEL.min(weight.outputs - first);
         for (row, sums) in sums.chunks_exact(PANEL).enumerate() {
             // SAFETY: the contract of the caller.
-            unsafe { product.y.write(row, first, &sums[..columns]) };
+            unsafe {
+                if columns < PANEL {
+                    product.y.write(row, first, &sums[..columns]);
+                    continue;
+                }
+                for lane in (0..PANEL).step_by(I::Float::LANES) {
+                    let sum = I::Float::load(sums.as_ptr().add(lane));
+                    I::Float::store(product.y.at(row, first + lane), sum);
+                }
+            }
         }
     }
 }
 
 /// The products of all rows with one chunk of a panel.
 struct Task<'a> {
+    /// Whether it is the first chunk, so that sums start from zero.
+    first: bool,
     chunk: &'a Chunk,
     blocks: usize,
     rows: usize,
@@ -100,6 +113,7 @@ impl<'a> Task<'a> {
         let groups = index * CHUNK / format.group..(index * CHUNK + blocks * BLOCK) / format.group;
         let by_group = groups.start * rows..groups.end * rows;
         Self {
+            first: index == 0,
             chunk,
             blocks,
             rows,
@@ -177,8 +191,10 @@ impl<'a> Task<'a> {
             for lane in (0..PANEL).step_by(I::Float::LANES) {
                 let to = sums.add(row * PANEL + lane);
                 let mut totals = [I::Float::splat(0.0); R];
-                for (r, total) in totals.iter_mut().enumerate() {
-                    *total = I::Float::load(to.add(r * PANEL));
+                if !self.first {
+                    for (r, total) in totals.iter_mut().enumerate() {
+                        *total = I::Float::load(to.add(r * PANEL));
+                    }
                 }
                 for block in 0..self.blocks {
                     let scales = self.scales.as_ptr().add(block * self.rows + row);

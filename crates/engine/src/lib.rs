@@ -12,6 +12,7 @@
 //!
 //! `load` and `cpu` know none of the others; `model` knows both, and `runtime` knows `model`.
 
+mod blocks;
 mod cpu;
 mod engine_config;
 mod load;

@@ -30,6 +30,8 @@ pub(crate) unsafe trait IntIsa {
     /// negative) that may bring bits of neighbouring bytes to other places than those of the mask.
     unsafe fn field(codes: Self::Codes, right: i32, mask: u32) -> Self::Codes;
     unsafe fn or(a: Self::Codes, b: Self::Codes) -> Self::Codes;
+    /// The bytes of `table` that codes of four bits refer to.
+    unsafe fn lookup(codes: Self::Codes, table: &[u8; 16]) -> Self::Codes;
 
     unsafe fn splat(value: i32) -> Self::Ints;
     /// `sum` plus the products of two vectors of codes with four i8 each, all lanes with the same: those of
@@ -75,6 +77,10 @@ unsafe impl IntIsa for Portable {
     #[inline(always)]
     unsafe fn or(a: [u8; 32], b: [u8; 32]) -> [u8; 32] {
         std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn lookup(codes: [u8; 32], table: &[u8; 16]) -> [u8; 32] {
+        codes.map(|code| table[usize::from(code & 15)])
     }
     #[inline(always)]
     unsafe fn splat(value: i32) -> [i32; 8] {

@@ -8,7 +8,6 @@ mod quantised;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::quantized::QTensor;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use self::dense::DensePanels;
@@ -20,6 +19,7 @@ use super::kernel_use::KernelUse;
 use super::level::{Level, level};
 use super::rows::contiguous;
 use super::thread_pool::parallel;
+use crate::blocks::{Blocks, Format};
 
 /// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
@@ -46,13 +46,12 @@ impl Panels {
         DensePanels::new(weight).map(Self::Dense)
     }
 
-    /// Packs `weight: [out, in]`, quantised, on the CPU.
+    /// Packs the quantised `weight: [out, in]`.
     ///
     /// # Errors
-    /// If weights of its dtype are not supported, or it has another number of dimensions.
-    pub(crate) fn quantised(weight: &QTensor) -> Result<Self> {
-        let (outputs, inputs) = weight.shape().dims2()?;
-        QuantisedPanels::new(weight.dtype(), &weight.data()?, [outputs, inputs]).map(Self::Quantised)
+    /// If there are more or fewer bytes than its shape requires.
+    pub(crate) fn quantised(weight: &Blocks) -> Result<Self> {
+        QuantisedPanels::new(weight).map(Self::Quantised)
     }
 
     fn outputs(&self) -> usize {
@@ -82,10 +81,7 @@ impl Panels {
                 let (dtype, bytes) = panels.dtype_and_bytes();
                 (dtype.as_str().to_owned(), bytes, dense::kernel(level))
             }
-            Self::Quantised(panels) => {
-                let dtype = format!("{:?}", panels.dtype).to_lowercase();
-                (dtype, panels.bytes(), quantised::kernel(level))
-            }
+            Self::Quantised(panels) => (panels.kind.name(), panels.bytes(), quantised::kernel(level)),
         };
         KernelUse {
             dtype,
@@ -179,7 +175,7 @@ struct Input<'a> {
     dense: Option<PackedRows<'a>>,
     quantised: Option<QuantisedRows>,
     /// Of [`Self::quantised`], for each of the forms.
-    sums: Vec<(quantised::Format, GroupSums)>,
+    sums: Vec<(Format, GroupSums)>,
 }
 
 impl<'a> Input<'a> {

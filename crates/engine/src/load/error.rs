@@ -82,7 +82,7 @@ impl LoadError {
         Self::Unsupported { path: path.to_owned(), what }
     }
 
-    pub(crate) fn corrupt(path: &Path, error: &candle_core::Error) -> Self {
+    pub(crate) fn corrupt(path: &Path, error: &dyn std::fmt::Display) -> Self {
         // candle appends a backtrace to the message.
         let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
         Self::CorruptWeights { path: path.to_owned(), reason }

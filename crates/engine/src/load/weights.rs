@@ -3,15 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use candle_core::quantized::GgmlDType;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
 use super::device::WeightDtype;
 use super::error::LoadError;
-use super::gguf::{Gguf, is_quantised, rotary_halves};
+use super::gguf::{Gguf, GgufTensor, TensorType};
 use super::matrix::Matrix;
 use super::options::{LoadOptions, Progress};
 
@@ -90,16 +88,17 @@ impl Weights {
     /// widened with any other dtype.
     pub(crate) fn gguf(file: Gguf, device: &Device, options: &LoadOptions) -> Result<Self, LoadError> {
         let total = total_bytes(&[file.path().to_owned()])?;
-        let stored = if file.matrix_dtypes().all(|dtype| dtype == GgmlDType::F16) {
+        let stored = if file.matrix_types().all(|kind| kind == TensorType::F16) {
             DType::F16
-        } else if file.matrix_dtypes().all(|dtype| dtype == GgmlDType::BF16) {
+        } else if file.matrix_types().all(|kind| kind == TensorType::BF16) {
             DType::BF16
         } else {
             DType::F32
         };
+        let quantised = file.matrix_types().any(|kind| matches!(kind, TensorType::Blocks(_)));
         let matrices = options.dtype.resolve(stored);
         let source = TensorSource::Gguf {
-            keep_quantised: options.dtype == WeightDtype::Auto && file.matrix_dtypes().any(is_quantised),
+            keep_quantised: options.dtype == WeightDtype::Auto && quantised,
             interleaved: file.architecture() == "llama",
             file,
         };
@@ -139,10 +138,7 @@ impl Weights {
         len: usize,
         rotary_heads: Option<usize>,
     ) -> Result<Tensor, LoadError> {
-        match self.get(name, &[len], rotary_heads, self.activations)? {
-            Matrix::Dense(tensor) => Ok(tensor),
-            Matrix::Quantised(tensor) => Ok(tensor.dequantize(&self.device)?.to_dtype(self.activations)?),
-        }
+        Ok(self.get(name, &[len], rotary_heads, self.activations)?.dense()?)
     }
 
     /// The matrix `name` of exactly `shape`. `rotary_heads`: the number of heads that its outputs are, if
@@ -162,8 +158,12 @@ impl Weights {
             return self.matrices.as_str().to_owned();
         };
         let mut counts = BTreeMap::<String, usize>::new();
-        for dtype in file.matrix_dtypes() {
-            *counts.entry(format!("{dtype:?}").to_lowercase()).or_default() += 1;
+        for kind in file.matrix_types() {
+            let name = match kind {
+                TensorType::Blocks(kind) => kind.name(),
+                other => format!("{other:?}").to_lowercase(),
+            };
+            *counts.entry(name).or_default() += 1;
         }
         counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name).unwrap_or_default()
     }
@@ -202,15 +202,14 @@ impl Weights {
             }
             TensorSource::Gguf { file, keep_quantised, interleaved } => {
                 check_shape(name, shape, file.shape(name)?)?;
-                let mut tensor = file.tensor(name, &self.device)?;
-                self.advance(tensor.storage_size_in_bytes());
-                if let Some(heads) = rotary_heads.filter(|_| *interleaved) {
-                    tensor = rotary_halves(tensor, heads)?;
+                self.advance(file.bytes(name)?);
+                match file.tensor(name, rotary_heads.filter(|_| *interleaved))? {
+                    GgufTensor::Quantised(blocks) if *keep_quantised => {
+                        return Ok(Matrix::quantised(blocks, &self.device)?);
+                    }
+                    GgufTensor::Quantised(blocks) => Tensor::from_vec(blocks.widened(), shape, &Device::Cpu)?,
+                    GgufTensor::Dense(tensor) => tensor,
                 }
-                if shape.len() == 2 && *keep_quantised && is_quantised(tensor.dtype()) {
-                    return Ok(Matrix::Quantised(Arc::new(tensor)));
-                }
-                tensor.dequantize(&self.device)?
             }
         };
         Ok(Matrix::Dense(tensor.to_dtype(dtype)?.to_device(&self.device)?))

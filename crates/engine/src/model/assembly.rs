@@ -130,15 +130,9 @@ impl Assembly<'_> {
             Positions::Learned { offset } => *offset,
         };
         let name = format!("{}.weight", c.names.positions);
-        match self.weights.matrix(&name, [c.context + offset, c.hidden], None)? {
-            Matrix::Dense(table) => {
-                let table = table.narrow(0, offset, c.context)?.to_dtype(self.weights.activations())?;
-                Ok(PositionTable::Learned(table))
-            }
-            // Only GGUF files have quantised matrices, and no architecture supported there has learned
-            // positions.
-            Matrix::Quantised(_) => Err(LoadError::MissingTensor { name }),
-        }
+        let table = self.weights.matrix(&name, [c.context + offset, c.hidden], None)?.dense()?;
+        let table = table.narrow(0, offset, c.context)?.to_dtype(self.weights.activations())?;
+        Ok(PositionTable::Learned(table))
     }
 
     /// The embedding and the output head.

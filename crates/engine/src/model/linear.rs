@@ -142,23 +142,19 @@ impl Weight {
 
 fn panels(matrix: Matrix) -> Result<Panels> {
     match matrix {
-        Matrix::Dense(tensor) => Panels::dense(&tensor),
-        Matrix::Quantised(tensor) => Panels::quantised(&tensor),
+        Matrix::Blocks(blocks) => Panels::quantised(&blocks),
+        other => Panels::dense(&other.dense()?),
     }
 }
 
 impl Part {
     fn new(matrix: Matrix) -> Result<Self> {
-        Ok(match &matrix {
-            // candle's CPU matmul requires both sides to have one dtype, and is slow in f16. Its quantised
-            // kernels round activations and are not a reference, so weights are widened there.
-            Matrix::Dense(tensor) if tensor.device().is_cpu() => Self::Dense(tensor.to_dtype(DType::F32)?),
-            Matrix::Quantised(tensor) if tensor.device().is_cpu() => {
-                Self::Dense(tensor.dequantize(&Device::Cpu)?)
-            }
-            Matrix::Dense(tensor) => Self::Dense(tensor.clone()),
-            Matrix::Quantised(tensor) => Self::Quantised(QMatMul::from_arc(tensor.clone())?, matrix),
-        })
+        if let Some(layer) = matrix.quantised_layer() {
+            return Ok(Self::Quantised(layer?, matrix));
+        }
+        let weight = matrix.dense()?;
+        // candle's CPU matmul requires both sides to have one dtype, and is slow in f16.
+        Ok(Self::Dense(if weight.device().is_cpu() { weight.to_dtype(DType::F32)? } else { weight }))
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

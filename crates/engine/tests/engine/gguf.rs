@@ -212,7 +212,7 @@ fn the_spec_describes_the_file() {
     let spec = model.spec();
     assert_eq!(spec.vocab_size, VOCAB);
     assert_eq!(spec.context_length, 128);
-    assert_eq!(spec.dtype, "q4k");
+    assert_eq!(spec.dtype, "q4_k");
     assert_eq!(spec.eos, tokens(&[3]));
     let widened = load(&file, Kernels::Packed, WeightDtype::F16).unwrap();
     assert_eq!(widened.spec().dtype, "f16");

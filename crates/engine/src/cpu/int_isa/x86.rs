@@ -39,6 +39,14 @@ unsafe impl IntIsa for Avx2 {
         unsafe { _mm256_or_si256(a, b) }
     }
     #[inline(always)]
+    unsafe fn lookup(codes: __m256i, table: &[u8; 16]) -> __m256i {
+        // SAFETY: see the impl.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, codes)
+        }
+    }
+    #[inline(always)]
     unsafe fn splat(value: i32) -> __m256i {
         // SAFETY: see the impl.
         unsafe { _mm256_set1_epi32(value) }
@@ -132,6 +140,14 @@ unsafe impl IntIsa for Vnni {
     unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: see the impl.
         unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn lookup(codes: __m512i, table: &[u8; 16]) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, codes)
+        }
     }
     #[inline(always)]
     unsafe fn splat(value: i32) -> __m512i {

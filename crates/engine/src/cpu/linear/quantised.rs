@@ -17,23 +17,25 @@
 //!
 //! # How weights are stored
 //!
-//! In panels of 16 outputs, see [`Format`]: in as many bits as in the file, in the order in which the
+//! In panels of 16 outputs, see [`format`]: in as many bits as in the file, in the order in which the
 //! products read them. A pass decodes a chunk of 256 inputs of a panel into the L1 cache, one byte per code,
 //! and multiplies all rows by it, so that unpacking is paid once for all rows.
 
 mod activations;
-mod blocks;
 mod chunk;
 mod format;
 mod panels;
 mod products;
 
-pub(super) use activations::{GroupSums, QuantisedRows};
-pub(super) use format::{Format, PANEL};
-pub(super) use panels::QuantisedPanels;
-pub(super) use products::{Product, Scratch, multiply, sums};
+#[cfg(test)]
+pub(super) mod tests;
 
 use crate::cpu::level::Level;
+
+pub(super) use activations::{GroupSums, QuantisedRows};
+pub(super) use format::PANEL;
+pub(super) use panels::QuantisedPanels;
+pub(super) use products::{Product, Scratch, multiply, sums};
 
 /// What multiplies them.
 pub(super) fn kernel(level: Level) -> &'static str {

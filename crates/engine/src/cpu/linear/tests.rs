@@ -1,22 +1,10 @@
 //! Tests of linear layers: every instruction set that this machine has, every dtype, and odd sizes.
 
-use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device};
 
+use super::quantised::tests::random_blocks;
 use super::*;
-
-const QUANTISED: [GgmlDType; 10] = [
-    GgmlDType::Q4_0,
-    GgmlDType::Q4_1,
-    GgmlDType::Q5_0,
-    GgmlDType::Q5_1,
-    GgmlDType::Q8_0,
-    GgmlDType::Q2K,
-    GgmlDType::Q3K,
-    GgmlDType::Q4K,
-    GgmlDType::Q5K,
-    GgmlDType::Q6K,
-];
+use crate::blocks::BlockType;
 
 fn random(shape: (usize, usize)) -> Tensor {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
@@ -26,7 +14,7 @@ fn dense(weight: &Tensor, level: Level) -> PackedLinear {
     PackedLinear::for_level(vec![Panels::dense(weight).unwrap()], level).unwrap()
 }
 
-fn quantised(weight: &QTensor, level: Level) -> PackedLinear {
+fn quantised(weight: &Blocks, level: Level) -> PackedLinear {
     PackedLinear::for_level(vec![Panels::quantised(weight).unwrap()], level).unwrap()
 }
 
@@ -58,14 +46,14 @@ fn results_equal_those_of_candle() {
 /// of the inputs, whose bound is half a unit in 127 of the largest.
 #[test]
 fn quantised_results_equal_those_of_widened_weights() {
-    for dtype in QUANTISED {
+    for kind in BlockType::ALL {
         let (rows, inputs, outputs) = (5, 768, 50);
-        let weight = QTensor::quantize(&random((outputs, inputs)), dtype).unwrap();
-        let widened = weight.dequantize(&Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        let weight = random_blocks(kind, [outputs, inputs]);
+        let widened = weight.widened();
         let x = random((rows, inputs));
         let ours = apply(&quantised(&weight, level()), &x);
         for (x, ours) in x.to_vec2::<f32>().unwrap().iter().zip(&ours) {
-            for (weights, &y) in widened.iter().zip(ours) {
+            for (weights, &y) in widened.chunks_exact(inputs).zip(ours) {
                 let products = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w));
                 let exact: f64 = products.sum();
                 let bound: f64 = (x.chunks(32).zip(weights.chunks(32)))
@@ -76,9 +64,9 @@ fn quantised_results_equal_those_of_widened_weights() {
                     })
                     .sum();
                 let off = (f64::from(y) - exact).abs();
-                assert!(off < bound * 1.001 + 1e-3, "{dtype:?}: {y} instead of {exact}, bound {bound}");
+                assert!(off < bound * 1.001 + 1e-3, "{kind:?}: {y} instead of {exact}, bound {bound}");
                 // Rounding errors cancel: the bound alone would not notice a wrong minimum.
-                assert!(off < bound / 5.0, "{dtype:?}: {y} instead of {exact}, bound {bound}");
+                assert!(off < bound / 5.0, "{kind:?}: {y} instead of {exact}, bound {bound}");
             }
         }
     }
@@ -86,16 +74,16 @@ fn quantised_results_equal_those_of_widened_weights() {
 
 #[test]
 fn quantised_results_have_equal_bits_on_every_level_and_for_every_number_of_rows() {
-    for dtype in QUANTISED {
+    for kind in BlockType::ALL {
         for (inputs, outputs) in [(256, 16), (768, 37), (1280, 3)] {
-            let weight = QTensor::quantize(&random((outputs, inputs)), dtype).unwrap();
+            let weight = random_blocks(kind, [outputs, inputs]);
             let x = random((40, inputs));
             let expected = apply(&quantised(&weight, Level::Portable), &x);
             for level in Level::available().iter().copied() {
                 let layer = quantised(&weight, level);
                 for rows in 1..=40 {
                     let y = apply(&layer, &x.narrow(0, 40 - rows, rows).unwrap());
-                    assert!(y == expected[40 - rows..], "{dtype:?} {level:?}, {rows} rows");
+                    assert!(y == expected[40 - rows..], "{kind:?} {level:?}, {rows} rows");
                 }
             }
         }
@@ -105,19 +93,19 @@ fn quantised_results_have_equal_bits_on_every_level_and_for_every_number_of_rows
 /// Blocks of 32: the last chunk need not be whole.
 #[test]
 fn inputs_need_not_be_whole_chunks() {
-    for dtype in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_1, GgmlDType::Q8_0] {
+    for kind in BlockType::ALL.into_iter().filter(|kind| kind.weights() == 32) {
         for inputs in [32, 96, 288, 576] {
-            let weight = QTensor::quantize(&random((33, inputs)), dtype).unwrap();
-            let widened = weight.dequantize(&Device::Cpu).unwrap();
+            let weight = random_blocks(kind, [33, inputs]);
+            let widened = Tensor::from_vec(weight.widened(), (33, inputs), &Device::Cpu).unwrap();
             let x = random((3, inputs));
             let theirs = x.matmul(&widened.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
             let reference = apply(&quantised(&weight, Level::Portable), &x);
             for level in Level::available().iter().copied() {
-                assert_eq!(apply(&quantised(&weight, level), &x), reference, "{dtype:?} {level:?} {inputs}");
+                assert_eq!(apply(&quantised(&weight, level), &x), reference, "{kind:?} {level:?} {inputs}");
             }
             let size = theirs.concat().iter().fold(0f32, |m, y| m.max(y.abs()));
             for (ours, theirs) in reference.concat().iter().zip(theirs.concat()) {
-                assert!((ours - theirs).abs() < size * 0.03, "{dtype:?} {inputs}: {ours}, not {theirs}");
+                assert!((ours - theirs).abs() < size * 0.03, "{kind:?} {inputs}: {ours}, not {theirs}");
             }
         }
     }
@@ -138,7 +126,7 @@ fn a_row_does_not_depend_on_its_neighbours() {
 #[test]
 fn weights_of_several_kinds_have_their_outputs_side_by_side() {
     let (a, b) = (random((20, 64)), random((40, 64)).to_dtype(DType::F16).unwrap());
-    let c = QTensor::quantize(&random((17, 64)), GgmlDType::Q5_0).unwrap();
+    let c = random_blocks(BlockType::Q5_0, [17, 64]);
     let panels =
         || vec![Panels::dense(&a).unwrap(), Panels::quantised(&c).unwrap(), Panels::dense(&b).unwrap()];
     let x = random((3, 64));

@@ -2,15 +2,13 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-use candle_core::quantized::gguf_file::Value;
 use tandem_decoding::TokenId;
 
 use super::generation::generation_eos;
 use super::model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};
 use super::names::GGUF;
 use crate::load::error::LoadError;
-use crate::load::gguf::Gguf;
+use crate::load::gguf::{Gguf, Value};
 
 /// Supported architectures. Files of Mistral models say `llama`.
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -101,7 +99,7 @@ impl<'a> Metadata<'a> {
     }
 
     fn float(&self, key: &str) -> Option<f32> {
-        self.get(key)?.to_f32().ok()
+        self.get(key)?.as_float().map(|value| value as f32)
     }
 
     /// Refuses models whose arithmetic the decoder does not implement.
@@ -109,7 +107,7 @@ impl<'a> Metadata<'a> {
         if let Some(experts) = self.optional("expert_count")?.filter(|&n| n > 0) {
             return Err(self.unsupported(format!("a mixture of {experts} experts is not supported")));
         }
-        let scaling = self.get("rope.scaling.type").and_then(|value| value.to_string().ok());
+        let scaling = self.get("rope.scaling.type").and_then(Value::as_str);
         match scaling.filter(|kind| *kind != "none") {
             Some(kind) => Err(self.unsupported(format!("rope scaling {kind:?} is not supported"))),
             None => Ok(()),
@@ -138,28 +136,19 @@ fn divisors(file: &Gguf) -> Result<Option<RopeScaling>, LoadError> {
     if !file.has(DIVISORS) {
         return Ok(None);
     }
-    let tensor = file.tensor(DIVISORS, &Device::Cpu)?.dequantize(&Device::Cpu)?;
-    Ok(Some(RopeScaling::Divisors(tensor.flatten_all()?.to_vec1()?)))
+    Ok(Some(RopeScaling::Divisors(file.values(DIVISORS)?)))
 }
 
 /// The end-of-sequence and end-of-turn tokens.
 fn end_tokens(file: &Gguf) -> Vec<TokenId> {
     let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
-    let mut tokens: Vec<TokenId> =
-        keys.iter().filter_map(|key| file.metadata(key)?.to_u32().ok()).map(TokenId).collect();
+    let ids = keys.iter().filter_map(|key| file.metadata(key)?.as_integer()?.try_into().ok());
+    let mut tokens: Vec<TokenId> = ids.map(TokenId).collect();
     tokens.dedup();
     tokens
 }
 
 /// A whole number that is not negative, of any width.
 fn whole(value: &Value) -> Option<usize> {
-    let signed = match *value {
-        Value::I8(v) => i64::from(v),
-        Value::I16(v) => i64::from(v),
-        Value::I32(v) => i64::from(v),
-        Value::I64(v) => v,
-        Value::Bool(_) => return None,
-        _ => return usize::try_from(value.to_u64().ok()?).ok(),
-    };
-    usize::try_from(signed).ok()
+    usize::try_from(value.as_integer()?).ok()
 }

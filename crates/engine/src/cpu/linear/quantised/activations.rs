@@ -1,6 +1,7 @@
 //! The inputs of quantised linear layers, rounded to 8 bits.
 
-use super::format::{BLOCK, CHUNK, Format};
+use super::format::{BLOCK, CHUNK};
+use crate::blocks::Format;
 use crate::cpu::buffer::written;
 use crate::cpu::isa::{Isa, for_each_isa};
 use crate::cpu::level::Level;

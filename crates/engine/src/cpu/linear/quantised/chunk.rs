@@ -2,7 +2,8 @@
 
 use half::f16;
 
-use super::format::{BLOCK, CHUNK, CHUNK_BLOCKS, Format, PANEL, Scales, VECTOR, planes};
+use super::format::{BLOCK, CHUNK, CHUNK_BLOCKS, PANEL, VECTOR, planes};
+use crate::blocks::{Format, IQ4_VALUES, Scales};
 use crate::cpu::int_isa::{Floats, IntIsa};
 use crate::cpu::isa::Isa;
 
@@ -50,6 +51,7 @@ impl Chunk {
                 }
             }
             match format.bits {
+                4 if format.indices => self.decode_indices::<I>(codes.as_ptr(), blocks),
                 2 => self.decode_codes::<I, 2>(codes.as_ptr(), blocks),
                 3 => self.decode_codes::<I, 3>(codes.as_ptr(), blocks),
                 4 => self.decode_codes::<I, 4>(codes.as_ptr(), blocks),
@@ -75,6 +77,22 @@ impl Chunk {
                         I::store(to.add(step * VECTOR + at), codes_of::<I, BITS>(from.add(at), step));
                     }
                 }
+            }
+        }
+    }
+
+    /// As `decode_codes` for four bits, and then the values of the codes.
+    ///
+    /// # Safety
+    /// As [`Self::decode`]; `codes` are those of the chunk.
+    #[inline(always)]
+    unsafe fn decode_indices<I: IntIsa>(&mut self, codes: *const u8, blocks: usize) {
+        // SAFETY: the contract of the caller; whole vectors of decoded codes.
+        unsafe {
+            self.decode_codes::<I, 4>(codes, blocks);
+            for at in (0..blocks * STEPS * VECTOR).step_by(4 * I::Float::LANES) {
+                let codes = self.codes.as_mut_ptr().add(at);
+                I::store(codes, I::lookup(I::load(codes), &IQ4_VALUES));
             }
         }
     }

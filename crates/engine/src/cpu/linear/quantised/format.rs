@@ -1,74 +1,28 @@
-//! The forms of quantised weights, and their layout in memory.
+//! The layout of quantised weights in memory.
+//!
+//! A panel is a sequence of chunks. A chunk holds its scales, padded to whole vectors, and then the codes of
+//! its blocks. A vector of codes holds, at byte `4 o + i`, input `4 j + i` of output `o` in step `j`: what an
+//! instruction multiplies by four inputs of a row. The eight steps of a block share vectors where codes are
+//! smaller than a byte: 4 bits in four vectors (steps `j` and `j + 4`), 2 bits in two, 1 bit in one; codes of
+//! 5 and 6 bits are 4 bits, followed by the others.
 
-use candle_core::quantized::GgmlDType;
+use crate::blocks::{CHUNK as LARGEST_BLOCK, Format, Scales};
 
 /// Outputs of a panel: the 32-bit lanes of an AVX-512 vector.
 pub(crate) const PANEL: usize = 16;
 /// Inputs that share a scale of the activations.
 pub(crate) const BLOCK: usize = 32;
-/// Inputs of a chunk: the largest block of the files, and what a pass decodes at once.
-pub(crate) const CHUNK: usize = 256;
+/// Inputs of a chunk: what a pass decodes at once.
+pub(crate) const CHUNK: usize = LARGEST_BLOCK;
 /// Blocks of a chunk.
 pub(crate) const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
 /// Bytes of a vector of codes: four inputs of every output of a panel.
 pub(crate) const VECTOR: usize = 4 * PANEL;
 
-/// How the scales of groups are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scales {
-    /// An f16 for every block of 32, and another one if there are minimums.
-    Half,
-    /// An f16 for every 256 inputs, times an i8 for every group. Minimums: another f16, times a u8, negated.
-    Super,
-    /// As `Super`, but the two factors of a group share a byte: the scale has the low four bits.
-    SuperNibbles,
-}
-
-/// A form of quantised weights.
-///
-/// A panel is a sequence of chunks. A chunk holds its scales, padded to whole vectors, and then the codes of
-/// its blocks. A vector of codes holds, at byte `4 o + i`, input `4 j + i` of output `o` in step `j`: what an
-/// instruction multiplies by four inputs of a row. The eight steps of a block share vectors where codes are
-/// smaller than a byte: 4 bits in four vectors (steps `j` and `j + 4`), 2 bits in two, 1 bit in one; codes of
-/// 5 and 6 bits are 4 bits, followed by the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Format {
-    /// Bits of a code: 2, 3, 4, 5, 6 or 8.
-    pub(crate) bits: usize,
-    /// Inputs that share a scale: 16 or 32.
-    pub(crate) group: usize,
-    pub(crate) scales: Scales,
-    /// Subtracted from every code. 0 if there are minimums.
-    pub(crate) zero: i32,
-    /// Whether groups have a minimum.
-    pub(crate) minimum: bool,
-}
-
 impl Format {
-    /// The form of the weights that a file stores as `dtype`; `None` for a dtype that is not quantised, or
-    /// that is not meant for weights.
-    pub(crate) fn of(dtype: GgmlDType) -> Option<Self> {
-        use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-        use Scales::{Half, Super, SuperNibbles};
-        let (bits, group, scales, zero, minimum) = match dtype {
-            Q8_0 => (8, 32, Half, 128, false),
-            Q4_0 => (4, 32, Half, 8, false),
-            Q4_1 => (4, 32, Half, 0, true),
-            Q5_0 => (5, 32, Half, 16, false),
-            Q5_1 => (5, 32, Half, 0, true),
-            Q2K => (2, 16, SuperNibbles, 0, true),
-            Q3K => (3, 16, Super, 4, false),
-            Q4K => (4, 32, Super, 0, true),
-            Q5K => (5, 32, Super, 0, true),
-            Q6K => (6, 16, Super, 32, false),
-            _ => return None,
-        };
-        Some(Self { bits, group, scales, zero, minimum })
-    }
-
-    /// Whether codes have at most 6 bits.
+    /// Whether the bytes that are multiplied have at most 6 bits.
     pub(crate) fn is_narrow(self) -> bool {
-        self.bits <= 6
+        self.bits <= 6 && !self.indices
     }
 
     /// Bytes of the scales of a chunk of `blocks` blocks.

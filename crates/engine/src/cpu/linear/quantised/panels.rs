@@ -1,17 +1,16 @@
 //! A quantised weight in panels.
 
-use candle_core::quantized::GgmlDType;
 use half::f16;
 
-use super::blocks::Unpacked;
-use super::format::{BLOCK, CHUNK, Format, PANEL, Scales, VECTOR, chunks, planes};
+use super::format::{BLOCK, CHUNK, PANEL, VECTOR, chunks, planes};
+use crate::blocks::{BlockType, Blocks, Format, IQ4_VALUES, Scales, Unpacked};
 use crate::cpu::buffer::{Buffer, DisjointChunks};
 use crate::cpu::thread_pool::parallel;
 
 /// A weight, `[outputs, inputs]`, in the layout that [`Format`] describes. The outputs of the last panel that
 /// do not exist have scales of zero.
 pub(crate) struct QuantisedPanels {
-    pub(crate) dtype: GgmlDType,
+    pub(crate) kind: BlockType,
     pub(crate) format: Format,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
@@ -19,25 +18,20 @@ pub(crate) struct QuantisedPanels {
 }
 
 impl QuantisedPanels {
-    /// Packs `rows`, the blocks of `outputs` rows of `inputs` weights as a GGUF file stores them.
+    /// Packs `blocks`.
     ///
     /// # Errors
-    /// If weights of this dtype are not supported, or `rows` has another size.
-    pub(crate) fn new(
-        dtype: GgmlDType,
-        rows: &[u8],
-        [outputs, inputs]: [usize; 2],
-    ) -> candle_core::Result<Self> {
-        let Some(format) = Format::of(dtype) else {
-            candle_core::bail!("linear layers with weights of dtype {dtype:?} are not supported")
-        };
-        let row_bytes = inputs / dtype.block_size() * dtype.type_size();
-        if !inputs.is_multiple_of(dtype.block_size()) || rows.len() != outputs * row_bytes {
+    /// If there are more or fewer bytes than the shape requires.
+    pub(crate) fn new(blocks: &Blocks) -> candle_core::Result<Self> {
+        let (kind, format, rows) = (blocks.kind, blocks.kind.format(), blocks.bytes.as_slice());
+        let [outputs, inputs] = blocks.shape;
+        let Some(row_bytes) = Blocks::row_bytes(kind, inputs).filter(|bytes| rows.len() == outputs * bytes)
+        else {
             candle_core::bail!(
-                "{} bytes of {dtype:?} are not a matrix of {outputs} rows of {inputs}",
+                "{} bytes of {kind:?} are not a matrix of {outputs} rows of {inputs}",
                 rows.len()
             );
-        }
+        };
         let count = outputs.div_ceil(PANEL);
         let panel_bytes = format.panel_bytes(inputs);
         let mut bytes = Buffer::zeroed(count * panel_bytes);
@@ -49,11 +43,11 @@ impl QuantisedPanels {
                 let bytes = unsafe { panels.chunk(panel) };
                 let rows = &rows[panel * PANEL * row_bytes..outputs.min((panel + 1) * PANEL) * row_bytes];
                 for (lane, row) in rows.chunks_exact(row_bytes.max(1)).enumerate() {
-                    pack_row(format, dtype, inputs, row, lane, bytes, &mut unpacked);
+                    pack_row(kind, inputs, row, lane, bytes, &mut unpacked);
                 }
             }
         });
-        Ok(Self { dtype, format, inputs, outputs, bytes })
+        Ok(Self { kind, format, inputs, outputs, bytes })
     }
 
     pub(super) fn panel(&self, panel: usize) -> &[u8] {
@@ -108,19 +102,19 @@ impl QuantisedPanels {
 
 /// Writes a row of the file into lane `lane` of a panel.
 fn pack_row(
-    format: Format,
-    dtype: GgmlDType,
+    kind: BlockType,
     inputs: usize,
     mut row: &[u8],
     lane: usize,
     mut panel: &mut [u8],
     unpacked: &mut Unpacked,
 ) {
+    let format = kind.format();
     for blocks in chunks(inputs) {
         let (chunk, others) = panel.split_at_mut(format.chunk_bytes(blocks));
         panel = others;
-        let bytes = blocks * BLOCK / dtype.block_size() * dtype.type_size();
-        unpacked.read(dtype, &row[..bytes]);
+        let bytes = blocks * BLOCK / kind.weights() * kind.bytes();
+        unpacked.read(kind, &row[..bytes]);
         row = &row[bytes..];
         let (scales, codes) = chunk.split_at_mut(format.scale_bytes(blocks));
         pack_scales(format, unpacked, blocks, lane, scales);
@@ -179,57 +173,40 @@ fn code_at(format: Format, block: &[u8], input: usize, lane: usize) -> u8 {
         let vector = block[plane.vector(step) * VECTOR + byte];
         (vector >> plane.shift(step) & plane.mask() as u8) << plane.from
     });
-    bits.fold(0, |code, bits| code | bits)
+    let code = bits.fold(0, |code, bits| code | bits);
+    if format.indices { IQ4_VALUES[usize::from(code)] } else { code }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::quantized::QTensor;
-    use candle_core::{Device, Tensor};
-
+    use super::super::tests::random_blocks;
     use super::*;
-
-    pub(crate) const DTYPES: [GgmlDType; 10] = [
-        GgmlDType::Q4_0,
-        GgmlDType::Q4_1,
-        GgmlDType::Q5_0,
-        GgmlDType::Q5_1,
-        GgmlDType::Q8_0,
-        GgmlDType::Q2K,
-        GgmlDType::Q3K,
-        GgmlDType::Q4K,
-        GgmlDType::Q5K,
-        GgmlDType::Q6K,
-    ];
 
     /// Also checks that panels take no more memory than the file, but for padding.
     #[test]
-    fn weights_are_those_that_candle_reads() {
-        for dtype in DTYPES {
-            for (outputs, inputs) in [(16, 256), (37, 768), (3, 512)] {
-                let weight = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu).unwrap();
-                let quantised = QTensor::quantize(&weight, dtype).unwrap();
-                let rows = quantised.data().unwrap();
-                let panels = QuantisedPanels::new(dtype, &rows, [outputs, inputs]).unwrap();
-                let theirs = quantised.dequantize(&Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
-                for (output, theirs) in theirs.iter().enumerate() {
-                    let ours = panels.row(output);
-                    for (ours, theirs) in ours.iter().zip(theirs) {
-                        assert!((ours - theirs).abs() <= 1e-6, "{dtype:?}: {ours}, not {theirs}");
-                    }
+    fn the_rows_of_panels_are_the_weights_of_the_file() {
+        for kind in BlockType::ALL {
+            for shape in [[16, 256], [37, 768], [3, 512]] {
+                let blocks = random_blocks(kind, shape);
+                let panels = QuantisedPanels::new(&blocks).unwrap();
+                let weights = blocks.widened();
+                for (output, weights) in weights.chunks_exact(shape[1]).enumerate() {
+                    assert_eq!(panels.row(output), weights, "{kind:?}, output {output}");
                 }
-                if outputs % PANEL == 0 {
-                    let limit = rows.len() * 107 / 100;
-                    assert!(panels.bytes.len() <= limit, "{dtype:?}: {} > {limit}", panels.bytes.len());
+                if shape[0] % PANEL == 0 {
+                    let limit = blocks.bytes.len() * 107 / 100;
+                    assert!(panels.bytes() <= limit, "{kind:?}: {} > {limit}", panels.bytes());
                 }
             }
         }
     }
 
     #[test]
-    fn a_wrong_size_or_dtype_is_an_error() {
-        assert!(QuantisedPanels::new(GgmlDType::Q8_0, &[0; 33], [1, 32]).is_err());
-        assert!(QuantisedPanels::new(GgmlDType::Q8_0, &[0; 34], [1, 33]).is_err());
-        assert!(QuantisedPanels::new(GgmlDType::F16, &[0; 64], [1, 32]).is_err());
+    fn a_wrong_size_is_an_error() {
+        let refused = |shape, bytes| {
+            let blocks = Blocks { kind: BlockType::Q8_0, shape, bytes: vec![0; bytes] };
+            QuantisedPanels::new(&blocks).is_err()
+        };
+        assert!(refused([1, 32], 33) && refused([1, 33], 34) && !refused([1, 32], 34));
     }
 }

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::activations::{GroupSums, QuantisedRows};
 use super::chunk::{Chunk, STEPS};
-use super::format::{BLOCK, CHUNK, Format, PANEL, VECTOR, chunks};
+use super::format::{BLOCK, CHUNK, PANEL, VECTOR, chunks};
 use super::panels::QuantisedPanels;
+use crate::blocks::Format;
 use crate::cpu::int_isa::{IntIsa, for_each_int_isa};
 use crate::cpu::isa::Isa;
 use crate::cpu::linear::output::Output;

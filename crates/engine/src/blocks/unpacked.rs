@@ -1,12 +1,14 @@
 //! Reading the blocks of GGUF files. The layouts are those of `ggml-common.h` in llama.cpp.
 
-use candle_core::quantized::GgmlDType;
+use super::{BlockType, CHUNK};
 
-use super::format::{BLOCK, CHUNK, CHUNK_BLOCKS};
+/// Weights of a small block.
+const BLOCK: usize = 32;
+const CHUNK_BLOCKS: usize = CHUNK / BLOCK;
 
-/// Weights of one output for up to a chunk of inputs, unpacked.
+/// Up to [`CHUNK`] weights, unpacked.
 pub(crate) struct Unpacked {
-    /// One code per input.
+    /// One code per weight.
     pub(crate) codes: [u8; CHUNK],
     /// Bits of an f16, one per block of 32; in formats with super blocks only the first.
     pub(crate) scale: [u16; CHUNK_BLOCKS],
@@ -29,40 +31,42 @@ impl Unpacked {
         }
     }
 
-    /// Reads whole blocks: up to eight of 32 inputs, or one of 256. `dtype` has a [`super::format::Format`].
-    pub(crate) fn read(&mut self, dtype: GgmlDType, blocks: &[u8]) {
-        match dtype {
-            GgmlDType::Q2K => self.q2k(blocks),
-            GgmlDType::Q3K => self.q3k(blocks),
-            GgmlDType::Q4K => self.q4k(blocks),
-            GgmlDType::Q5K => self.q5k(blocks),
-            GgmlDType::Q6K => self.q6k(blocks),
+    /// Reads whole blocks: up to eight of 32 weights, or one of 256. Factors and minimums that the type does not
+    /// have stay zero.
+    pub(crate) fn read(&mut self, kind: BlockType, blocks: &[u8]) {
+        match kind {
+            BlockType::Q2_K => self.q2k(blocks),
+            BlockType::Q3_K => self.q3k(blocks),
+            BlockType::Q4_K => self.q4k(blocks),
+            BlockType::Q5_K => self.q5k(blocks),
+            BlockType::Q6_K => self.q6k(blocks),
+            BlockType::IQ4_XS => self.iq4_xs(blocks),
             _ => {
-                for (index, block) in blocks.chunks_exact(dtype.type_size()).enumerate() {
-                    self.small(dtype, index, block);
+                for (index, block) in blocks.chunks_exact(kind.bytes()).enumerate() {
+                    self.small(kind, index, block);
                 }
             }
         }
     }
 
     /// A block of 32: scale, minimum if there is one, fifth bits if there are any, codes.
-    fn small(&mut self, dtype: GgmlDType, index: usize, block: &[u8]) {
-        use GgmlDType::{Q4_1, Q5_0, Q5_1, Q8_0};
+    fn small(&mut self, kind: BlockType, index: usize, block: &[u8]) {
+        use BlockType::{Q4_1, Q5_0, Q5_1, Q8_0};
         self.scale[index] = u16_at(block, 0);
         let mut at = 2;
-        if matches!(dtype, Q4_1 | Q5_1) {
+        if matches!(kind, Q4_1 | Q5_1) {
             self.minimum[index] = u16_at(block, at);
             at += 2;
         }
         let codes = &mut self.codes[index * BLOCK..][..BLOCK];
-        if dtype == Q8_0 {
+        if kind == Q8_0 {
             for (code, &byte) in codes.iter_mut().zip(&block[at..]) {
                 // Codes are unsigned: -128..127 becomes 0..255.
                 *code = byte ^ 0x80;
             }
             return;
         }
-        let fifth = if matches!(dtype, Q5_0 | Q5_1) {
+        let fifth = if matches!(kind, Q5_0 | Q5_1) {
             let bits = u32::from(u16_at(block, at)) | u32::from(u16_at(block, at + 2)) << 16;
             at += 4;
             bits
@@ -131,6 +135,20 @@ impl Unpacked {
             let (half, within) = (input / 128, input % 128);
             let nibble = low[64 * half + within % 64] >> (4 * (within / 64)) & 15;
             *code = nibble | pair(high, input) << 4;
+        }
+    }
+
+    fn iq4_xs(&mut self, block: &[u8]) {
+        self.scale[0] = u16_at(block, 0);
+        let high = u16_at(block, 2);
+        let (low, quants) = block[4..].split_at(4);
+        for (group, scale) in self.group_scales.iter_mut().take(8).enumerate() {
+            let nibble = low[group / 2] >> (4 * (group % 2)) & 15;
+            *scale = (nibble | ((high >> (2 * group) & 3) as u8) << 4) as i8 - 32;
+        }
+        for (codes, quants) in self.codes.chunks_exact_mut(32).zip(quants.chunks_exact(16)) {
+            let (low, high) = codes.split_at_mut(16);
+            nibbles(quants, low, high);
         }
     }
 

@@ -21,6 +21,7 @@ mod norms;
 mod peak;
 mod rows;
 mod thread_pool;
+mod tiles;
 
 pub(crate) use attention::{AppendKv, SessionKv, TreeAttention};
 pub use kernel_use::KernelUse;

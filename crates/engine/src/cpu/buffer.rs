@@ -14,6 +14,8 @@ pub(crate) unsafe trait Zeroed: Copy {}
 // SAFETY: zero bytes are the number 0 of all these types.
 unsafe impl Zeroed for u8 {}
 // SAFETY: as above.
+unsafe impl Zeroed for u16 {}
+// SAFETY: as above.
 unsafe impl Zeroed for f32 {}
 // SAFETY: as above.
 unsafe impl Zeroed for half::f16 {}

@@ -4,6 +4,7 @@
 pub(crate) mod x86;
 
 use super::isa::{Isa, Portable};
+use super::tiles::{NoTiles, Tiles};
 
 /// Integer vectors beside the float vectors of `Float`. There are as many lanes of i32, and four bytes of
 /// codes for each of them.
@@ -18,6 +19,8 @@ pub(crate) unsafe trait IntIsa {
     type Ints: Copy;
     /// Four u8 for each lane.
     type Codes: Copy;
+    /// A unit for products of more rows.
+    type Tiles: Tiles;
     /// Rows of a tile: its sums in integers and in floats take half of the registers.
     const ROWS: usize;
     /// What [`Self::dot`] subtracts from wide codes: where only signed codes can be multiplied without
@@ -34,6 +37,8 @@ pub(crate) unsafe trait IntIsa {
     unsafe fn lookup(codes: Self::Codes, table: &[u8; 16]) -> Self::Codes;
 
     unsafe fn splat(value: i32) -> Self::Ints;
+    unsafe fn load_ints(p: *const i32) -> Self::Ints;
+    unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// `sum` plus the products of two vectors of codes with four i8 each, all lanes with the same: those of
     /// `codes[1]` are the four after those of `codes[0]`. `x` is valid for 8 bytes. Codes are `NARROW` if
     /// they have at most 6 bits; no x is -128.
@@ -56,6 +61,7 @@ unsafe impl IntIsa for Portable {
     type Float = Self;
     type Ints = [i32; 8];
     type Codes = [u8; 32];
+    type Tiles = NoTiles;
     const ROWS: usize = 4;
     const WIDE_ZERO: i32 = 0;
 
@@ -85,6 +91,15 @@ unsafe impl IntIsa for Portable {
     #[inline(always)]
     unsafe fn splat(value: i32) -> [i32; 8] {
         [value; 8]
+    }
+    #[inline(always)]
+    unsafe fn load_ints(p: *const i32) -> [i32; 8] {
+        // SAFETY: valid for a vector, by the contract of the trait.
+        unsafe { p.cast::<[i32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn add(a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
     unsafe fn dot<const NARROW: bool>(sum: [i32; 8], codes: [[u8; 32]; 2], x: *const i8) -> [i32; 8] {
@@ -125,13 +140,19 @@ macro_rules! for_each_int_isa {
         $vis fn $name(level: $crate::cpu::level::Level, $($arg: $ty),*) $(-> $result)? {
             use $crate::cpu::{isa::Portable, level::Level};
             #[cfg(target_arch = "x86_64")]
-            use $crate::cpu::{isa::Avx2, int_isa::x86::Vnni};
+            use $crate::cpu::{isa::Avx2, int_isa::x86::Vnni, tiles::{NoTiles, amx::AmxTiles}};
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+            unsafe fn amx($($arg: $ty),*) $(-> $result)? {
+                // SAFETY: the caller checked for the instruction set and keeps the contract of the generic
+                // function.
+                unsafe { $generic::<Vnni<AmxTiles>>($($arg),*) }
+            }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
             unsafe fn vnni($($arg: $ty),*) $(-> $result)? {
-                // SAFETY: the caller checked for the instruction set and keeps the contract of the generic
-                // function.
-                unsafe { $generic::<Vnni>($($arg),*) }
+                // SAFETY: as above.
+                unsafe { $generic::<Vnni<NoTiles>>($($arg),*) }
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
@@ -142,6 +163,9 @@ macro_rules! for_each_int_isa {
             match level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a Level exists only where the machine has it.
+                Level::Amx => unsafe { amx($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
                 Level::Vnni => unsafe { vnni($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.

@@ -215,7 +215,7 @@ macro_rules! for_each_isa {
             match level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a Level exists only where the machine has it.
-                Level::Vnni | Level::Avx512 => unsafe { avx512($($arg),*) },
+                Level::Amx | Level::Vnni | Level::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Level::Avx2 => unsafe { avx2($($arg),*) },

@@ -5,9 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles::amx;
+
 /// An instruction set that the processor has. A value exists only where the machine has the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
+    /// As `Vnni`, with products of tiles of bytes and of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with dot products of bytes.
     #[cfg(target_arch = "x86_64")]
     Vnni,
@@ -24,16 +30,27 @@ impl Level {
     pub(crate) fn tile_rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni | Self::Avx512 => 12,
+            Self::Amx | Self::Vnni | Self::Avx512 => 12,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 3,
             Self::Portable => 3,
         }
     }
 
+    /// Whether it has tiles of bf16.
+    pub(crate) fn has_float_tiles(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => true,
+            _ => false,
+        }
+    }
+
     /// Its name as a setting.
     fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "x86_64")]
             Self::Vnni => "vnni",
             #[cfg(target_arch = "x86_64")]
@@ -60,6 +77,9 @@ fn detect() -> Vec<Level> {
             && is_x86_feature_detected!("f16c");
         if avx2 && is_x86_feature_detected!("avx512f") {
             if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni") {
+                if amx::available() {
+                    levels.push(Level::Amx);
+                }
                 levels.push(Level::Vnni);
             }
             levels.push(Level::Avx512);
@@ -81,7 +101,7 @@ pub(crate) fn level() -> Level {
     FORCED.get().unwrap_or_else(|| Level::available()[0])
 }
 
-/// An instruction set of this machine, for the kernels of a model. By name: `vnni` (AVX-512 with dot products
+/// An instruction set of this machine, for the kernels of a model. By name: `amx` (tiles), `vnni` (AVX-512 with dot products
 /// of bytes), `avx512`, `avx2`, `portable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstructionSet(Level);

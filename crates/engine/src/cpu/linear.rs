@@ -4,6 +4,7 @@ mod dense;
 mod output;
 mod packed_rows;
 mod quantised;
+mod tiled;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,7 +14,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use self::dense::DensePanels;
 use self::output::Output;
 use self::packed_rows::PackedRows;
-use self::quantised::{GroupSums, QuantisedPanels, QuantisedRows, Scratch};
+use self::quantised::{GroupSums, QuantisedPanels, QuantisedRows};
+use self::tiled::{SplitRows, TiledPanels};
 use super::buffer::written;
 use super::kernel_use::KernelUse;
 use super::level::{Level, level};
@@ -25,7 +27,8 @@ use crate::blocks::{Blocks, Format};
 const PARALLEL_WORK: usize = 20_000;
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static QUANTISED: RefCell<quantised::Scratch> = RefCell::default();
+    static TILED: RefCell<tiled::Scratch> = RefCell::default();
 }
 
 /// A weight, `[out, in]`, packed into panels of outputs: a pass streams each panel once, whatever the number
@@ -33,6 +36,8 @@ thread_local! {
 pub(crate) enum Panels {
     /// f32, f16 or bf16.
     Dense(DensePanels),
+    /// f16 or bf16, for a tile unit.
+    Tiled(TiledPanels),
     /// In one of the forms of GGUF files.
     Quantised(QuantisedPanels),
 }
@@ -43,6 +48,15 @@ impl Panels {
     /// # Errors
     /// If the weight has another dtype or another number of dimensions.
     pub(crate) fn dense(weight: &Tensor) -> Result<Self> {
+        Self::for_level(weight, level())
+    }
+
+    fn for_level(weight: &Tensor, level: Level) -> Result<Self> {
+        if level.has_float_tiles()
+            && let Some(panels) = TiledPanels::new(weight)?
+        {
+            return Ok(Self::Tiled(panels));
+        }
         DensePanels::new(weight).map(Self::Dense)
     }
 
@@ -57,6 +71,7 @@ impl Panels {
     fn outputs(&self) -> usize {
         match self {
             Self::Dense(panels) => panels.outputs,
+            Self::Tiled(panels) => panels.outputs,
             Self::Quantised(panels) => panels.outputs,
         }
     }
@@ -64,13 +79,16 @@ impl Panels {
     fn inputs(&self) -> usize {
         match self {
             Self::Dense(panels) => panels.inputs,
+            Self::Tiled(panels) => panels.inputs,
             Self::Quantised(panels) => panels.inputs,
         }
     }
 
+    /// Units of work.
     fn count(&self) -> usize {
         match self {
             Self::Dense(panels) => panels.outputs.div_ceil(dense::PANEL),
+            Self::Tiled(panels) => panels.groups(),
             Self::Quantised(panels) => panels.outputs.div_ceil(quantised::PANEL),
         }
     }
@@ -81,6 +99,7 @@ impl Panels {
                 let (dtype, bytes) = panels.dtype_and_bytes();
                 (dtype.as_str().to_owned(), bytes, dense::kernel(level))
             }
+            Self::Tiled(panels) => (panels.dtype.as_str().to_owned(), panels.bytes(), tiled::KERNEL),
             Self::Quantised(panels) => (panels.kind.name(), panels.bytes(), quantised::kernel(level)),
         };
         KernelUse {
@@ -95,6 +114,7 @@ impl Panels {
     fn row(&self, output: usize) -> Vec<f32> {
         match self {
             Self::Dense(panels) => panels.row(output),
+            Self::Tiled(panels) => panels.row(output),
             Self::Quantised(panels) => panels.row(output),
         }
     }
@@ -173,6 +193,7 @@ impl PackedLinear {
 struct Input<'a> {
     rows: usize,
     dense: Option<PackedRows<'a>>,
+    tiled: Option<SplitRows>,
     quantised: Option<QuantisedRows>,
     /// Of [`Self::quantised`], for each of the forms.
     sums: Vec<(Format, GroupSums)>,
@@ -180,12 +201,20 @@ struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn new(layer: &PackedLinear, x: &'a [f32]) -> Self {
-        let mut input =
-            Self { rows: x.len() / layer.inputs.max(1), dense: None, quantised: None, sums: Vec::new() };
+        let mut input = Self {
+            rows: x.len() / layer.inputs.max(1),
+            dense: None,
+            tiled: None,
+            quantised: None,
+            sums: Vec::new(),
+        };
         for weight in &layer.weights {
             match weight {
                 Panels::Dense(_) => {
                     input.dense.get_or_insert_with(|| PackedRows::new(x, layer.inputs, layer.level));
+                }
+                Panels::Tiled(_) => {
+                    input.tiled.get_or_insert_with(|| SplitRows::new(x, layer.inputs));
                 }
                 Panels::Quantised(panels) => {
                     let rows = input
@@ -202,15 +231,25 @@ impl<'a> Input<'a> {
 
     /// Multiplies all rows by some panels of a weight.
     fn multiply(&self, level: Level, weight: &Panels, y: Output, panels: Range<usize>) {
-        match (weight, &self.dense, &self.quantised) {
-            (Panels::Dense(weight), Some(x), _) => weight.multiply(level, x, y, panels),
-            (Panels::Quantised(weight), _, Some(x)) => {
-                if let Some((_, sums)) = self.sums.iter().find(|(format, _)| *format == weight.format) {
-                    let product = quantised::Product { weight, x, sums, y };
-                    SCRATCH.with_borrow_mut(|scratch| quantised::multiply(level, &product, panels, scratch));
+        match weight {
+            Panels::Dense(weight) => {
+                if let Some(x) = &self.dense {
+                    weight.multiply(level, x, y, panels);
                 }
             }
-            _ => unreachable!("the input has the forms of all weights"),
+            Panels::Tiled(weight) => {
+                if let Some(x) = &self.tiled {
+                    TILED.with_borrow_mut(|scratch| tiled::multiply(level, weight, x, y, panels, scratch));
+                }
+            }
+            Panels::Quantised(weight) => {
+                let sums = self.sums.iter().find(|(format, _)| *format == weight.format);
+                if let (Some(x), Some((_, sums))) = (&self.quantised, sums) {
+                    let product = quantised::Product { weight, x, sums, y };
+                    QUANTISED
+                        .with_borrow_mut(|scratch| quantised::multiply(level, &product, panels, scratch));
+                }
+            }
         }
     }
 }

@@ -135,9 +135,10 @@ unsafe fn multiply_floats_by<I: Isa>(x: f32) -> f32 {
 unsafe fn multiply_ints_by<I: IntIsa>(x: &[i8; 64]) -> f32 {
     // SAFETY: a vector of codes has at most 64 bytes; the contract of the caller.
     unsafe {
-        let codes = I::load(x.as_ptr().cast());
         let mut sums = [I::splat(0); SUMS];
         for _ in 0..ROUNDS {
+            // Otherwise products that are the same in every round would be computed once.
+            let codes = I::load(black_box(x).as_ptr().cast());
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = I::dot::<true>(*sum, [codes; 2], x.as_ptr().add(i));
             }

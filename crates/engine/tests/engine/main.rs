@@ -9,4 +9,5 @@ mod gguf;
 mod golden;
 mod loading;
 mod model_thread;
+mod published;
 mod tree_cache;

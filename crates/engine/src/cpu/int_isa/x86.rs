@@ -1,15 +1,18 @@
 //! Integer vectors of x86 processors.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::IntIsa;
 use crate::cpu::isa::{Avx2, Avx512};
+use crate::cpu::tiles::{NoTiles, Tiles};
 
 // SAFETY: used after a check for avx2, fma and f16c; pointers are valid by the contract of the trait.
 unsafe impl IntIsa for Avx2 {
     type Float = Self;
     type Ints = __m256i;
     type Codes = __m256i;
+    type Tiles = NoTiles;
     const ROWS: usize = 4;
     const WIDE_ZERO: i32 = 128;
 
@@ -50,6 +53,16 @@ unsafe impl IntIsa for Avx2 {
     unsafe fn splat(value: i32) -> __m256i {
         // SAFETY: see the impl.
         unsafe { _mm256_set1_epi32(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_ints(p: *const i32) -> __m256i {
+        // SAFETY: see the impl.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see the impl.
+        unsafe { _mm256_add_epi32(a, b) }
     }
     #[inline(always)]
     unsafe fn dot<const NARROW: bool>(sum: __m256i, codes: [__m256i; 2], x: *const i8) -> __m256i {
@@ -104,15 +117,16 @@ unsafe impl IntIsa for Avx2 {
     }
 }
 
-/// AVX-512 with dot products of bytes.
-pub(crate) struct Vnni;
+/// AVX-512 with dot products of bytes, and perhaps a tile unit.
+pub(crate) struct Vnni<T>(PhantomData<T>);
 
 // SAFETY: used after a check for avx512f, avx512bw and avx512vnni; pointers are valid by the contract of the
-// trait.
-unsafe impl IntIsa for Vnni {
+// trait. The tile unit keeps its own contract.
+unsafe impl<T: Tiles> IntIsa for Vnni<T> {
     type Float = Avx512;
     type Ints = __m512i;
     type Codes = __m512i;
+    type Tiles = T;
     const ROWS: usize = 8;
     const WIDE_ZERO: i32 = 0;
 
@@ -153,6 +167,16 @@ unsafe impl IntIsa for Vnni {
     unsafe fn splat(value: i32) -> __m512i {
         // SAFETY: see the impl.
         unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    unsafe fn load_ints(p: *const i32) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the impl.
+        unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
     unsafe fn dot<const NARROW: bool>(sum: __m512i, codes: [__m512i; 2], x: *const i8) -> __m512i {

@@ -120,7 +120,9 @@ impl DensePanels {
 pub(super) fn kernel(level: Level) -> &'static str {
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Vnni | Level::Avx512 => "f32 multiply-adds (AVX-512), weights widened in registers",
+        Level::Amx | Level::Vnni | Level::Avx512 => {
+            "f32 multiply-adds (AVX-512), weights widened in registers"
+        }
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => "f32 multiply-adds (AVX2), weights widened in registers",
         Level::Portable => "f32 multiply-adds (portable), weights widened in registers",

@@ -29,6 +29,8 @@ mod products;
 
 #[cfg(test)]
 pub(super) mod tests;
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(super) use products::emulated_tiles;
 
 use crate::cpu::level::Level;
 
@@ -40,6 +42,8 @@ pub(super) use products::{Product, Scratch, multiply, sums};
 /// What multiplies them.
 pub(super) fn kernel(level: Level) -> &'static str {
     match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx => "8-bit tiles (AMX; few rows: AVX-512 VNNI), inputs rounded to 8 bits per 32",
         #[cfg(target_arch = "x86_64")]
         Level::Vnni => "8-bit dot products (AVX-512 VNNI), inputs rounded to 8 bits per 32",
         #[cfg(target_arch = "x86_64")]

@@ -11,7 +11,7 @@ fn random(shape: (usize, usize)) -> Tensor {
 }
 
 fn dense(weight: &Tensor, level: Level) -> PackedLinear {
-    PackedLinear::for_level(vec![Panels::dense(weight).unwrap()], level).unwrap()
+    PackedLinear::for_level(vec![Panels::for_level(weight, level).unwrap()], level).unwrap()
 }
 
 fn quantised(weight: &Blocks, level: Level) -> PackedLinear {
@@ -85,6 +85,30 @@ fn quantised_results_have_equal_bits_on_every_level_and_for_every_number_of_rows
                     let y = apply(&layer, &x.narrow(0, 40 - rows, rows).unwrap());
                     assert!(y == expected[40 - rows..], "{kind:?} {level:?}, {rows} rows");
                 }
+            }
+        }
+    }
+}
+
+/// The same with an emulated tile unit, so that everything but its instructions is tested on machines without
+/// one.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn tiles_of_quantised_weights_have_the_bits_of_other_levels() {
+    use super::quantised::emulated_tiles;
+    if !Level::available().contains(&Level::Vnni) {
+        return;
+    }
+    for kind in BlockType::ALL {
+        for (inputs, outputs) in [(256, 16), (768, 37), (1280, 3)] {
+            let weight = random_blocks(kind, [outputs, inputs]);
+            let x = random((40, inputs));
+            let expected = apply(&quantised(&weight, Level::Vnni), &x);
+            let panels = QuantisedPanels::new(&weight).unwrap();
+            let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for rows in [1, 4, 5, 16, 17, 21, 33, 40] {
+                let y = emulated_tiles(&panels, &x[..rows * inputs]);
+                assert!(y == expected[..rows].concat(), "{kind:?}, {rows} rows");
             }
         }
     }

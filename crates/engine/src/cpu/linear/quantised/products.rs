@@ -10,6 +10,10 @@ use crate::blocks::Format;
 use crate::cpu::int_isa::{IntIsa, for_each_int_isa};
 use crate::cpu::isa::Isa;
 use crate::cpu::linear::output::Output;
+use crate::cpu::tiles::{IntTile, Products, TILE_ROWS, Tiles};
+
+/// Rows from which a tile unit is worthwhile.
+const FEWEST_TILE_ROWS: usize = 5;
 
 /// One multiplication.
 pub(in crate::cpu::linear) struct Product<'a> {
@@ -37,6 +41,8 @@ pub(in crate::cpu::linear) struct Scratch {
     chunk: Chunk,
     /// `[row][PANEL]`
     sums: Vec<f32>,
+    /// Integer sums of a chunk, by group.
+    tiles: Vec<IntTile>,
 }
 
 for_each_int_isa! {
@@ -53,7 +59,10 @@ for_each_int_isa! {
 #[inline(always)]
 unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>, scratch: &mut Scratch) {
     let weight = product.weight;
-    let Scratch { chunk: decoded, sums } = scratch;
+    let Scratch { chunk: decoded, sums, tiles } = scratch;
+    if I::Tiles::AVAILABLE {
+        tiles.resize(CHUNK / 16, [[0; PANEL]; TILE_ROWS]);
+    }
     if sums.len() < product.x.rows * PANEL {
         sums.resize(product.x.rows * PANEL, 0.0);
     }
@@ -66,7 +75,7 @@ unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>,
             // SAFETY: the contract of the caller; `chunk` is the next chunk of the panel.
             unsafe {
                 decoded.decode::<I>(weight.format, chunk, blocks);
-                Task::new(product, decoded, index, blocks).add_to::<I>(sums);
+                Task::new(product, decoded, index, blocks).add_to::<I>(sums, tiles);
             }
         }
         let first = panel * PANEL;
@@ -84,6 +93,10 @@ unsafe fn multiply_panels<I: IntIsa>(product: &Product<'_>, range: Range<usize>,
                 }
             }
         }
+    }
+    if I::Tiles::AVAILABLE {
+        // SAFETY: the contract of the caller.
+        unsafe { I::Tiles::stop() };
     }
 }
 
@@ -131,16 +144,16 @@ impl<'a> Task<'a> {
     /// # Safety
     /// The machine has `I`; `sums: [rows][PANEL]`.
     #[inline(always)]
-    unsafe fn add_to<I: IntIsa>(&self, sums: &mut [f32]) {
+    unsafe fn add_to<I: IntIsa>(&self, sums: &mut [f32], tiles: &mut [IntTile]) {
         debug_assert_eq!(sums.len(), self.rows * PANEL);
         // SAFETY: the contract of the caller.
         unsafe {
             match (self.group, self.minimum, self.narrow) {
-                (16, false, _) => self.rows::<I, true, false, true>(sums),
-                (16, true, _) => self.rows::<I, true, true, true>(sums),
-                (_, false, true) => self.rows::<I, false, false, true>(sums),
-                (_, true, _) => self.rows::<I, false, true, true>(sums),
-                (_, false, false) => self.rows::<I, false, false, false>(sums),
+                (16, false, _) => self.rows::<I, true, false, true>(sums, tiles),
+                (16, true, _) => self.rows::<I, true, true, true>(sums, tiles),
+                (_, false, true) => self.rows::<I, false, false, true>(sums, tiles),
+                (_, true, _) => self.rows::<I, false, true, true>(sums, tiles),
+                (_, false, false) => self.rows::<I, false, false, false>(sums, tiles),
             }
         }
     }
@@ -151,10 +164,17 @@ impl<'a> Task<'a> {
     unsafe fn rows<I: IntIsa, const HALVES: bool, const MINIMUM: bool, const NARROW: bool>(
         &self,
         sums: &mut [f32],
+        tiles: &mut [IntTile],
     ) {
         let mut row = 0;
         // SAFETY: the contract of the caller; tiles are within the rows.
         unsafe {
+            // Few rows do not pay for a tile. Its sums are the same bits.
+            while I::Tiles::AVAILABLE && self.rows - row >= FEWEST_TILE_ROWS {
+                let rows = TILE_ROWS.min(self.rows - row);
+                self.tiles::<I, HALVES, MINIMUM>(row, rows, sums.as_mut_ptr(), tiles);
+                row += rows;
+            }
             if I::ROWS == 8 {
                 while row + 8 <= self.rows {
                     self.tile::<I, 8, HALVES, MINIMUM, NARROW>(row, sums.as_mut_ptr());
@@ -171,6 +191,64 @@ impl<'a> Task<'a> {
             }
             if row < self.rows {
                 self.tile::<I, 1, HALVES, MINIMUM, NARROW>(row, sums.as_mut_ptr());
+            }
+        }
+    }
+
+    /// `rows` rows from `row` on, at most [`TILE_ROWS`], by the tile unit. Wide codes are multiplied as they
+    /// are.
+    ///
+    /// # Safety
+    /// As [`Self::rows`]; the machine has the unit; `row + rows` is at most the number of rows; `tiles` has
+    /// room for all groups of a chunk.
+    #[inline(always)]
+    unsafe fn tiles<I: IntIsa, const HALVES: bool, const MINIMUM: bool>(
+        &self,
+        row: usize,
+        rows: usize,
+        sums: *mut f32,
+        tiles: &mut [IntTile],
+    ) {
+        let groups = self.blocks * if HALVES { 2 } else { 1 };
+        let size = if HALVES { BLOCK / 2 } else { BLOCK };
+        // SAFETY: the contract of the caller. If the number of groups is odd, a group after them is multiplied
+        // and ignored; it is within the chunk, which has room for eight blocks.
+        unsafe {
+            I::Tiles::start(if HALVES { Products::Halves } else { Products::Blocks }, rows);
+            let x = self.codes.as_ptr().add(row * CHUNK);
+            let (pairs, _) = tiles[..groups.next_multiple_of(2)].as_chunks_mut::<2>();
+            for (pair, sums) in pairs.iter_mut().enumerate() {
+                let x = x.add(2 * pair * size);
+                let codes = self.chunk.codes.as_ptr().add(2 * pair * size * PANEL);
+                if HALVES {
+                    I::Tiles::int_products::<{ STEPS / 2 }>(x, CHUNK, codes, sums);
+                } else {
+                    I::Tiles::int_products::<STEPS>(x, CHUNK, codes, sums);
+                }
+            }
+            for r in 0..rows {
+                for lane in (0..PANEL).step_by(I::Float::LANES) {
+                    let to = sums.add((row + r) * PANEL + lane);
+                    let mut total = if self.first { I::Float::splat(0.0) } else { I::Float::load(to) };
+                    for (group, ints) in tiles[..groups].iter().enumerate() {
+                        let by_row = group * self.rows + row + r;
+                        let mut int = I::load_ints(ints[r].as_ptr().add(lane));
+                        if !MINIMUM {
+                            int = I::add(int, I::splat(*self.start.as_ptr().add(by_row)));
+                        }
+                        let block = if HALVES { group / 2 } else { group };
+                        let d = I::Float::splat(*self.scales.as_ptr().add(block * self.rows + row + r));
+                        let scale = I::Float::load(self.chunk.scales.as_ptr().add(group * PANEL + lane));
+                        total = I::fused(I::mul(I::to_floats(int), scale), d, total);
+                        if MINIMUM {
+                            let minimum =
+                                I::Float::load(self.chunk.minimums.as_ptr().add(group * PANEL + lane));
+                            let sum = I::Float::splat(*self.scaled.as_ptr().add(by_row));
+                            total = I::fused(minimum, sum, total);
+                        }
+                    }
+                    I::Float::store(to, total);
+                }
             }
         }
     }
@@ -239,4 +317,20 @@ impl<'a> Task<'a> {
             }
         }
     }
+}
+
+/// The product with an emulated tile unit, on a machine with AVX-512 VNNI.
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(in crate::cpu::linear) fn emulated_tiles(weight: &QuantisedPanels, x: &[f32]) -> Vec<f32> {
+    use crate::cpu::int_isa::x86::Vnni;
+    use crate::cpu::level::Level;
+    use crate::cpu::tiles::emulated::EmulatedTiles;
+    let x = QuantisedRows::new(Level::Vnni, x, weight.inputs);
+    let sums = x.sums(weight.format, 0);
+    let mut y = vec![0f32; x.rows * weight.outputs];
+    let product = Product { weight, x: &x, sums: &sums, y: Output::new(y.as_mut_ptr(), weight.outputs, 0) };
+    let panels = 0..weight.outputs.div_ceil(PANEL);
+    // SAFETY: the machine has AVX-512 VNNI.
+    unsafe { multiply_panels::<Vnni<EmulatedTiles>>(&product, panels, &mut Scratch::default()) };
+    y
 }

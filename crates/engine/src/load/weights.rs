@@ -12,6 +12,7 @@ use super::error::LoadError;
 use super::gguf::{Gguf, GgufTensor, TensorType};
 use super::matrix::Matrix;
 use super::options::{LoadOptions, Progress};
+use super::pages::release_mapped;
 
 /// The tensors of a checkpoint, or random ones.
 pub(crate) struct Weights {
@@ -231,7 +232,9 @@ impl Weights {
         }
         check_shape(name, shape, view.shape())?;
         self.advance(view.data().len());
-        tensors.load(name, &Device::Cpu).map_err(|error| LoadError::corrupt(path, &error))
+        let tensor = tensors.load(name, &Device::Cpu).map_err(|error| LoadError::corrupt(path, &error));
+        release_mapped(view.data());
+        tensor
     }
 
     fn advance(&self, bytes: usize) {

@@ -15,7 +15,7 @@ use super::ops;
 use super::rotary::Angles;
 use super::spec::ModelSpec;
 use crate::cpu::{self, InstructionSet, KernelUse};
-use crate::load::{Checkpoint, Kernels, LoadError, LoadOptions, ModelConfig, ModelSource};
+use crate::load::{Checkpoint, Kernels, LoadError, LoadOptions, ModelConfig, ModelSource, release_freed};
 
 /// The decoder and its weights.
 pub struct Decoder {
@@ -51,6 +51,7 @@ impl Decoder {
         if !unused.is_empty() {
             tracing::warn!(?unused, "the checkpoint has tensors that this decoder does not use");
         }
+        release_freed();
         let kernel_uses = KernelUse::sum(layers.iter().flat_map(Layer::kernels).chain(head.kernels()));
         let kv_values_per_token = 2 * config.layers * config.kv_heads * config.head_dim;
         let spec = ModelSpec {

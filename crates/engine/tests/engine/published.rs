@@ -1,7 +1,7 @@
 //! A published checkpoint, SmolLM2-135M-Instruct as a Q4_1 GGUF, against the numbers of llama.cpp.
 //!
 //! `crates/engine/tests/published/run.sh` fetches the file and runs these tests. The numbers in
-//! `smollm2-135m-instruct.json` were computed by llama.cpp (llama-cpp-python 0.3.36, CPU, f32) from the same
+//! `smollm2-135m-instruct.json` were computed by llama.cpp (`make.py`: CPU, f32, KV cache in f32) from the same
 //! file with its weights widened to f32.
 
 use std::path::PathBuf;
@@ -13,6 +13,9 @@ use crate::common::{Session, tree_and_paths, write_tokenizer};
 
 /// Logits that are closer than this to the second largest may change places.
 const SMALLEST_GAP: f32 = 0.02;
+
+/// Of log-probabilities. llama.cpp and we add up in different orders.
+const TOLERANCE: f32 = 1e-3;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -69,12 +72,16 @@ fn widened_weights_give_the_numbers_of_llama_cpp() {
         let after: Vec<_> = rows.iter().map(|row| log_softmax(row)).collect();
         for (i, expected) in case.log_probs.iter().enumerate() {
             let ours = after[i][case.ids[i + 1] as usize];
-            assert!((ours - expected).abs() < 5e-3, "{:.20}, token {i}: {ours}, not {expected}", case.text);
+            assert!(
+                (ours - expected).abs() < TOLERANCE,
+                "{:.20}, token {i}: {ours}, not {expected}",
+                case.text
+            );
         }
         let last = after.last().unwrap();
         for (&id, expected) in case.last_top_ids.iter().zip(&case.last_top_log_probs) {
             let ours = last[id as usize];
-            assert!((ours - expected).abs() < 5e-3, "{:.20}, {id}: {ours}, not {expected}", case.text);
+            assert!((ours - expected).abs() < TOLERANCE, "{:.20}, {id}: {ours}, not {expected}", case.text);
         }
         let mut logits = rows.last().unwrap().clone();
         for (i, (&token, &gap)) in case.greedy.iter().zip(&case.greedy_gaps).enumerate() {
@@ -91,7 +98,8 @@ fn widened_weights_give_the_numbers_of_llama_cpp() {
 fn quantised_weights_have_the_perplexity_of_widened_ones() {
     let cases = cases();
     let mut totals = Vec::new();
-    for isa in InstructionSet::available() {
+    // The portable one takes minutes; its layers are tested to have the same bits.
+    for isa in InstructionSet::available().filter(|isa| isa.to_string() != "portable") {
         Decoder::use_instruction_set(isa);
         let model = load(WeightDtype::Auto);
         assert_eq!(model.spec().dtype, "q4_1");

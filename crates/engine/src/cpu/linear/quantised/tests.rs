@@ -14,7 +14,7 @@ pub(in crate::cpu::linear) fn random_blocks(kind: BlockType, shape: [usize; 2]) 
     for block in bytes.chunks_exact_mut(kind.bytes()) {
         for at in halves(kind) {
             // An f16 of up to 0.004 with either sign: exponents of up to 6.
-            block[at + 1] = block[at + 1] & 0x80 | block[at + 1] % 28;
+            block[at + 1] = block[at + 1] & 0x80 | (block[at + 1] % 28);
         }
     }
     Blocks { kind, shape, bytes }

@@ -9,8 +9,9 @@
 //! - `model`: the decoder and its KV cache
 //! - `runtime`: the model thread, its scheduler, and the memory of the caches
 //! - `cpu`: kernels for processors
+//! - `blocks`: quantised weights as files store them
 //!
-//! `load` and `cpu` know none of the others; `model` knows both, and `runtime` knows `model`.
+//! `load` and `cpu` know only `blocks`; `model` knows all three, and `runtime` knows `model`.
 
 mod blocks;
 mod cpu;

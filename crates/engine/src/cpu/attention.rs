@@ -12,6 +12,8 @@ use super::thread_pool::parallel;
 
 /// Multiply-adds from which a second thread is worthwhile.
 const PARALLEL_WORK: usize = 20_000;
+/// Partial sums of a product, whatever the width of a vector, so that AVX2 and AVX-512 give equal bits.
+const WIDTH: usize = 16;
 
 /// Copies heads out of `[rows, width]`, from column `from` on, into a cache `[kv_heads, capacity, head_dim]`
 /// after its first `at` rows.
@@ -253,17 +255,21 @@ unsafe fn scores<I: Isa>(
 unsafe fn dots<I: Isa, const N: usize>(a: *const f32, b: [*const f32; N], n: usize) -> [f32; N] {
     // SAFETY: the contract of the caller.
     unsafe {
-        let mut sums = [I::splat(0.0); N];
-        let whole = n / I::LANES * I::LANES;
-        for i in (0..whole).step_by(I::LANES) {
-            let a = I::load(a.add(i));
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = I::mul_add(a, I::load(b.add(i)), *sum);
+        // One vector of sixteen lanes, or two of eight.
+        let vectors = WIDTH / I::LANES;
+        let mut sums = [[I::splat(0.0); 2]; N];
+        let whole = n / WIDTH * WIDTH;
+        for i in (0..whole).step_by(WIDTH) {
+            for v in 0..vectors {
+                let a = I::load(a.add(i + v * I::LANES));
+                for (sums, b) in sums.iter_mut().zip(b) {
+                    sums[v] = I::mul_add(a, I::load(b.add(i + v * I::LANES)), sums[v]);
+                }
             }
         }
         let mut products = [0f32; N];
-        for ((product, sum), b) in products.iter_mut().zip(sums).zip(b) {
-            *product = I::sum(sum);
+        for ((product, sums), b) in products.iter_mut().zip(sums).zip(b) {
+            *product = if vectors == 2 { I::sum(I::add(sums[0], sums[1])) } else { I::sum(sums[0]) };
             for i in whole..n {
                 *product += *a.add(i) * *b.add(i);
             }
@@ -304,11 +310,12 @@ unsafe fn weighted_sum<I: Isa>(mask: &MaskRow<'_>, weights: &[f32], v: *const f3
     let mut at = 0;
     // SAFETY: the contract of the caller.
     unsafe {
-        while at + 4 * I::LANES <= mask.dim {
+        let whole = mask.dim / WIDTH * WIDTH;
+        while at + 4 * I::LANES <= whole {
             weighted_columns::<I, 4>(mask, weights, v.add(at), y.add(at));
             at += 4 * I::LANES;
         }
-        while at + I::LANES <= mask.dim {
+        while at < whole {
             weighted_columns::<I, 1>(mask, weights, v.add(at), y.add(at));
             at += I::LANES;
         }

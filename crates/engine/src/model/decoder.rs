@@ -43,10 +43,11 @@ impl Decoder {
         // Our kernels are for the CPU.
         let kernels = if device.is_cpu() { options.kernels } else { Kernels::Candle };
         let assembly = Assembly { config: &config, weights: &weights, kernels };
+        // The largest tensors first: while one is repacked, it is in memory twice.
+        let (embedding, head) = assembly.embedding_and_head()?;
         let layers = assembly.layers()?;
         let norm = assembly.final_norm()?;
         let positions = assembly.positions()?;
-        let (embedding, head) = assembly.embedding_and_head()?;
         let unused = weights.unused();
         if !unused.is_empty() {
             tracing::warn!(?unused, "the checkpoint has tensors that this decoder does not use");

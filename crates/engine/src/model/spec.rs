@@ -24,7 +24,7 @@ pub struct ModelSpec {
     pub weight_bytes: u64,
     /// Bytes of KV cache per token.
     pub kv_bytes_per_token: u64,
-    /// The dtype of its weights: `f32`, `bf16`, `f16`, or the most frequent quantisation, such as `q4k`.
+    /// The dtype of its weights: `f32`, `bf16`, `f16`, or the most frequent quantisation, such as `q4_k`.
     pub dtype: String,
     /// The device that it runs on.
     pub device: DeviceChoice,

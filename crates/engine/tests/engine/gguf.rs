@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use tandem_engine::{Decoder, Kernels, LoadError, LoadOptions, ModelSource, WeightDtype};
+use tandem_engine::{Decoder, InstructionSet, Kernels, LoadError, LoadOptions, ModelSource, WeightDtype};
 
 use crate::common::{
     KERNELS, Session, TOLERANCE, assert_close, assert_same, family_expected, family_fixture, tokens,
@@ -172,24 +172,33 @@ fn quantisation_noise_stays_within_its_bound() {
     }
 }
 
-/// candle does not promise equal bits, and has other kernels on other processors. There, sums that differ in
-/// their last bits may round an activation to another 8-bit value.
 #[test]
 fn a_tree_pass_over_quantised_weights_equals_its_paths() {
     let dir = tempfile::tempdir().unwrap();
-    use GgmlDType::{Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0};
-    for dtype in [Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0] {
+    use GgmlDType::{Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    for dtype in [Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0] {
         let file = write(dir.path(), dtype, dtype);
-        let quantised = load(&file, Kernels::Packed, WeightDtype::Auto).unwrap();
-        tree_and_paths(&quantised, &IDS, |node, tree, alone| {
-            if cfg!(target_arch = "x86_64") {
-                assert!(tree == alone, "{dtype:?}, node {node}: the bits differ");
-            } else {
-                let size = alone.iter().fold(0.0, |m: f32, v| m.max(v.abs()));
-                let off = worst(tree, alone) / size;
-                assert!(off < 1e-3, "{dtype:?}, node {node}: the difference is {off}");
-            }
-        });
+        for isa in InstructionSet::available() {
+            Decoder::use_instruction_set(isa);
+            let quantised = load(&file, Kernels::Packed, WeightDtype::Auto).unwrap();
+            tree_and_paths(&quantised, &IDS, |node, tree, alone| {
+                assert!(tree == alone, "{dtype:?} on {isa}, node {node}: the bits differ");
+            });
+        }
+    }
+}
+
+/// Sums of f32 are fused with products on all instruction sets but the portable one.
+#[test]
+fn passes_have_equal_bits_on_every_instruction_set_with_fused_products() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), GgmlDType::Q4K, GgmlDType::Q6K);
+    let mut all = InstructionSet::available().filter(|isa| isa.to_string() != "portable").map(|isa| {
+        Decoder::use_instruction_set(isa);
+        logits(&file, Kernels::Packed, WeightDtype::Auto, &IDS)
+    });
+    if let Some(first) = all.next() {
+        assert!(all.all(|other| other == first));
     }
 }
 

@@ -22,7 +22,7 @@ pub struct ModelArgs {
     #[arg(long, env = "TANDEM_DTYPE", default_value = "auto")]
     pub dtype: WeightDtype,
 
-    /// Instruction set on a CPU: vnni, avx512, avx2 or portable [default: the best that the machine has]
+    /// Instruction set on a CPU: amx, vnni, avx512, avx2 or portable [default: the best that the machine has]
     #[arg(long, env = "TANDEM_ISA", value_name = "NAME")]
     pub isa: Option<InstructionSet>,
 

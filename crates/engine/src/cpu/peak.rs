@@ -25,9 +25,9 @@ const ITEMS: usize = 64;
 pub struct Peaks {
     /// Bytes read from memory per second.
     pub bytes_per_second: f64,
-    /// Multiply-adds of f32 per second.
+    /// Multiply-adds of f32 per second, of the vector unit.
     pub f32_per_second: f64,
-    /// Multiply-adds of 8-bit integers per second.
+    /// Multiply-adds of 8-bit integers per second, of the vector unit: tiles can do more.
     pub int8_per_second: f64,
 }
 

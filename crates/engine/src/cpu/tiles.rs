@@ -10,6 +10,9 @@ pub(crate) const TILE_COLUMNS: usize = 16;
 /// Bytes of a row of a tile.
 pub(crate) const TILE_BYTES: usize = 64;
 
+/// bf16 of 8 bits each that an f32 of 24 bits is the sum of.
+pub(crate) const PARTS: usize = 3;
+
 /// Sums of a tile of integer products.
 pub(crate) type IntTile = [[i32; TILE_COLUMNS]; TILE_ROWS];
 /// Sums of a tile of float products.
@@ -40,11 +43,12 @@ pub(crate) unsafe trait Tiles {
         sums: &mut [IntTile; 2],
     );
 
-    /// `sums[p] += x · weights[p]` for four panels, over `count` times 32 inputs; `x` is the sum of two bf16.
+    /// `sums[p] += x · weights[p]` for four panels, over `count` times 32 inputs, at least one; `x` is the sum
+    /// of [`PARTS`] bf16.
     ///
-    /// `x`: `[32 inputs][high, low][row][32]`. `weights`: bf16, for each panel `[input / 2][output][2]`, and
-    /// panels are `panel` values apart. Sums are added up in the order of the inputs, and for each 32 of them
-    /// first those of the high parts.
+    /// `x`: `[32 inputs][part][row][32]`. `weights`: bf16, for each panel `[input / 2][output][2]`, and panels
+    /// are `panel` values apart. Sums are added up in the order of the inputs, and for each 32 of them in the
+    /// order of the parts.
     unsafe fn float_products(
         x: *const u16,
         rows: usize,
@@ -91,7 +95,7 @@ unsafe impl Tiles for NoTiles {
 pub(crate) mod emulated {
     use std::cell::Cell;
 
-    use super::{FloatTile, IntTile, Products, TILE_BYTES, TILE_COLUMNS, Tiles};
+    use super::{FloatTile, IntTile, PARTS, Products, TILE_BYTES, TILE_COLUMNS, Tiles};
 
     thread_local! {
         static ROWS: Cell<usize> = const { Cell::new(0) };
@@ -145,8 +149,9 @@ pub(crate) mod emulated {
             for (index, sums) in sums.iter_mut().enumerate() {
                 for (row, sums) in sums.iter_mut().enumerate().take(rows) {
                     for (output, sum) in sums.iter_mut().enumerate() {
-                        for (tile, part, input) in (0..64 * count).map(|i| (i / 64, i / 32 % 2, i % 32)) {
-                            let x_at = ((2 * tile + part) * rows + row) * 32 + input;
+                        for at in 0..32 * PARTS * count {
+                            let (tile, part, input) = (at / 32 / PARTS, at / 32 % PARTS, at % 32);
+                            let x_at = ((PARTS * tile + part) * rows + row) * 32 + input;
                             let pair = (32 * tile + input) / 2 * 2 * TILE_COLUMNS;
                             let weight_at = index * panel + pair + 2 * output + input % 2;
                             // SAFETY: the contract of the trait.

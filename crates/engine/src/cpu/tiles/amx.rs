@@ -12,7 +12,7 @@ use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::emulated::EmulatedTiles;
-use super::{FloatTile, IntTile, Products, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, Tiles};
+use super::{FloatTile, IntTile, PARTS, Products, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, Tiles};
 
 /// Whether the processor has AMX with products of bytes and of bf16, the system lets this process use it, and
 /// it computes what it should.
@@ -75,7 +75,7 @@ fn check() -> bool {
 struct Operands {
     x: [i8; TILE_ROWS * 64],
     codes: [u8; 16 * TILE_BYTES],
-    floats: [u16; 2 * TILE_ROWS * 64],
+    floats: [u16; PARTS * TILE_ROWS * 64],
     weights: [u16; 4 * 64 * TILE_COLUMNS],
 }
 
@@ -133,7 +133,7 @@ impl Config {
         Self::new([sums, sums, inputs, inputs, codes, codes, (1, 64), (1, 64)])
     }
 
-    /// Sums in tiles 0 to 3, high and low parts of inputs in 4 and 5, weights in 6 and 7.
+    /// Sums in tiles 0 to 3, inputs in 4 and 5, weights in 6 and 7.
     const fn floats(rows: u8) -> Self {
         let (rows, weights) = ((rows, 64), (16, 64));
         Self::new([rows, rows, rows, rows, rows, rows, weights, weights])
@@ -235,8 +235,8 @@ unsafe impl Tiles for AmxTiles {
         sums: &mut [FloatTile; 4],
     ) {
         let part = rows * TILE_BYTES;
-        // SAFETY: see the impl; `count` is not zero. Products of different panels do not wait for each other,
-        // and the sums of a panel are added to in the order that the trait states.
+        // SAFETY: see the impl; `count` is not zero. A panel's sums are added to in the order that the trait
+        // states; in between come products of three other panels, so that none waits for the one before it.
         unsafe {
             asm!(
                 "tileloadd tmm0, [{sums} + {vector}*1]",
@@ -244,26 +244,24 @@ unsafe impl Tiles for AmxTiles {
                 "tileloadd tmm2, [{sums} + {vector}*1 + 2048]",
                 "tileloadd tmm3, [{sums} + {vector}*1 + 3072]",
                 "2:",
+                "mov {left}, {parts}",
+                "3:",
                 "tileloadd tmm4, [{x} + {vector}*1]",
-                "add {x}, {part}",
-                "tileloadd tmm5, [{x} + {vector}*1]",
-                "add {x}, {part}",
                 "mov {next}, {weights}",
                 "tileloadd tmm6, [{next} + {vector}*1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "add {next}, {panel}",
                 "tileloadd tmm7, [{next} + {vector}*1]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm0, tmm5, tmm6",
                 "add {next}, {panel}",
                 "tileloadd tmm6, [{next} + {vector}*1]",
                 "tdpbf16ps tmm2, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm5, tmm7",
                 "add {next}, {panel}",
                 "tileloadd tmm7, [{next} + {vector}*1]",
                 "tdpbf16ps tmm3, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {x}, {part}",
+                "dec {left}",
+                "jnz 3b",
                 "add {weights}, 1024",
                 "dec {count}",
                 "jnz 2b",
@@ -272,7 +270,7 @@ unsafe impl Tiles for AmxTiles {
                 "tilestored [{sums} + {vector}*1 + 2048], tmm2",
                 "tilestored [{sums} + {vector}*1 + 3072], tmm3",
                 sums = in(reg) sums.as_mut_ptr(), vector = in(reg) TILE_BYTES, part = in(reg) part,
-                x = inout(reg) x => _, weights = inout(reg) weights => _, next = out(reg) _,
+                x = inout(reg) x => _, weights = inout(reg) weights => _, next = out(reg) _, left = out(reg) _, parts = const PARTS,
                 panel = in(reg) 2 * panel, count = inout(reg) count => _,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -9,7 +9,7 @@ use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{Backend, Decoder, DeviceChoice, Keep, ModelSpec, Pass, Peaks, Segment};
 use tandem_eval::quantile;
 
-use super::Args;
+use super::args::Args;
 use super::subject::Subject;
 use crate::output::table;
 use crate::progress;

@@ -1,6 +1,6 @@
 //! Reading the blocks of GGUF files. The layouts are those of `ggml-common.h` in llama.cpp.
 
-use super::{BlockType, CHUNK};
+use super::block_type::{BlockType, CHUNK};
 
 /// Weights of a small block.
 const BLOCK: usize = 32;

@@ -101,8 +101,8 @@ pub(crate) fn level() -> Level {
     FORCED.get().unwrap_or_else(|| Level::available()[0])
 }
 
-/// An instruction set of this machine, for the kernels of a model. By name: `amx` (tiles), `vnni` (AVX-512 with dot products
-/// of bytes), `avx512`, `avx2`, `portable`.
+/// An instruction set of this machine, for the kernels of a model. By name: `amx` (tiles), `vnni` (AVX-512
+/// with dot products of bytes), `avx512`, `avx2`, `portable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstructionSet(Level);
 

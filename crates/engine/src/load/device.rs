@@ -124,6 +124,7 @@ pub enum Kernels {
     /// Those of this crate: packed weights, tree attention.
     #[default]
     Packed,
-    /// candle's own operations, as on a GPU: a reference for results and times.
+    /// candle's own operations, as on a GPU: a reference for results and times. Quantised weights are widened
+    /// to f32.
     Candle,
 }

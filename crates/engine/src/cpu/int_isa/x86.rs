@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::IntIsa;
+use super::vectors::IntIsa;
 use crate::cpu::isa::{Avx2, Avx512};
 use crate::cpu::tiles::{NoTiles, Tiles};
 

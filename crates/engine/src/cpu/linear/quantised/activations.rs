@@ -67,7 +67,7 @@ impl QuantisedRows {
     pub(crate) fn sums(&self, format: Format, wide_zero: i32) -> GroupSums {
         let zero = if format.is_narrow() { format.zero } else { format.zero - wide_zero };
         let rows = self.rows;
-        let grouped: Vec<i32> = if format.group == GROUP {
+        let sums: Vec<i32> = if format.group == GROUP {
             self.sums.clone()
         } else {
             let pairs = self.sums.chunks_exact((2 * rows).max(1)).map(|pair| pair.split_at(rows));
@@ -75,21 +75,14 @@ impl QuantisedRows {
         };
         let scaled = if format.minimum {
             let per_block = BLOCK / format.group * rows;
-            let blocks = grouped.chunks_exact(per_block.max(1)).zip(self.scales.chunks_exact(rows.max(1)));
+            let blocks = sums.chunks_exact(per_block.max(1)).zip(self.scales.chunks_exact(rows.max(1)));
             blocks
                 .flat_map(|(sums, scales)| sums.iter().zip(scales.iter().cycle()).map(|(&s, d)| d * s as f32))
                 .collect()
         } else {
             Vec::new()
         };
-        Self::started(grouped, zero, scaled)
-    }
-
-    fn started(mut sums: Vec<i32>, zero: i32, scaled: Vec<f32>) -> GroupSums {
-        for sum in &mut sums {
-            *sum *= -zero;
-        }
-        GroupSums { start: sums, scaled }
+        GroupSums { start: sums.into_iter().map(|sum| -zero * sum).collect(), scaled }
     }
 }
 
@@ -108,7 +101,8 @@ for_each_isa! {
 }
 
 /// # Safety
-/// The machine has `I`; `codes` is valid for as many values as `x`, `scales` is valid for a value per block, `sums` for two, at distances of `rows`.
+/// The machine has `I`; `codes` is valid for as many values as `x`, `scales` for a value per block and `sums`
+/// for two, at distances of `rows`.
 #[inline(always)]
 unsafe fn round_chunk<I: Isa>(x: &[f32], codes: *mut i8, scales: *mut f32, sums: *mut i32, rows: usize) {
     for (block, x) in x.chunks_exact(BLOCK).enumerate() {

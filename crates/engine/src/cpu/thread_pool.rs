@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 /// Polls after which a waiting thread yields: the machine may have fewer processors than threads.
 const POLLS_BEFORE_YIELD: u32 = 4096;
 /// Pieces per thread and loop, so that a slow thread does not delay the others.
-const PIECES_PER_THREAD: usize = 8;
+const PIECES_PER_THREAD: usize = 4;
 
 thread_local! {
     static POOL: RefCell<Option<ThreadPool>> = const { RefCell::new(None) };

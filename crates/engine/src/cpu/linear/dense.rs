@@ -176,14 +176,19 @@ unsafe fn panels<I: Isa>(task: &Task<'_, impl Weight>, range: Range<usize>) {
     if task.x.rows == 1 {
         // Several panels at once: the two or four sums of a single row cannot hide the latency of a
         // multiply-add.
-        let fours = range.start + range.len() / 4 * 4;
-        for first in (range.start..fours).step_by(4) {
+        let mut panel = range.start;
+        while panel < range.end {
+            let count = (range.end - panel).min(4);
             // SAFETY: the contract of the caller.
-            unsafe { tile::<I, _, 1, 4>(task, 0, first) };
-        }
-        for first in fours..range.end {
-            // SAFETY: the contract of the caller.
-            unsafe { tile::<I, _, 1, 1>(task, 0, first) };
+            unsafe {
+                match count {
+                    1 => tile::<I, _, 1, 1>(task, 0, panel),
+                    2 => tile::<I, _, 1, 2>(task, 0, panel),
+                    3 => tile::<I, _, 1, 3>(task, 0, panel),
+                    _ => tile::<I, _, 1, 4>(task, 0, panel),
+                }
+            }
+            panel += count;
         }
         return;
     }

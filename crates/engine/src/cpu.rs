@@ -20,6 +20,8 @@ mod mask;
 mod norms;
 mod peak;
 mod rows;
+#[cfg(test)]
+mod test_tensors;
 mod thread_pool;
 mod tiles;
 

@@ -158,7 +158,7 @@ mod tests {
     use candle_core::Tensor;
 
     use super::*;
-    use crate::cpu::rows::tests::{assert_close, random};
+    use crate::cpu::test_tensors::{assert_close, random};
 
     #[test]
     fn rms_norm_equals_that_of_candle() {

@@ -179,19 +179,11 @@ unsafe fn rope_rows<I: Isa>(x: &mut [f32], width: usize, rope: &Rope<'_>) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use candle_core::{D, Device, Tensor};
+mod tests {
+    use candle_core::{D, Tensor};
 
     use super::*;
-
-    pub(crate) fn random(shape: (usize, usize)) -> Tensor {
-        Tensor::randn(0f32, 2.0, shape, &Device::Cpu).unwrap()
-    }
-
-    pub(crate) fn assert_close(ours: &Tensor, theirs: &Tensor) {
-        let diff = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(diff < 1e-5, "the difference is {diff}");
-    }
+    use crate::cpu::test_tensors::{assert_close, random};
 
     #[test]
     fn exp_is_the_exponential() {

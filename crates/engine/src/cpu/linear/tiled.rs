@@ -286,6 +286,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::cpu::test_tensors::{assert_products, random};
 
     fn products(weight: &TiledPanels, x: &[f32]) -> Vec<f32> {
         let rows = SplitRows::new(x, weight.inputs);
@@ -306,32 +307,22 @@ mod tests {
     }
 
     #[test]
-    fn products_equal_those_of_f32_and_a_row_does_not_depend_on_others() {
+    fn products_are_right_and_a_row_does_not_depend_on_others() {
         for dtype in [DType::BF16, DType::F16] {
             for (rows, inputs, outputs) in [(1, 5, 3), (17, 64, 200), (40, 33, 64), (3, 300, 70)] {
-                let w = Tensor::randn(0f32, 1.0, (outputs, inputs), &Device::Cpu)
-                    .unwrap()
-                    .to_dtype(dtype)
-                    .unwrap();
-                let x = Tensor::randn(0f32, 1.0, (rows, inputs), &Device::Cpu).unwrap();
+                let w = random((outputs, inputs)).to_dtype(dtype).unwrap();
+                let x = random((rows, inputs));
                 let weight = TiledPanels::new(&w).unwrap().unwrap();
-                let wide = w.to_dtype(DType::F32).unwrap();
-                let exact = x.matmul(&wide.t().unwrap()).unwrap().flatten_all().unwrap();
-                let (x, exact) =
-                    (x.flatten_all().unwrap().to_vec1::<f32>().unwrap(), exact.to_vec1::<f32>().unwrap());
-                let ours = products(&weight, &x);
-                for (ours, exact) in ours.iter().zip(&exact) {
-                    assert!(
-                        (ours - exact).abs() < 5e-5,
-                        "{dtype:?} {rows}x{inputs}x{outputs}: {ours}, not {exact}"
-                    );
-                }
+                let values = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let ours = products(&weight, &values);
+                let product = Tensor::from_slice(&ours, (rows, outputs), &Device::Cpu).unwrap();
+                assert_products(&product, &x, &w, &format!("{dtype:?} {rows}x{inputs}x{outputs}"));
                 for row in 0..rows {
-                    let alone = products(&weight, &x[row * inputs..][..inputs]);
+                    let alone = products(&weight, &values[row * inputs..][..inputs]);
                     assert_eq!(alone, ours[row * outputs..][..outputs], "{dtype:?}, row {row}");
                 }
-                let first = wide.to_vec2::<f32>().unwrap();
-                assert_eq!(weight.row(outputs - 1), first[outputs - 1]);
+                let w = w.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+                assert_eq!(weight.row(outputs - 1), w[outputs - 1]);
             }
         }
     }

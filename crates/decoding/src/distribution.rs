@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use thiserror::Error;
 
 use crate::TokenId;
-use crate::exp::{exp_of_negative, sum};
+use crate::exp::{exp_in_place, exp_of_negative, sum};
 
 /// A warped distribution: the possible tokens in ascending order, with their log-probabilities (natural log).
 ///
@@ -73,7 +73,8 @@ impl Distribution {
     /// Normalises weights, given as natural logarithms by ascending token. No logarithm may be above 0, and
     /// the largest must be near 0.
     pub(crate) fn from_weights(tokens: Vec<TokenId>, mut log_probs: Vec<f64>) -> Self {
-        let mut probs: Vec<f64> = log_probs.iter().map(|&lp| exp_of_negative(lp)).collect();
+        let mut probs = log_probs.clone();
+        exp_in_place(&mut probs);
         let mass = sum(&probs);
         let log_mass = mass.ln();
         let scale = 1.0 / mass;
@@ -123,22 +124,15 @@ impl Distribution {
 
     /// The token at which the cumulative distribution exceeds `uniform`, a draw in `[0, 1)`.
     pub fn quantile(&self, uniform: f64) -> TokenId {
-        let mut mass = 0.0;
-        for (&token, prob) in self.tokens.iter().zip(&self.probs) {
-            mass += prob;
-            if uniform < mass {
-                return token;
-            }
-        }
         // Rounding may leave the sum below 1. A draw from this gap changes the most likely token's
         // probability least.
-        self.argmax()
+        quantile(&self.probs, uniform).map_or_else(|| self.argmax(), |index| self.tokens[index])
     }
 
     /// The nucleus: the smallest set of most likely tokens whose probabilities sum to more than `top_p`,
     /// renormalised.
     pub(crate) fn nucleus(&self, top_p: f64) -> Self {
-        // A heap instead of a sort: without top-k the vocabulary is large, but the nucleus is usually small.
+        // A heap instead of a sort: the nucleus is usually small.
         let mut heap: BinaryHeap<Ranked> =
             (0..self.tokens.len()).map(|i| Ranked { log_prob: self.log_probs[i], index: i }).collect();
         let mut kept = Vec::new();
@@ -155,6 +149,28 @@ impl Distribution {
         let log_probs = kept.iter().map(|&i| self.log_probs[i]).collect();
         Self::from_weights(tokens, log_probs)
     }
+}
+
+/// The index at which the cumulative sum of `weights` exceeds `left`; `None` if the sum of all does not.
+pub(crate) fn quantile(weights: &[f64], mut left: f64) -> Option<usize> {
+    /// A whole chunk is passed over by its sum.
+    const CHUNK: usize = 64;
+    for (chunk, weights) in weights.chunks(CHUNK).enumerate() {
+        let mass = sum(weights);
+        if left < mass {
+            for (i, weight) in weights.iter().enumerate() {
+                if left < *weight {
+                    return Some(chunk * CHUNK + i);
+                }
+                left -= weight;
+            }
+            // Rounding: the sum exceeds what the weights of the chunk add up to one by one.
+            left = 0.0;
+        } else {
+            left -= mass;
+        }
+    }
+    None
 }
 
 /// An entry of a distribution, ordered by probability. Of several equally likely entries, the one of the

@@ -65,6 +65,11 @@ impl<T> NodeRows<T> {
         &self.rows
     }
 
+    /// All values in row order, the root first.
+    pub fn into_rows(self) -> Vec<T> {
+        self.rows
+    }
+
     /// Applies `f` to the node and the value of every row.
     pub fn map<U>(&self, mut f: impl FnMut(Option<usize>, &T) -> U) -> NodeRows<U> {
         NodeRows { rows: self.iter().map(|(node, value)| f(node, value)).collect() }

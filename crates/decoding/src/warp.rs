@@ -1,11 +1,9 @@
 //! Warping: from logits to the distribution that tokens are drawn from.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
-
 use thiserror::Error;
 
-use crate::exp::{exp_of_negative, sum};
+use crate::exp::{exp_in_place, log_weights, sum};
+use crate::scan::{InvalidLogits, Scan};
 use crate::{Distribution, TokenId};
 
 /// The highest temperature that a request may set.
@@ -49,16 +47,6 @@ impl InvalidSampling {
             }
         }
     }
-}
-
-/// Why logits cannot be warped into a distribution.
-#[derive(Clone, Debug, PartialEq, Error)]
-#[allow(missing_docs, reason = "the error messages describe the variants")]
-pub enum InvalidLogits {
-    #[error("the logit of token {token} is {value}: the model's weights or numerics are broken")]
-    NotFinite { token: usize, value: f32 },
-    #[error("no token has a finite logit: the model's weights or numerics are broken")]
-    NothingPossible,
 }
 
 impl Sampling {
@@ -141,87 +129,76 @@ impl Sampling {
     /// # Errors
     /// If a logit is NaN or +∞, or none is finite.
     pub fn warp(&self, logits: &[f32]) -> Result<Distribution, InvalidLogits> {
-        let mut max = f32::NEG_INFINITY;
-        let mut min = f32::INFINITY;
-        for (token, &value) in logits.iter().enumerate() {
-            if value.is_nan() || value == f32::INFINITY {
-                return Err(InvalidLogits::NotFinite { token, value });
-            }
-            max = max.max(value);
-            min = min.min(value);
+        Ok(self.warp_scanned(&Scan::new(logits)?))
+    }
+
+    /// The warped distribution of scanned logits.
+    pub(crate) fn warp_scanned(&self, scan: &Scan<'_>) -> Distribution {
+        let floor = scan.kth_largest(self.top_k);
+        if floor == f32::NEG_INFINITY {
+            return if self.has_nucleus() { self.nucleus(scan) } else { self.whole(scan) };
         }
-        if max == f32::NEG_INFINITY {
-            return Err(InvalidLogits::NothingPossible);
-        }
-        let floor = kth_largest(logits, self.top_k);
-        let inverse_temperature = 1.0 / self.likelihood_temperature();
+        let kept = self.distribution(scan, scan.at_least(floor));
+        if self.has_nucleus() { kept.nucleus(self.top_p) } else { kept }
+    }
+
+    /// What a difference of logits is multiplied by.
+    pub(crate) fn inverse_temperature(&self) -> f64 {
+        1.0 / self.likelihood_temperature()
+    }
+
+    /// The distribution of some tokens in ascending order, and their logits.
+    fn distribution(&self, scan: &Scan<'_>, kept: impl Iterator<Item = (u32, f32)>) -> Distribution {
         // The largest logit is subtracted before the division, so that a low temperature does not overflow.
-        let weight = |x: f32| f64::from(x - max) * inverse_temperature;
-        let distribution = if floor == f32::NEG_INFINITY && min > f32::NEG_INFINITY {
-            let tokens = (0u32..).map(TokenId).take(logits.len()).collect();
-            Distribution::from_weights(tokens, logits.iter().map(|&x| weight(x)).collect())
-        } else {
-            let (tokens, log_probs) = (0u32..)
-                .zip(logits)
-                .filter(|&(_, &x)| x >= floor && x > f32::NEG_INFINITY)
-                .map(|(token, &x)| (TokenId(token), weight(x)))
-                .unzip();
-            Distribution::from_weights(tokens, log_probs)
-        };
-        Ok(if self.has_nucleus() { distribution.nucleus(self.top_p) } else { distribution })
+        let (max, factor) = (scan.max(), self.inverse_temperature());
+        let (tokens, weights) = kept.map(|(id, x)| (TokenId(id), f64::from(x - max) * factor)).unzip();
+        Distribution::from_weights(tokens, weights)
+    }
+
+    /// The distribution without filters.
+    fn whole(&self, scan: &Scan<'_>) -> Distribution {
+        let logits = scan.logits();
+        if logits.contains(&f32::NEG_INFINITY) {
+            return self.distribution(scan, scan.at_least(f32::MIN));
+        }
+        let tokens = (0u32..).map(TokenId).take(logits.len()).collect();
+        let mut weights = Vec::new();
+        log_weights(logits, scan.max(), self.inverse_temperature(), &mut weights);
+        Distribution::from_weights(tokens, weights)
+    }
+
+    /// The distribution with top-p alone. The nucleus of a large vocabulary is usually small: more and more of
+    /// the largest logits are sorted until it is complete.
+    fn nucleus(&self, scan: &Scan<'_>) -> Distribution {
+        let logits = scan.logits();
+        let mut weights = Vec::new();
+        log_weights(logits, scan.max(), self.inverse_temperature(), &mut weights);
+        exp_in_place(&mut weights);
+        let scale = 1.0 / sum(&weights);
+        let mut count = 256;
+        loop {
+            let mut largest = scan.largest(count);
+            let mut mass = 0.0;
+            let exceeds = |&(id, _): &(u32, f32)| {
+                let before = mass;
+                mass += weights[id as usize] * scale;
+                before > self.top_p
+            };
+            let nucleus = largest.iter().position(exceeds);
+            if nucleus.is_some() || count >= logits.len() {
+                largest.truncate(nucleus.unwrap_or(largest.len()));
+                largest.retain(|&(_, x)| x > f32::NEG_INFINITY);
+                largest.sort_unstable_by_key(|&(id, _)| id);
+                return self.distribution(scan, largest.into_iter());
+            }
+            count *= 8;
+        }
     }
 
     /// The token that `uniform`, a draw in `[0, 1)`, selects from `distribution`; the argmax for greedy
     /// decoding.
     pub fn pick(&self, distribution: &Distribution, uniform: f64) -> TokenId {
         if self.is_greedy() { distribution.argmax() } else { distribution.quantile(uniform) }
-    }
-}
-
-/// `log Σ exp(logits)`, natural log: a logit minus this is its log-probability under the unwarped softmax.
-/// `logits`: `[vocab]`; −∞ if none is finite.
-pub fn log_normalizer(logits: &[f32]) -> f64 {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    if max == f64::NEG_INFINITY {
-        return max;
-    }
-    let weights: Vec<f64> = logits.iter().map(|&x| exp_of_negative(f64::from(x) - max)).collect();
-    max + sum(&weights).ln()
-}
-
-/// The `k`-th largest of `values`; −∞ if `k` is 0 (top-k disabled) or at least their number.
-fn kth_largest(values: &[f32], k: usize) -> f32 {
-    if k == 0 || k >= values.len() {
-        return f32::NEG_INFINITY;
-    }
-    // A heap of the k largest values so far: almost every value costs a single comparison, unlike in a sort.
-    let mut heap: BinaryHeap<Reverse<Total>> = values[..k].iter().map(|&v| Reverse(Total(v))).collect();
-    let mut least = heap.peek().map_or(f32::NEG_INFINITY, |r| r.0.0);
-    for &value in &values[k..] {
-        if value > least {
-            heap.pop();
-            heap.push(Reverse(Total(value)));
-            least = heap.peek().map_or(f32::NEG_INFINITY, |r| r.0.0);
-        }
-    }
-    least
-}
-
-/// A number with the total order of [`f32::total_cmp`].
-#[derive(PartialEq)]
-struct Total(f32);
-
-impl Eq for Total {}
-
-impl PartialOrd for Total {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Total {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
     }
 }
 
@@ -268,16 +245,6 @@ mod tests {
         assert_eq!(Sampling::greedy().pick(&d, 0.99), TokenId(1));
     }
 
-    #[test]
-    fn logits_minus_the_normalizer_are_log_probabilities() {
-        let logits = [1.5f32, -3.0, 0.25];
-        let unwarped = Sampling::new(1.0, 0, 0.0).unwrap().warp(&logits).unwrap();
-        let lp = f64::from(logits[1]) - log_normalizer(&logits);
-        assert!((lp - unwarped.log_prob(TokenId(1))).abs() < 1e-6);
-        assert_eq!(log_normalizer(&[f32::NEG_INFINITY, 3.0]), 3.0);
-        assert_eq!(log_normalizer(&[]), f64::NEG_INFINITY);
-    }
-
     proptest! {
         #[test]
         fn warped_distributions_are_normalised_and_ascending(
@@ -292,23 +259,29 @@ mod tests {
             prop_assert!(d.log_prob(s.pick(&d, u)) > f64::NEG_INFINITY);
         }
 
+        /// The definition, by a sort.
         #[test]
-        fn the_normalizer_agrees_with_an_exact_sum(
-            logits in proptest::collection::vec(-90f32..90.0, 1..600),
+        fn top_p_alone_keeps_the_nucleus(
+            logits in proptest::collection::vec((-60i8..60).prop_map(|x| f32::from(x) / 8.0), 1..900),
+            top_p in 0.01f64..0.999,
         ) {
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exact: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(max)).exp()).sum();
-            prop_assert!((log_normalizer(&logits) - f64::from(max) - exact.ln()).abs() < 1e-6);
-        }
-
-        #[test]
-        fn the_kth_largest_agrees_with_a_sort(
-            values in proptest::collection::vec(-3f32..3.0, 1..60), k in 1usize..60,
-        ) {
-            let mut sorted = values.clone();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            let expected = if k < values.len() { sorted[k - 1] } else { f32::NEG_INFINITY };
-            prop_assert_eq!(kth_largest(&values, k), expected);
+            let all = Sampling::new(1.0, 0, 0.0).unwrap().warp(&logits).unwrap();
+            let mut sorted: Vec<(TokenId, f64)> = all.iter().collect();
+            sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let mut mass = 0.0;
+            let mut kept: Vec<TokenId> = Vec::new();
+            for (token, log_prob) in sorted {
+                if mass > top_p {
+                    break;
+                }
+                mass += log_prob.exp();
+                kept.push(token);
+            }
+            kept.sort_unstable();
+            let nucleus = Sampling::new(1.0, 0, top_p).unwrap().warp(&logits).unwrap();
+            prop_assert_eq!(nucleus.tokens(), kept);
+            let unwarped = all.log_prob(nucleus.argmax()) - nucleus.log_prob(nucleus.argmax());
+            prop_assert!((unwarped - mass.ln()).abs() < 1e-9);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tandem_decoding::{AncestorMask, TokenId, TokenTree};
-use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, Pass, Segment};
+use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, Pass};
 
 const PREFIX: usize = 200;
 
@@ -30,20 +30,21 @@ fn passes(c: &mut Criterion) {
             let model = Decoder::load(&ModelSource::Directory(dir), &options).unwrap();
             let mut cache = model.new_cache(usize::MAX);
             let prompt = Pass::causal(0, (0..PREFIX).map(|i| TokenId(i as u32)).collect());
-            model.forward(&mut [Segment { cache: &mut cache, pass: &prompt }]).unwrap();
+            model.run(&mut cache, &prompt).unwrap();
             for rows in [1, 2, 5, 9, 17, 33] {
                 let pass = Pass {
                     prefix: PREFIX,
                     tokens: (0..rows).map(|i| TokenId(100 + i as u32)).collect(),
                     positions: vec![PREFIX; rows],
                     mask: AncestorMask::chain_then_tree(rows, &TokenTree::default()),
-                    logits: (0..rows).collect(),
+                    outputs: Vec::new(),
                 };
+                let pass = pass.with_logits(0..rows);
                 group.bench_function(BenchmarkId::new(format!("{kernels:?}"), rows), |b| {
                     b.iter(|| {
-                        let logits = model.forward(&mut [Segment { cache: &mut cache, pass: &pass }]);
+                        let rows = model.run(&mut cache, &pass);
                         model.keep(&mut cache, &Keep { prefix: PREFIX, rows: Vec::new() }).unwrap();
-                        black_box(logits.unwrap())
+                        black_box(rows.unwrap())
                     });
                 });
             }

@@ -19,6 +19,7 @@ mod linear;
 mod mask;
 mod norms;
 mod peak;
+mod reduce;
 mod rows;
 #[cfg(test)]
 mod test_tensors;
@@ -32,5 +33,6 @@ pub(crate) use linear::{PackedLinear, Panels};
 pub(crate) use mask::SparseMask;
 pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
 pub use peak::{Peaks, measure_peaks};
+pub(crate) use reduce::reduce_rows;
 pub(crate) use rows::{AddAssign, Rope, SiluMul};
 pub(crate) use thread_pool::{start as start_thread_pool, with_awake as with_threads_awake};

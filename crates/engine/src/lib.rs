@@ -1,9 +1,11 @@
 //! The engine: loads a model, runs it with tree masks and KV caches, and owns the thread that does so.
 //!
-//! The path of a pass: a service sends a [`Pass`] (tokens, positions, ancestor mask, rows whose logits it
-//! needs) through its [`Cache`] handle to the [`ModelThread`]. That thread packs the passes that wait into
-//! one forward pass of its [`Backend`] and replies with [`Logits`]. The engine knows nothing of protobuf,
-//! sampling or acceptance.
+//! The path of a pass: a service sends a [`Pass`] (tokens, positions, ancestor mask, what it needs of which
+//! rows) through its [`Cache`] handle to the [`ModelThread`]. That thread packs the passes that wait into one
+//! forward pass of its [`Backend`], which reduces the logits of each row to a [`RowSummary`] before the next
+//! rows are computed. The engine knows nothing of protobuf, drafting or acceptance.
+//!
+//! [`RowSummary`]: tandem_decoding::RowSummary
 //!
 //! - `load`: a model's files, its configuration, its tokenizer and its tensors
 //! - `model`: the decoder and its KV cache
@@ -26,7 +28,10 @@ pub use load::{
     DeviceChoice, Kernels, LoadError, LoadOptions, MlpKind, ModelConfig, ModelFiles, ModelSource, NormKind,
     Positions, Progress, RopeScaling, Vocabulary, WeightDtype,
 };
-pub use model::{Backend, Decoder, EngineError, InvalidCommit, Keep, Logits, ModelSpec, Pass, Segment};
+pub use model::{
+    Backend, Decoder, Done, EngineError, InvalidCommit, Keep, ModelSpec, Pass, RowOutput, Segment,
+};
 pub use runtime::{
-    BatchPolicy, Cache, KvBudget, Loaded, ModelThread, PassObserver, PassReport, Reservation, TreeCache,
+    BatchPolicy, Cache, Growth, KvBudget, Loaded, ModelThread, PassObserver, PassReport, Reservation,
+    TreeCache, TreeGrowth,
 };

@@ -10,11 +10,12 @@ mod layer;
 mod linear;
 mod norm;
 mod ops;
+mod outputs;
 mod rotary;
 mod spec;
 mod tree_rows;
 
-pub use backend::{Backend, Keep, Logits, Pass, Segment};
+pub use backend::{Backend, Done, Keep, Pass, RowOutput, Segment};
 pub use decoder::Decoder;
 pub use error::EngineError;
 pub use spec::ModelSpec;

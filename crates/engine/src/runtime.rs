@@ -8,7 +8,9 @@ mod model_thread;
 mod observer;
 mod queue;
 mod scheduler;
+mod steps;
 mod tree_cache;
+mod tree_growth;
 
 pub use batch_policy::BatchPolicy;
 pub use budget::{KvBudget, Reservation};
@@ -16,3 +18,4 @@ pub(crate) use memory::free_bytes;
 pub use model_thread::{Cache, Loaded, ModelThread};
 pub use observer::{PassObserver, PassReport};
 pub use tree_cache::TreeCache;
+pub use tree_growth::{Growth, TreeGrowth};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tandem_decoding::TokenId;
+use tandem_decoding::{RowReducer, RowSummary, TokenId};
 use tandem_engine::{
-    Backend, BatchPolicy, DeviceChoice, EngineError, Keep, KvBudget, Loaded, Logits, ModelSpec, Segment,
+    Backend, BatchPolicy, DeviceChoice, Done, EngineError, Keep, KvBudget, Loaded, ModelSpec, Segment,
     Vocabulary,
 };
 
@@ -59,22 +59,30 @@ impl Backend for ToyModel {
         Ok(())
     }
 
-    fn forward(&self, batch: &mut [Segment<'_, Vec<TokenId>>]) -> Result<Vec<Logits>, EngineError> {
-        Ok(batch.iter_mut().map(|segment| self.segment_logits(segment)).collect())
+    fn forward(
+        &self,
+        batch: &mut [Segment<'_, Vec<TokenId>>],
+        done: &mut Done<'_>,
+    ) -> Result<(), EngineError> {
+        for (index, segment) in batch.iter_mut().enumerate() {
+            done(index, Ok(self.outputs(segment)?));
+        }
+        Ok(())
     }
 }
 
 impl ToyModel {
-    fn segment_logits(&self, segment: &mut Segment<'_, Vec<TokenId>>) -> Logits {
+    fn outputs(&self, segment: &mut Segment<'_, Vec<TokenId>>) -> Result<Vec<RowSummary>, EngineError> {
         let Segment { cache, pass } = segment;
         cache.extend(&pass.tokens);
-        let mut logits = Vec::new();
-        for &row in &pass.logits {
-            let tail = (0..pass.mask.columns()).filter(|&column| pass.mask.sees(row, column));
+        let mut reducer = RowReducer::default();
+        let summaries = pass.outputs.iter().map(|output| {
+            let tail = (0..pass.mask.columns()).filter(|&column| pass.mask.sees(output.row, column));
             let visible = (0..pass.prefix).chain(tail.map(|column| pass.prefix + column));
             let sequence: Vec<TokenId> = visible.map(|i| cache[i]).collect();
-            logits.extend(self.logits(&sequence));
-        }
-        Logits::new(self.vocab, logits)
+            let summary = reducer.reduce(&self.logits(&sequence), &output.query);
+            summary.map_err(|error| EngineError::Failed(error.to_string()))
+        });
+        summaries.collect()
     }
 }

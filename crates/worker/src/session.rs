@@ -2,10 +2,10 @@
 
 use std::future::Future;
 
-use tandem_decoding::{Accepted, Distribution, Draws, NodeRows, Sampling, TokenTree};
-use tandem_engine::{Logits, ModelSpec, TreeCache};
+use tandem_decoding::{Accepted, Draws, NodeRows, RowQuery, Sampling, TokenTree};
+use tandem_engine::{ModelSpec, TreeCache};
 use tandem_generation::{OpenSession, SessionHandle};
-use tandem_proto::{InvalidMessage, v1};
+use tandem_proto::{InvalidMessage, MAX_MESSAGE_BYTES, v1};
 
 use crate::error::WorkerError;
 use crate::step_log::{StepLog, Turn};
@@ -157,15 +157,9 @@ pub(crate) enum Ends {
 }
 
 impl SessionState {
-    /// The logits of a row, of only those tokens that may be proposed or drawn.
-    pub fn allowed<'a>(&self, row: &'a [f32]) -> &'a [f32] {
-        &row[..self.vocab]
-    }
-
-    /// The warped distribution of each row of logits.
-    pub fn warp(&self, logits: &Logits) -> Result<Vec<Distribution>, WorkerError> {
-        let warped = logits.rows().map(|row| self.sampling.warp(self.allowed(row))).collect::<Result<_, _>>();
-        warped.map_err(|e| WorkerError::Internal(e.to_string()))
+    /// A query for a row of this session that wants nothing yet.
+    pub fn query(&self) -> RowQuery {
+        RowQuery { sampling: self.sampling, vocab: self.vocab, logits: false, ..RowQuery::LOGITS }
     }
 
     /// One value per root and node of `tree`, from the rows of a pass.
@@ -197,6 +191,23 @@ impl SessionState {
             return Err(WorkerError::invalid("tree", message));
         }
         Ok(())
+    }
+
+    /// Checks that a reply can hold `count` distributions, before they are computed. Without filters each is as long as the vocabulary.
+    pub fn check_distributions(&self, field: &'static str, count: usize) -> Result<(), WorkerError> {
+        /// An f32; without filters tokens are not named.
+        const BYTES_PER_TOKEN: usize = 4;
+        let bytes = count.saturating_mul(self.vocab * BYTES_PER_TOKEN);
+        if bytes <= MAX_MESSAGE_BYTES || self.sampling.filters(self.vocab) {
+            return Ok(());
+        }
+        let message = format!(
+            "need {count} distributions over {} tokens, {} MiB, but a reply holds {} MiB: set top_k, or request a smaller tree",
+            self.vocab,
+            bytes >> 20,
+            MAX_MESSAGE_BYTES >> 20
+        );
+        Err(WorkerError::invalid(field, message))
     }
 
     /// Checks the tokens of `tree` against the vocabulary.

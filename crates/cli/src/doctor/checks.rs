@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Decoder, DeviceChoice, Pass, Segment};
+use tandem_engine::{Backend, Decoder, DeviceChoice, Pass};
 
 use super::subject::Subject;
 
@@ -121,14 +121,13 @@ fn sample(vocab: usize, context: usize) -> anyhow::Result<(Vec<TokenId>, TokenTr
 }
 
 fn run(model: &Decoder, pass: &Pass) -> anyhow::Result<Vec<Vec<f32>>> {
-    let mut cache = model.new_cache(usize::MAX);
-    let logits = model.forward(&mut [Segment { cache: &mut cache, pass }])?;
-    Ok(logits.iter().flat_map(|l| l.rows()).map(<[f32]>::to_vec).collect())
+    let rows = model.run(&mut model.new_cache(usize::MAX), pass)?;
+    Ok(rows.into_iter().filter_map(|row| row.logits).collect())
 }
 
 fn last_logits(model: &Decoder, ids: Vec<TokenId>) -> anyhow::Result<Vec<f32>> {
     let last = ids.len() - 1;
-    let rows = run(model, &Pass { logits: vec![last], ..Pass::causal(0, ids) })?;
+    let rows = run(model, &Pass::causal(0, ids).with_logits([last]))?;
     rows.into_iter().next().context("a pass returned no logits")
 }
 
@@ -141,9 +140,9 @@ fn tree_pass(model: &Decoder, prompt: &[TokenId], tree: &TokenTree) -> anyhow::R
         tokens: prompt.iter().chain(tree.tokens()).copied().collect(),
         positions: positions.collect(),
         mask: AncestorMask::chain_then_tree(chain, tree),
-        logits: (chain - 1..chain + tree.len()).collect(),
+        outputs: Vec::new(),
     };
-    run(model, &pass)
+    run(model, &pass.with_logits(chain - 1..chain + tree.len()))
 }
 
 /// The largest |difference| relative to the largest |expected|; infinite for NaN.

@@ -5,8 +5,8 @@ use std::time::Instant;
 use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Decoder, DeviceChoice, Keep, ModelSpec, Pass, Peaks, Segment};
+use tandem_decoding::{AncestorMask, RowQuery, Sampling, TokenId, TokenTree, TreeLimits};
+use tandem_engine::{Backend, Decoder, DeviceChoice, Keep, ModelSpec, Pass, Peaks, RowOutput};
 use tandem_eval::quantile;
 
 use super::args::Args;
@@ -172,7 +172,7 @@ impl<'a> Bench<'a> {
         let prompt: Vec<TokenId> = (0..prefix).map(|i| TokenId((i % vocab) as u32)).collect();
         for chunk in prompt.chunks(PREFILL_ROWS) {
             let pass = Pass::causal(model.cached(&bench.cache), chunk.to_vec());
-            model.forward(&mut [Segment { cache: &mut bench.cache, pass: &pass }])?;
+            model.run(&mut bench.cache, &pass)?;
         }
         Ok(bench)
     }
@@ -185,17 +185,24 @@ impl<'a> Bench<'a> {
         let tree = TokenTree::new(tokens, parents, TreeLimits::default())?;
         let positions =
             std::iter::once(self.prefix).chain((0..tree.len()).map(|n| self.prefix + tree.depth(n)));
+        // What a target computes of every row with the sampling of the paper.
+        let query = RowQuery {
+            sampling: Sampling::new(1.0, 10, 0.9)?,
+            uniform: Some(0.5),
+            tokens: vec![TokenId(0)],
+            logits: false,
+            ..RowQuery::LOGITS
+        };
         let pass = Pass {
             prefix: self.prefix,
             tokens: std::iter::once(TokenId(0)).chain(tree.tokens().iter().copied()).collect(),
             positions: positions.collect(),
             mask: AncestorMask::chain_then_tree(1, &tree),
-            logits: (0..rows).collect(),
+            outputs: (0..rows).map(|row| RowOutput { row, query: query.clone() }).collect(),
         };
         let start = Instant::now();
-        let logits = self.model.forward(&mut [Segment { cache: &mut self.cache, pass: &pass }])?;
+        self.model.run(&mut self.cache, &pass)?;
         let ms = start.elapsed().as_secs_f64() * 1e3;
-        drop(logits);
         self.model.keep(&mut self.cache, &Keep { prefix: self.prefix, rows: Vec::new() })?;
         Ok(ms)
     }

@@ -1,6 +1,6 @@
 //! The interface between the runtime and a model: one small trait.
 
-use tandem_decoding::{AncestorMask, TokenId};
+use tandem_decoding::{AncestorMask, RowQuery, RowSummary, TokenId};
 
 use super::error::EngineError;
 
@@ -19,16 +19,31 @@ pub struct Pass {
     pub positions: Vec<usize>,
     /// The cache rows after the prefix that each new row attends to, itself included.
     pub mask: AncestorMask,
-    /// The rows of the pass whose logits are needed, in the order in which they are returned.
-    pub logits: Vec<usize>,
+    /// The rows of the pass whose logits are needed, in the order in which their summaries are returned.
+    pub outputs: Vec<RowOutput>,
+}
+
+/// A row of a pass whose logits are needed.
+#[derive(Clone, Debug)]
+pub struct RowOutput {
+    /// The index of the row in the pass.
+    pub row: usize,
+    /// What its logits are reduced to.
+    pub query: RowQuery,
 }
 
 impl Pass {
-    /// `tokens` in causal order after `prefix` rows, without logits.
+    /// `tokens` in causal order after `prefix` rows, without outputs.
     pub fn causal(prefix: usize, tokens: Vec<TokenId>) -> Self {
         let positions = (prefix..prefix + tokens.len()).collect();
         let mask = AncestorMask::causal(tokens.len());
-        Self { prefix, tokens, positions, mask, logits: Vec::new() }
+        Self { prefix, tokens, positions, mask, outputs: Vec::new() }
+    }
+
+    /// The same with the logits of `rows` as outputs.
+    pub fn with_logits(mut self, rows: impl IntoIterator<Item = usize>) -> Self {
+        self.outputs = rows.into_iter().map(|row| RowOutput { row, query: RowQuery::LOGITS }).collect();
+        self
     }
 
     /// Checks the pass against a cache of `cached` rows and the limits of a model.
@@ -62,8 +77,8 @@ impl Pass {
         if let Some(row) = (0..rows).find(|&r| !self.mask.sees(r, cached_after_prefix + r)) {
             return Err(format!("row {row} does not attend to itself"));
         }
-        if let Some(row) = self.logits.iter().find(|&&r| r >= rows) {
-            return Err(format!("it requests the logits of row {row}, but has {rows} rows"));
+        if let Some(output) = self.outputs.iter().find(|output| output.row >= rows) {
+            return Err(format!("it requests the logits of row {}, but has {rows} rows", output.row));
         }
         Ok(())
     }
@@ -92,25 +107,6 @@ impl Keep {
     }
 }
 
-/// Logits of the requested rows of a pass: `[rows, vocab]`, f32, not normalised.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Logits {
-    vocab: usize,
-    values: Vec<f32>,
-}
-
-impl Logits {
-    /// `values` is a whole number of rows of `vocab` values.
-    pub fn new(vocab: usize, values: Vec<f32>) -> Self {
-        Self { vocab, values }
-    }
-
-    /// The rows, in the order in which the pass requested them.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocab.max(1))
-    }
-}
-
 /// A pass and the cache that it runs on.
 pub struct Segment<'a, C> {
     /// The cache of the session.
@@ -133,8 +129,27 @@ pub trait Backend: 'static {
     /// Drops all rows but those of `keep`, which was checked against the cache.
     fn keep(&self, cache: &mut Self::Cache, keep: &Keep) -> Result<(), EngineError>;
 
-    /// Runs the passes of several sessions as one forward pass and appends their rows to their caches. Every
-    /// pass was checked. Returns one `Logits` per segment, in order. On an error, no cache holds more rows
-    /// than before.
-    fn forward(&self, batch: &mut [Segment<'_, Self::Cache>]) -> Result<Vec<Logits>, EngineError>;
+    /// Runs the passes of several sessions as one forward pass. Every pass was checked.
+    ///
+    /// As soon as the rows of a segment are in its cache and its outputs are computed, it calls `done` with
+    /// the index of the segment and the summaries of its outputs, in order, or with an error that concerns
+    /// this segment alone. So the outputs of all segments need not be in memory at once.
+    ///
+    /// # Errors
+    /// The caches of the segments for which `done` was not called hold no more rows than before.
+    fn forward(&self, batch: &mut [Segment<'_, Self::Cache>], done: &mut Done<'_>)
+    -> Result<(), EngineError>;
+
+    /// Runs one pass by itself.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn run(&self, cache: &mut Self::Cache, pass: &Pass) -> Result<Vec<RowSummary>, EngineError> {
+        let mut outputs = Ok(Vec::new());
+        self.forward(&mut [Segment { cache, pass }], &mut |_, result| outputs = result)?;
+        outputs
+    }
 }
+
+/// Takes the outputs of a segment, by its index.
+pub type Done<'a> = dyn FnMut(usize, Result<Vec<RowSummary>, EngineError>) + 'a;

@@ -1,17 +1,21 @@
 //! A decoder for token trees: explicit positions, ancestor masks, several sessions in one pass. What model
 //! families differ in is data: [`ModelConfig`].
 
+use std::collections::VecDeque;
+
 use candle_core::{DType, Device, Result, Tensor};
+use tandem_decoding::{InvalidLogits, RowQuery, RowSummary};
 
 use super::assembly::{Assembly, PositionTable};
 use super::attention::{AttentionMask, SessionRows};
-use super::backend::{Backend, Keep, Logits, Segment};
+use super::backend::{Backend, Done, Keep, Segment};
 use super::error::EngineError;
 use super::kv_cache::KvCache;
 use super::layer::{Layer, LayerInput};
 use super::linear::{Embedding, Linear};
 use super::norm::Norm;
 use super::ops;
+use super::outputs::{Chunks, Output, outputs_of};
 use super::rotary::Angles;
 use super::spec::ModelSpec;
 use crate::cpu::{self, InstructionSet, KernelUse};
@@ -104,9 +108,9 @@ impl Decoder {
         &self.device
     }
 
-    /// Runs the rows of all segments through all layers. Returns the logits of the requested rows:
-    /// `[requested rows, vocab]`, f32.
-    fn run(&self, batch: &mut [Segment<'_, KvCache>]) -> Result<Vec<f32>> {
+    /// Runs the rows of all segments through all layers: `[rows, hidden]`. The caches have room for their rows
+    /// then, and hold them after their last.
+    fn run_layers(&self, batch: &mut [Segment<'_, KvCache>]) -> Result<Tensor> {
         let mut masks = Vec::with_capacity(batch.len());
         for segment in batch.iter_mut() {
             segment.cache.grow(segment.pass.tokens.len())?;
@@ -129,7 +133,7 @@ impl Decoder {
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x, index, &input)?;
         }
-        self.logits(batch, &x)
+        Ok(x)
     }
 
     /// The embeddings of the tokens, `[rows, hidden]`, and the angles of their positions if these are rotary.
@@ -150,20 +154,36 @@ impl Decoder {
         }
     }
 
-    /// The logits of the requested rows of `x: [rows, hidden]`.
-    fn logits(&self, batch: &[Segment<'_, KvCache>], x: &Tensor) -> Result<Vec<f32>> {
-        let mut requested = Vec::new();
-        let mut first = 0;
-        for segment in batch {
-            requested.extend(segment.pass.logits.iter().map(|&row| (first + row) as u32));
-            first += segment.pass.tokens.len();
+    /// Computes the outputs of all segments from `x: [rows, hidden]`, few rows at a time, and hands them over.
+    fn finish(&self, batch: &mut [Segment<'_, KvCache>], x: &Tensor, done: &mut Done<'_>) -> Result<()> {
+        let outputs = outputs_of(batch);
+        let mut chunks = Chunks { outputs: &outputs, vocab: self.config.vocab };
+        let mut summaries = VecDeque::new();
+        for (index, segment) in batch.iter_mut().enumerate() {
+            let count = segment.pass.outputs.len();
+            while summaries.len() < count {
+                let Some(chunk) = chunks.next() else { candle_core::bail!("an output has no row") };
+                summaries.extend(self.summaries(x, chunk)?);
+            }
+            segment.cache.advance(segment.pass.tokens.len());
+            let own: std::result::Result<_, _> = summaries.drain(..count).collect();
+            done(index, own.map_err(|error: InvalidLogits| EngineError::Failed(error.to_string())));
         }
-        if requested.is_empty() {
-            return Ok(Vec::new());
-        }
-        let x = x.index_select(&Tensor::new(requested, &self.device)?, 0)?;
+        Ok(())
+    }
+
+    /// The summaries of some rows of `x: [rows, hidden]`.
+    fn summaries(
+        &self,
+        x: &Tensor,
+        outputs: &[Output<'_>],
+    ) -> Result<Vec<std::result::Result<RowSummary, InvalidLogits>>> {
+        let rows: Vec<u32> = outputs.iter().map(|output| output.row).collect();
+        let x = x.index_select(&Tensor::new(rows, &self.device)?, 0)?;
         let x = self.norm.forward(self.kernels, &x, self.config.norm_eps as f32)?;
-        self.head.forward_values(&x)
+        let logits = self.head.forward_values(&x)?;
+        let queries: Vec<&RowQuery> = outputs.iter().map(|output| output.query).collect();
+        Ok(cpu::reduce_rows(&logits, &queries))
     }
 }
 
@@ -182,22 +202,14 @@ impl Backend for Decoder {
         Ok(cache.keep(keep)?)
     }
 
-    fn forward(&self, batch: &mut [Segment<'_, KvCache>]) -> std::result::Result<Vec<Logits>, EngineError> {
-        let values = cpu::with_threads_awake(|| self.run(batch))?;
-        for segment in batch.iter_mut() {
-            segment.cache.advance(segment.pass.tokens.len());
-        }
-        // Most passes are of one session: its logits are not copied.
-        if batch.len() == 1 {
-            return Ok(vec![Logits::new(self.config.vocab, values)]);
-        }
-        let mut rest = values.as_slice();
-        let mut all = Vec::with_capacity(batch.len());
-        for segment in batch {
-            let (own, others) = rest.split_at(segment.pass.logits.len() * self.config.vocab);
-            all.push(Logits::new(self.config.vocab, own.to_vec()));
-            rest = others;
-        }
-        Ok(all)
+    fn forward(
+        &self,
+        batch: &mut [Segment<'_, KvCache>],
+        done: &mut Done<'_>,
+    ) -> std::result::Result<(), EngineError> {
+        cpu::with_threads_awake(|| {
+            let x = self.run_layers(batch)?;
+            Ok(self.finish(batch, &x, done)?)
+        })
     }
 }

@@ -1,9 +1,9 @@
 //! Which cache row belongs to which token of a session. Pure bookkeeping: it describes passes, and runs none.
 
-use tandem_decoding::{Accepted, AncestorMask, TokenId, TokenTree};
+use tandem_decoding::{Accepted, AncestorMask, RowQuery, TokenId, TokenTree};
 use thiserror::Error;
 
-use super::backend::{Keep, Pass};
+use super::backend::{Keep, Pass, RowOutput};
 
 /// The rows of a session's KV cache, in terms of committed tokens and of the tree under the last of them.
 ///
@@ -76,12 +76,17 @@ impl TreeRows {
         self.rows.clear();
     }
 
-    /// The pass that computes `nodes` of `tree` and what is pending, and the rows to keep before it. It
-    /// requests the logits of the root, if that is pending, then those of `nodes`.
+    /// The pass that computes `nodes` of `tree` and what is pending, and the rows to keep before it. `queries`
+    /// are for the root, if that is pending, and then for `nodes`.
     ///
     /// `tree` is the current tree, with or without additional nodes. The parent of each of `nodes` was
     /// computed before, or comes before it in `nodes`.
-    pub(crate) fn grow(&mut self, tree: &TokenTree, nodes: &[usize]) -> (Option<Keep>, Pass) {
+    pub(crate) fn grow(
+        &mut self,
+        tree: &TokenTree,
+        nodes: &[usize],
+        queries: Vec<RowQuery>,
+    ) -> (Option<Keep>, Pass) {
         let chain = self.pending.len();
         let after_chain = self.base + chain;
         let computed = self.rows.iter().flatten().count();
@@ -96,12 +101,13 @@ impl TreeRows {
             visible.push((0..chain).chain(ancestors.map(|row| row - self.base)).collect());
         }
         let root = self.committed() - 1;
+        let outputs = (chain.saturating_sub(1)..).zip(queries);
         let pass = Pass {
             prefix: self.base,
             tokens: self.pending.iter().copied().chain(nodes.iter().map(|&n| tree.tokens()[n])).collect(),
             positions: (self.base..after_chain).chain(nodes.iter().map(|&n| root + tree.depth(n))).collect(),
             mask: AncestorMask::from_visible(columns, &visible),
-            logits: (chain.saturating_sub(1)..chain + nodes.len()).collect(),
+            outputs: outputs.map(|(row, query)| RowOutput { row, query }).collect(),
         };
         (self.keep.take(), pass)
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tandem_decoding::TokenId;
 use tokio::time::Instant;
 
-use crate::model::{Backend, EngineError, Keep, ModelSpec, Pass, Segment};
+use crate::model::{Backend, EngineError, Keep, ModelSpec, Pass};
 
 /// Rows that one pass packs. A single step may have more.
 const MAX_PASS_ROWS: usize = 512;
@@ -192,11 +192,11 @@ impl BatchPolicy {
 /// for what later ones reuse.
 fn fastest_pass<B: Backend>(backend: &B, rows: usize) -> Result<f64, EngineError> {
     let mut cache = backend.new_cache(rows);
-    let pass = Pass { logits: vec![0], ..Pass::causal(0, vec![TokenId(0); rows]) };
+    let pass = Pass::causal(0, vec![TokenId(0); rows]).with_logits([0]);
     let mut fastest = f64::INFINITY;
     for _ in 0..2 {
         let begun = std::time::Instant::now();
-        backend.forward(&mut [Segment { cache: &mut cache, pass: &pass }])?;
+        backend.run(&mut cache, &pass)?;
         fastest = fastest.min(begun.elapsed().as_secs_f64());
         backend.keep(&mut cache, &Keep { prefix: 0, rows: Vec::new() })?;
     }

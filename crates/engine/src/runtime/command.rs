@@ -10,7 +10,8 @@ use tracing::Span;
 use super::budget::KvBudget;
 use super::observer::PassObserver;
 use super::queue::{Queue, QueueEntry};
-use crate::model::{EngineError, Keep, Logits, ModelSpec, Pass};
+use super::steps::{Step, Steps};
+use crate::model::{EngineError, ModelSpec};
 
 pub(super) enum Command {
     Run(Box<Task>),
@@ -18,13 +19,12 @@ pub(super) enum Command {
     FreeCaches,
 }
 
-/// Work on one cache, and where to send its result.
+/// Work on one cache.
 pub(super) struct Task {
     pub(super) cache: u64,
     /// Rows that the cache may ever hold.
     pub(super) max_rows: usize,
     pub(super) work: Work,
-    pub(super) reply: oneshot::Sender<Result<Logits, EngineError>>,
     /// The span of the request, so that what the thread logs belongs to it.
     pub(super) span: Span,
     /// Held while the task waits for a pass.
@@ -32,10 +32,28 @@ pub(super) struct Task {
 }
 
 pub(super) enum Work {
-    /// Applies `keep`, then runs `pass`.
-    Step { keep: Option<Keep>, pass: Pass },
+    /// Runs `next`, and then what `steps` say.
+    Steps { next: Step, steps: Box<dyn Steps> },
     /// Appends the `remaining` tokens of a prompt in causal order, in chunks.
-    Prefill { remaining: Vec<TokenId> },
+    Prefill { remaining: Vec<TokenId>, reply: oneshot::Sender<Result<(), EngineError>> },
+}
+
+impl Work {
+    /// Whether the session's task has gone.
+    pub(super) fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Steps { steps, .. } => steps.is_cancelled(),
+            Self::Prefill { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    /// Replies to the session's task.
+    pub(super) fn finish(self, result: Result<(), EngineError>) {
+        match self {
+            Self::Steps { steps, .. } => steps.finish(result),
+            Self::Prefill { reply, .. } => drop(reply.send(result)),
+        }
+    }
 }
 
 /// State that the handles and the thread share.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_decoding::TokenId;
+use tandem_decoding::{RowSummary, TokenId};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Span, trace_span};
 
@@ -11,8 +11,9 @@ use super::budget::{KvBudget, Reservation};
 use super::command::{Command, Shared, Task, Work};
 use super::observer::PassObserver;
 use super::scheduler::Scheduler;
+use super::steps::{OneStep, Step, Steps};
 use crate::load::LoadError;
-use crate::model::{Backend, EngineError, Keep, Logits, ModelSpec, Pass};
+use crate::model::{Backend, EngineError, Keep, ModelSpec, Pass};
 
 /// Commands that may wait to be received. A session sends one at a time, so this also limits the sessions
 /// that compute concurrently.
@@ -43,7 +44,6 @@ pub struct Cache {
     id: u64,
     thread: ModelThread,
     reservation: Reservation,
-    len: usize,
 }
 
 impl ModelThread {
@@ -107,7 +107,7 @@ impl ModelThread {
     /// [`EngineError::BudgetFull`], before anything is allocated.
     pub fn open(&self, tokens: usize) -> Result<Cache, EngineError> {
         let reservation = self.shared.budget.reserve(tokens)?;
-        Ok(Cache { id: self.shared.next_cache(), thread: self.clone(), reservation, len: 0 })
+        Ok(Cache { id: self.shared.next_cache(), thread: self.clone(), reservation })
     }
 }
 
@@ -129,23 +129,26 @@ fn run_thread<B: Backend>(
 }
 
 impl Cache {
-    /// Rows that the cache holds.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether the cache holds no rows.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Applies `keep`, then runs `pass`.
+    /// Applies `keep`, then runs `pass`. Returns the summaries of its outputs.
     ///
     /// # Errors
     /// A pass that was refused changes nothing. After [`EngineError::Failed`] the cache is of no further use.
-    pub async fn run(&mut self, keep: Option<Keep>, pass: Pass) -> Result<Logits, EngineError> {
-        let kept = keep.as_ref().map_or(self.len, |k| k.prefix + k.rows.len());
-        self.send(kept + pass.tokens.len(), Work::Step { keep, pass }).await
+    pub async fn run(&mut self, keep: Option<Keep>, pass: Pass) -> Result<Vec<RowSummary>, EngineError> {
+        let (reply, replied) = oneshot::channel();
+        let step = Some(Step { keep, pass });
+        self.start(Box::new(OneStep { step, outputs: Vec::new(), reply })).await?;
+        replied.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    /// Starts `steps`, which reply themselves.
+    pub(super) async fn start(&mut self, mut steps: Box<dyn Steps>) -> Result<(), EngineError> {
+        match steps.next() {
+            Some(next) => self.send(Work::Steps { next, steps }).await,
+            None => {
+                steps.finish(Ok(()));
+                Ok(())
+            }
+        }
     }
 
     /// Appends `tokens` in causal order, in chunks that run beside the steps of other sessions.
@@ -156,31 +159,21 @@ impl Cache {
         if tokens.is_empty() {
             return Ok(());
         }
-        let work = Work::Prefill { remaining: tokens.to_vec() };
-        self.send(self.len + tokens.len(), work).await?;
-        Ok(())
+        let (reply, replied) = oneshot::channel();
+        self.send(Work::Prefill { remaining: tokens.to_vec(), reply }).await?;
+        replied.await.map_err(|_| EngineError::Stopped)?
     }
 
-    /// Runs `work`, after which the cache holds `rows`.
-    async fn send(&mut self, rows: usize, work: Work) -> Result<Logits, EngineError> {
-        let max_rows = self.reservation.tokens();
-        if rows > max_rows {
-            return Err(EngineError::BudgetFull { needed: rows, free: max_rows, total: max_rows });
-        }
-        let (reply, replied) = oneshot::channel();
+    async fn send(&mut self, work: Work) -> Result<(), EngineError> {
         let task = Task {
             cache: self.id,
-            max_rows,
+            max_rows: self.reservation.tokens(),
             work,
-            reply,
             span: Span::current(),
             queued: Some(self.thread.shared.queue.enter(trace_span!("queue"))),
         };
         let command = Command::Run(Box::new(task));
-        self.thread.commands.send(command).await.map_err(|_| EngineError::Stopped)?;
-        let logits = replied.await.map_err(|_| EngineError::Stopped)??;
-        self.len = rows;
-        Ok(logits)
+        self.thread.commands.send(command).await.map_err(|_| EngineError::Stopped)
     }
 }
 

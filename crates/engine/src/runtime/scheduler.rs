@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use tandem_decoding::RowSummary;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{Span, debug, trace_span};
@@ -12,7 +13,8 @@ use tracing::{Span, debug, trace_span};
 use super::batch_policy::{BatchPolicy, STEP_GRACE};
 use super::command::{Command, Shared, Task, Work};
 use super::observer::PassReport;
-use crate::model::{Backend, EngineError, Logits, Pass, Segment};
+use super::steps::Step;
+use crate::model::{Backend, EngineError, Pass, Segment};
 
 /// Owns a model and all its caches.
 pub(super) struct Scheduler<B: Backend> {
@@ -32,6 +34,8 @@ struct Part<C> {
     task: Box<Task>,
     pass: Pass,
     cache: C,
+    /// Once the pass has run: whether the session could use its outputs.
+    outcome: Option<Result<(), EngineError>>,
 }
 
 impl<B: Backend> Scheduler<B> {
@@ -123,8 +127,8 @@ impl<B: Backend> Scheduler<B> {
     fn choose_steps(&mut self, batch: &mut Vec<Part<B::Cache>>) -> usize {
         let mut rows = 0;
         while let Some(task) = self.steps.pop_front() {
-            let Work::Step { pass, .. } = &task.work else { continue };
-            let more = pass.tokens.len();
+            let Work::Steps { next, .. } = &task.work else { continue };
+            let more = next.pass.tokens.len();
             if rows > 0 && rows + more > self.policy.max_rows() {
                 self.steps.push_front(task);
                 break;
@@ -150,40 +154,47 @@ impl<B: Backend> Scheduler<B> {
     /// Takes the cache of `task` out of the map and checks the pass to run on it, which has at most
     /// `max_rows` of a prompt. A task that is invalid or cancelled ends here, without the others.
     fn prepare(&mut self, mut task: Box<Task>, max_rows: usize) -> Option<Part<B::Cache>> {
-        if task.reply.is_closed() {
+        if task.work.is_cancelled() {
             task.span.in_scope(|| debug!("dropped a pass whose request was cancelled"));
             return None;
         }
         task.queued = None;
         let cache = self.caches.remove(&task.cache);
         let mut cache = cache.unwrap_or_else(|| self.backend.new_cache(task.max_rows));
-        match self.next_pass(&mut task.work, &mut cache, max_rows) {
-            Ok(pass) => Some(Part { task, pass, cache }),
+        match self.next_pass(&mut task, &mut cache, max_rows) {
+            Ok(pass) => Some(Part { task, pass, cache, outcome: None }),
             Err(error) => {
                 self.caches.insert(task.cache, cache);
-                let _ = task.reply.send(Err(error));
+                task.work.finish(Err(error));
                 None
             }
         }
     }
 
-    /// The next pass of `work`, checked. Applies what a step keeps.
-    fn next_pass(&self, work: &mut Work, cache: &mut B::Cache, max_rows: usize) -> Result<Pass, EngineError> {
+    /// The next pass of `task`, checked. Applies what a step keeps.
+    fn next_pass(&self, task: &mut Task, cache: &mut B::Cache, max_rows: usize) -> Result<Pass, EngineError> {
         let spec = &self.shared.spec;
+        let limit = task.max_rows;
+        let check_room = |rows: usize| match rows > limit {
+            true => Err(EngineError::BudgetFull { needed: rows, free: limit, total: limit }),
+            false => Ok(()),
+        };
         let cached = self.backend.cached(cache);
-        match work {
-            Work::Step { keep, pass } => {
+        match &mut task.work {
+            Work::Steps { next: Step { keep, pass }, .. } => {
                 let kept = match keep {
                     Some(keep) => keep.check(cached)?,
                     None => cached,
                 };
+                check_room(kept + pass.tokens.len())?;
                 pass.check(kept, spec.vocab_size, spec.context_length)?;
                 if let Some(keep) = keep {
                     self.backend.keep(cache, keep)?;
                 }
                 Ok(std::mem::replace(pass, Pass::causal(0, Vec::new())))
             }
-            Work::Prefill { remaining } => {
+            Work::Prefill { remaining, .. } => {
+                check_room(cached + remaining.len())?;
                 let chunk = remaining.drain(..max_rows.min(remaining.len())).collect();
                 let pass = Pass::causal(cached, chunk);
                 pass.check(cached, spec.vocab_size, spec.context_length)?;
@@ -192,29 +203,25 @@ impl<B: Backend> Scheduler<B> {
         }
     }
 
-    /// Runs the batch. If it fails, runs each part by itself, so that only those fail whose pass is at fault.
+    /// Runs the batch. If it fails, runs each part that has no result by itself, so that only those fail whose
+    /// pass is at fault.
     fn forward(&mut self, mut batch: Vec<Part<B::Cache>>) {
-        match self.try_forward(&mut batch) {
-            Ok(logits) => {
-                for (part, logits) in batch.into_iter().zip(logits) {
-                    self.finish(part, Ok(logits));
-                }
-            }
-            Err(error) if batch.len() == 1 => {
-                for part in batch {
-                    self.finish(part, Err(error.clone()));
-                }
-            }
-            Err(_) => {
-                for part in batch {
-                    self.forward(vec![part]);
+        let alone = batch.len() == 1;
+        let result = self.try_forward(&mut batch);
+        for mut part in batch {
+            match (part.outcome.take(), &result) {
+                (Some(outcome), _) => self.finish(part, outcome),
+                (None, Err(_)) if !alone => self.forward(vec![part]),
+                (None, Err(error)) => self.finish(part, Err(error.clone())),
+                (None, Ok(())) => {
+                    self.finish(part, Err(EngineError::Failed("a pass had no result".into())));
                 }
             }
         }
     }
 
     /// Runs the batch as one pass, and reports and learns how long it took.
-    fn try_forward(&mut self, batch: &mut [Part<B::Cache>]) -> Result<Vec<Logits>, EngineError> {
+    fn try_forward(&mut self, batch: &mut [Part<B::Cache>]) -> Result<(), EngineError> {
         let sessions = batch.len();
         let rows: usize = batch.iter().map(Part::rows).sum();
         let prompt_rows: usize = batch.iter().filter(|part| part.is_prompt()).map(Part::rows).sum();
@@ -232,27 +239,49 @@ impl<B: Backend> Scheduler<B> {
         result
     }
 
-    /// Turns a panic of the model into a failure of this batch: the thread and the other sessions go on.
-    fn forward_caught(&self, batch: &mut [Part<B::Cache>]) -> Result<Vec<Logits>, EngineError> {
-        let mut segments: Vec<Segment<'_, B::Cache>> =
-            batch.iter_mut().map(|part| Segment { cache: &mut part.cache, pass: &part.pass }).collect();
+    /// Turns a panic of the model into a failure of this batch: the thread and the other sessions go on. Hands
+    /// the outputs of each part to its session as soon as they are there.
+    fn forward_caught(&self, batch: &mut [Part<B::Cache>]) -> Result<(), EngineError> {
+        let mut segments = Vec::with_capacity(batch.len());
+        let mut takers = Vec::with_capacity(batch.len());
+        for Part { task, pass, cache, outcome } in batch {
+            segments.push(Segment { cache, pass: &*pass });
+            takers.push((&mut task.work, outcome));
+        }
+        let mut done = |index: usize, outputs: Result<Vec<RowSummary>, EngineError>| {
+            let (work, outcome): &mut (&mut Work, &mut Option<_>) = &mut takers[index];
+            // Stays if taking them panics: the rows are in the cache, so the pass must not run again.
+            **outcome = Some(Err(EngineError::Failed("a panic, see the log".into())));
+            **outcome = Some(outputs.and_then(|outputs| match work {
+                Work::Steps { steps, .. } => steps.take(outputs),
+                Work::Prefill { .. } => Ok(()),
+            }));
+        };
         // Unwind-safe: a failed pass leaves the valid rows of a cache as they were.
-        let result = catch_unwind(AssertUnwindSafe(|| self.backend.forward(&mut segments)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.backend.forward(&mut segments, &mut done)));
         result.unwrap_or_else(|_| Err(EngineError::Failed("a panic, see the log".into())))
     }
 
-    /// Returns the cache, and replies unless more of the prompt remains.
-    fn finish(&mut self, part: Part<B::Cache>, result: Result<Logits, EngineError>) {
+    /// Returns the cache, and replies unless the task goes on.
+    fn finish(&mut self, part: Part<B::Cache>, result: Result<(), EngineError>) {
         let Part { mut task, cache, .. } = part;
         self.caches.insert(task.cache, cache);
-        match &task.work {
-            Work::Prefill { remaining } if result.is_ok() && !remaining.is_empty() => {
-                let span = trace_span!(parent: &task.span, "queue");
-                task.queued = Some(self.shared.queue.enter(span));
-                self.prefills.push_back(task);
-            }
-            _ => drop(task.reply.send(result)),
+        let goes_on = result.is_ok()
+            && match &mut task.work {
+                Work::Prefill { remaining, .. } => !remaining.is_empty(),
+                Work::Steps { next, steps } => match steps.next() {
+                    Some(step) => {
+                        *next = step;
+                        true
+                    }
+                    None => false,
+                },
+            };
+        if !goes_on {
+            return task.work.finish(result);
         }
+        task.queued = Some(self.shared.queue.enter(trace_span!(parent: &task.span, "queue")));
+        self.enqueue(Command::Run(task));
     }
 }
 

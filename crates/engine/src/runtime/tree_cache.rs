@@ -1,9 +1,11 @@
 //! The KV cache of a session that decodes token trees.
 
-use tandem_decoding::{Accepted, TokenId, TokenTree};
+use tandem_decoding::{Accepted, RowQuery, RowSummary, TokenId, TokenTree};
+use tokio::sync::oneshot;
 
 use super::model_thread::{Cache, ModelThread};
-use crate::model::{EngineError, InvalidCommit, Logits, TreeRows};
+use super::tree_growth::{Growing, TreeGrowth};
+use crate::model::{EngineError, InvalidCommit, TreeRows};
 
 /// The KV cache of a session, in terms of committed tokens and of the tree under the last of them.
 ///
@@ -36,7 +38,7 @@ impl TreeCache {
         let max_tokens = prompt.len().saturating_add(max_new_tokens).min(context);
         let mut cache = thread.open(max_tokens + max_tree_nodes)?;
         cache.prefill(before).await?;
-        let rows = TreeRows::new(cache.len(), root);
+        let rows = TreeRows::new(before.len(), root);
         Ok(Self { cache, rows })
     }
 
@@ -58,19 +60,38 @@ impl TreeCache {
         self.rows.commit(accepted);
     }
 
-    /// Computes `nodes` of `tree`, together with committed tokens that are not cached yet. Returns the logits
-    /// of the root, if it was not cached, then those of `nodes`.
+    /// Computes `nodes` of `tree`, together with committed tokens that are not cached yet. `queries` are for
+    /// the root, if it was not cached, then for `nodes`; there is one summary for each.
     ///
     /// `tree` is the current tree, with or without additional nodes. The parent of each of `nodes` was
     /// computed before, or comes before it in `nodes`.
     ///
     /// # Errors
     /// As [`Cache::run`].
-    pub async fn grow(&mut self, tree: &TokenTree, nodes: &[usize]) -> Result<Logits, EngineError> {
-        let (keep, pass) = self.rows.grow(tree, nodes);
-        let logits = self.cache.run(keep, pass).await?;
+    pub async fn compute(
+        &mut self,
+        tree: &TokenTree,
+        nodes: &[usize],
+        queries: Vec<RowQuery>,
+    ) -> Result<Vec<RowSummary>, EngineError> {
+        let (keep, pass) = self.rows.grow(tree, nodes, queries);
+        let outputs = self.cache.run(keep, pass).await?;
         self.rows.passed();
-        Ok(logits)
+        Ok(outputs)
+    }
+
+    /// Grows the tree pass by pass, and returns `growth` as it is at the end.
+    ///
+    /// # Errors
+    /// As [`Cache::run`], and those of `growth`. The cache is then of no further use.
+    pub async fn grow<G: TreeGrowth>(&mut self, growth: G) -> Result<G, EngineError> {
+        let (reply, replied) = oneshot::channel();
+        // The model thread returns the rows with its reply.
+        let rows = std::mem::replace(&mut self.rows, TreeRows::new(0, TokenId(0)));
+        self.cache.start(Box::new(Growing { growth, rows, reply })).await?;
+        let (growth, rows) = replied.await.map_err(|_| EngineError::Stopped)??;
+        self.rows = rows;
+        Ok(growth)
     }
 
     /// Makes `tree` the tree that the next commit refers to: the tree before, with or without additional

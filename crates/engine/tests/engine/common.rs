@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, safetensors};
-use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Decoder, Kernels, Pass, Segment};
+use tandem_decoding::{AncestorMask, RowSummary, TokenId, TokenTree, TreeLimits};
+use tandem_engine::{Backend, Decoder, Kernels, Pass};
 
 pub(crate) const TOLERANCE: f32 = 1e-4;
 pub(crate) const KERNELS: [Kernels; 2] = [Kernels::Packed, Kernels::Candle];
@@ -46,11 +46,9 @@ impl<'a> Session<'a> {
         Self { model, cache: model.new_cache(usize::MAX) }
     }
 
-    fn run(&mut self, mut pass: Pass) -> Vec<Vec<f32>> {
-        pass.logits = (0..pass.tokens.len()).collect();
-        let mut batch = [Segment { cache: &mut self.cache, pass: &pass }];
-        let logits = self.model.forward(&mut batch).unwrap();
-        logits[0].rows().map(<[f32]>::to_vec).collect()
+    fn run(&mut self, pass: Pass) -> Vec<Vec<f32>> {
+        let rows = 0..pass.tokens.len();
+        logits(self.model.run(&mut self.cache, &pass.with_logits(rows)).unwrap())
     }
 
     pub(crate) fn causal(&mut self, ids: &[u32]) -> Vec<Vec<f32>> {
@@ -66,9 +64,14 @@ impl<'a> Session<'a> {
             tokens: tokens(chain).into_iter().chain(tree.tokens().iter().copied()).collect(),
             positions: (prefix..=root).chain((0..tree.len()).map(|n| root + tree.depth(n))).collect(),
             mask: AncestorMask::chain_then_tree(chain.len(), tree),
-            logits: Vec::new(),
+            outputs: Vec::new(),
         })
     }
+}
+
+/// The logits of the rows that a pass returned.
+pub(crate) fn logits(rows: Vec<RowSummary>) -> Vec<Vec<f32>> {
+    rows.into_iter().map(|row| row.logits.unwrap()).collect()
 }
 
 pub(crate) fn tokens(ids: &[u32]) -> Vec<TokenId> {

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
+use tandem_decoding::{RowReducer, RowSummary};
 use tandem_engine::{
-    Backend, BatchPolicy, DeviceChoice, EngineError, Keep, KvBudget, Loaded, Logits, ModelSpec, ModelThread,
+    Backend, BatchPolicy, DeviceChoice, Done, EngineError, Keep, KvBudget, Loaded, ModelSpec, ModelThread,
     Segment,
 };
 
@@ -50,26 +51,30 @@ impl Backend for Counter {
         Ok(())
     }
 
-    fn forward(&self, batch: &mut [Segment<'_, CountingCache>]) -> Result<Vec<Logits>, EngineError> {
+    fn forward(
+        &self,
+        batch: &mut [Segment<'_, CountingCache>],
+        done: &mut Done<'_>,
+    ) -> Result<(), EngineError> {
         self.begun.fetch_add(1, Ordering::SeqCst);
         if let Some(gate) = &self.gate {
             gate.recv().unwrap();
         }
         self.batches.lock().unwrap().push(batch.iter().map(|s| s.pass.tokens.len()).collect());
-        let logits = batch.iter_mut().map(|Segment { cache, pass }| {
+        for (index, Segment { cache, pass }) in batch.iter_mut().enumerate() {
             cache.tokens.extend(pass.tokens.iter().map(|t| t.0));
-            let mut values = Vec::new();
-            for &row in &pass.logits {
+            let summaries = pass.outputs.iter().map(|output| {
                 let mut counts = vec![0f32; VOCAB];
-                let columns = (0..pass.mask.columns()).filter(|&c| pass.mask.sees(row, c));
+                let columns = (0..pass.mask.columns()).filter(|&c| pass.mask.sees(output.row, c));
                 for cached in (0..pass.prefix).chain(columns.map(|c| pass.prefix + c)) {
                     counts[cache.tokens[cached] as usize] += 1.0;
                 }
-                values.extend(counts);
-            }
-            Logits::new(VOCAB, values)
-        });
-        Ok(logits.collect())
+                RowReducer::default().reduce(&counts, &output.query)
+            });
+            let summaries: Result<_, _> = summaries.collect();
+            done(index, Ok(summaries.unwrap()));
+        }
+        Ok(())
     }
 }
 
@@ -114,8 +119,11 @@ pub(crate) async fn bench(budget: usize, gated: bool) -> Bench {
     Bench { thread, batches, live, gate, begun }
 }
 
-/// The counts of a row, as a string: "0:1 3:2".
-pub(crate) fn counts(row: &[f32]) -> String {
-    let counts = row.iter().enumerate().filter(|(_, n)| **n > 0.0).map(|(token, n)| format!("{token}:{n}"));
-    counts.collect::<Vec<_>>().join(" ")
+/// The counts of each row, as a string: "0:1 3:2".
+pub(crate) fn counts(rows: &[RowSummary]) -> Vec<String> {
+    let of_row = |row: &RowSummary| {
+        let counts = row.logits.as_ref().unwrap().iter().enumerate().filter(|(_, n)| **n > 0.0);
+        counts.map(|(token, n)| format!("{token}:{n}")).collect::<Vec<_>>().join(" ")
+    };
+    rows.iter().map(of_row).collect()
 }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use tandem_decoding::{BeamSearch, Expansion, Sampling, TokenId, TokenTree, TreeLimits};
 use tandem_engine::{Backend, Decoder, Keep, Kernels, LoadOptions, ModelSource, Pass, Segment};
 
-use crate::common::{KERNELS, Session, assert_close, assert_same, root, tokens, write_tokenizer};
+use crate::common::{KERNELS, Session, assert_close, assert_same, logits, root, tokens, write_tokenizer};
 
 fn load(pair: &str, model: &str, kernels: Kernels) -> Decoder {
     let options = LoadOptions { kernels, ..LoadOptions::default() };
@@ -204,15 +204,16 @@ fn results_do_not_depend_on_the_other_sessions_of_a_pass() {
     for kernels in KERNELS {
         let model = load("tiny", "target", kernels);
         let sequences = [vec![0, 5, 9], vec![0, 33, 2, 60, 17, 4], vec![0]];
-        let passes = sequences
-            .each_ref()
-            .map(|ids| Pass { logits: vec![ids.len() - 1], ..Pass::causal(0, tokens(ids)) });
+        let passes =
+            sequences.each_ref().map(|ids| Pass::causal(0, tokens(ids)).with_logits([ids.len() - 1]));
         let mut caches = sequences.each_ref().map(|_| model.new_cache(usize::MAX));
         let mut batch: Vec<_> =
             caches.iter_mut().zip(&passes).map(|(cache, pass)| Segment { cache, pass }).collect();
-        for (ids, logits) in sequences.iter().zip(&model.forward(&mut batch).unwrap()) {
+        let mut packed = Vec::new();
+        model.forward(&mut batch, &mut |_, rows| packed.extend(logits(rows.unwrap()))).unwrap();
+        for (ids, packed) in sequences.iter().zip(&packed) {
             let alone = Session::new(&model).causal(ids).pop().unwrap();
-            assert_same(kernels, logits.rows().next().unwrap(), &alone, "packed");
+            assert_same(kernels, packed, &alone, "packed");
         }
     }
 }

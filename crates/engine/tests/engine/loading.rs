@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use tandem_engine::{Backend, Decoder, InstructionSet, LoadOptions, ModelSource, Pass, Segment, WeightDtype};
+use tandem_engine::{Backend, Decoder, InstructionSet, LoadOptions, ModelSource, Pass, WeightDtype};
 
-use crate::common::{root, tokens};
+use crate::common::{self, root, tokens};
 
 fn draft() -> PathBuf {
     root().join("models/demo/draft")
@@ -15,10 +15,8 @@ fn draft() -> PathBuf {
 fn logits(dir: &Path, dtype: WeightDtype) -> Vec<f32> {
     let options = LoadOptions { dtype, ..LoadOptions::default() };
     let model = Decoder::load(&ModelSource::Directory(dir.into()), &options).unwrap();
-    let pass = Pass { logits: vec![4], ..Pass::causal(0, tokens(&[0, 532, 28, 201, 422])) };
-    let mut cache = model.new_cache(usize::MAX);
-    let all = model.forward(&mut [Segment { cache: &mut cache, pass: &pass }]).unwrap();
-    all[0].rows().next().unwrap().to_vec()
+    let pass = Pass::causal(0, tokens(&[0, 532, 28, 201, 422])).with_logits([4]);
+    common::logits(model.run(&mut model.new_cache(usize::MAX), &pass).unwrap()).remove(0)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tandem_engine::{DeviceChoice, EngineConfig, InstructionSet, KvCacheSize, WeightDtype};
+use tandem_engine::{DeviceChoice, EngineConfig, InstructionSet, KvCacheSize, KvDtype, WeightDtype};
 
 /// Flags of the pair of models, and of what they may use.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,6 +35,10 @@ pub struct PairArgs {
     /// Tokens that the KV caches of each model may hold [default: 0.4 of the memory that is free]
     #[arg(long, env = "TANDEM_KV_CACHE_TOKENS", value_name = "TOKENS")]
     pub kv_cache_tokens: Option<usize>,
+
+    /// Dtype of keys and values in the KV caches: f32, f16 or bf16 [default: that of the activations, f32 on a CPU]
+    #[arg(long, env = "TANDEM_KV_CACHE_DTYPE", value_name = "DTYPE")]
+    pub kv_cache_dtype: Option<KvDtype>,
 }
 
 impl PairArgs {
@@ -53,7 +57,14 @@ impl PairArgs {
 
     fn model(&self, id: String, device: DeviceChoice) -> EngineConfig {
         let kv_cache = self.kv_cache_tokens.map_or_else(KvCacheSize::default, KvCacheSize::Tokens);
-        EngineConfig { device, dtype: self.dtype, isa: self.isa, kv_cache, ..EngineConfig::new(id) }
+        EngineConfig {
+            device,
+            dtype: self.dtype,
+            isa: self.isa,
+            kv_cache,
+            kv_dtype: self.kv_cache_dtype,
+            ..EngineConfig::new(id)
+        }
     }
 }
 

@@ -11,9 +11,11 @@
 
 mod attention;
 mod buffer;
+mod element;
 mod int_isa;
 mod isa;
 mod kernel_use;
+mod kv_pages;
 mod level;
 mod linear;
 mod mask;
@@ -26,13 +28,15 @@ mod test_tensors;
 mod thread_pool;
 mod tiles;
 
-pub(crate) use attention::{AppendKv, SessionKv, TreeAttention};
+pub(crate) use attention::{SessionKv, TreeAttention};
 pub use kernel_use::KernelUse;
+pub use kv_pages::KvDtype;
+pub(crate) use kv_pages::{KvPages, KvShape};
 pub use level::InstructionSet;
 pub(crate) use linear::{PackedLinear, Panels};
 pub(crate) use mask::SparseMask;
 pub(crate) use norms::{HeadRmsNorm, LayerNorm, RmsNorm};
 pub use peak::{Peaks, measure_peaks};
 pub(crate) use reduce::reduce_rows;
-pub(crate) use rows::{AddAssign, Rope, SiluMul};
+pub(crate) use rows::{AddAssign, Rope, SiluMul, contiguous};
 pub(crate) use thread_pool::{start as start_thread_pool, with_awake as with_threads_awake};

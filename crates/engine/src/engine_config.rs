@@ -1,6 +1,6 @@
 //! The configuration of an engine, and how to start one.
 
-use crate::cpu::InstructionSet;
+use crate::cpu::{InstructionSet, KvDtype};
 use crate::load::{DeviceChoice, Kernels, LoadError, LoadOptions, ModelSource, Progress, WeightDtype};
 use crate::model::{Decoder, ModelSpec};
 use crate::runtime::{BatchPolicy, KvBudget, Loaded, ModelThread, free_bytes};
@@ -22,6 +22,8 @@ pub struct EngineConfig {
     pub isa: Option<InstructionSet>,
     /// Size of the KV caches of all sessions together.
     pub kv_cache: KvCacheSize,
+    /// The dtype of keys and values; `None`: that of the activations, f32 on a CPU.
+    pub kv_dtype: Option<KvDtype>,
     /// Processors that it may use; `None`: all.
     pub threads: Option<usize>,
 }
@@ -95,6 +97,7 @@ impl EngineConfig {
             kernels: Kernels::default(),
             isa: None,
             kv_cache: KvCacheSize::default(),
+            kv_dtype: None,
             threads: None,
         }
     }
@@ -118,7 +121,10 @@ impl EngineConfig {
             Decoder::use_instruction_set(isa);
         }
         let options = LoadOptions { device: self.device, dtype: self.dtype, kernels: self.kernels, progress };
-        let backend = Decoder::load(source, &options)?;
+        let mut backend = Decoder::load(source, &options)?;
+        if let Some(dtype) = self.kv_dtype {
+            backend = backend.with_kv_dtype(dtype);
+        }
         let spec = backend.spec().clone();
         let policy = BatchPolicy::measure(&backend, &spec).map_err(|e| LoadError::WarmUp(e.to_string()))?;
         // After the warm-up, which allocates the memory that passes need.

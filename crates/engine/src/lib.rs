@@ -22,7 +22,7 @@ mod load;
 mod model;
 mod runtime;
 
-pub use cpu::{InstructionSet, KernelUse, Peaks, measure_peaks};
+pub use cpu::{InstructionSet, KernelUse, KvDtype, Peaks, measure_peaks};
 pub use engine_config::{EngineConfig, KvCacheSize};
 pub use load::{
     DeviceChoice, Kernels, LoadError, LoadOptions, MlpKind, ModelConfig, ModelFiles, ModelSource, NormKind,

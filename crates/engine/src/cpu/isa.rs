@@ -17,7 +17,6 @@ pub(crate) unsafe trait Isa {
     unsafe fn load_f16(p: *const f16) -> Self::V;
     unsafe fn load_bf16(p: *const bf16) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
-    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The sum of all lanes.
@@ -58,10 +57,6 @@ unsafe impl Isa for Portable {
     unsafe fn store(p: *mut f32, v: [f32; 8]) {
         // SAFETY: as above.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
     unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
@@ -119,11 +114,6 @@ mod x86 {
             unsafe { _mm256_storeu_ps(p, v) }
         }
         #[inline(always)]
-        unsafe fn add(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: see the impl.
-            unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
         unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
             // SAFETY: see the impl.
             unsafe { _mm256_fmadd_ps(a, b, c) }
@@ -178,11 +168,6 @@ mod x86 {
         unsafe fn store(p: *mut f32, v: __m512) {
             // SAFETY: see the impl.
             unsafe { _mm512_storeu_ps(p, v) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: see the impl.
-            unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {

@@ -37,6 +37,17 @@ impl Level {
         }
     }
 
+    /// f32 of a vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx | Self::Vnni | Self::Avx512 => 16,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 8,
+            Self::Portable => 8,
+        }
+    }
+
     /// Whether it has tiles of bf16.
     pub(crate) fn has_float_tiles(self) -> bool {
         match self {

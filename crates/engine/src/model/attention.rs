@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use tandem_decoding::AncestorMask;
 
-use super::kv_cache::{KvCache, LayerCache};
-use crate::cpu::{AppendKv, SessionKv, SparseMask, TreeAttention};
+use super::kv_cache::{KvCache, LayerCache, by_head};
+use crate::cpu::{SessionKv, SparseMask, TreeAttention};
 use crate::load::{Heads, Kernels};
 
 /// The attention mask of one session's rows of a pass.
@@ -38,7 +38,7 @@ impl AttentionMask {
 
 /// One session's rows of a pass.
 pub(super) struct SessionRows<'a> {
-    pub(super) cache: &'a KvCache,
+    pub(super) cache: &'a mut KvCache,
     pub(super) mask: &'a AttentionMask,
     /// Number of rows.
     pub(super) rows: usize,
@@ -46,25 +46,32 @@ pub(super) struct SessionRows<'a> {
 
 /// Appends the keys and values of `qkv: [rows, (heads + 2 kv_heads) * head_dim]` to the caches of `layer`,
 /// each session's to its own, then computes the attention of its queries: `[rows, heads * head_dim]`.
-pub(super) fn attend(qkv: &Tensor, sessions: &[SessionRows<'_>], layer: usize, h: Heads) -> Result<Tensor> {
-    let keys_at = h.heads * h.head_dim;
-    let values_at = (h.heads + h.kv_heads) * h.head_dim;
+pub(super) fn attend(
+    qkv: &Tensor,
+    sessions: &mut [SessionRows<'_>],
+    layer: usize,
+    h: Heads,
+) -> Result<Tensor> {
+    let mut first = 0;
+    for session in sessions.iter_mut() {
+        session.cache.append(layer, &qkv.narrow(0, first, session.rows)?, h)?;
+        first += session.rows;
+    }
     let mut sparse = Vec::new();
     let mut additive = Vec::new();
     let mut first = 0;
-    for session in sessions {
-        let cache = session.cache.layer(layer);
-        let cached = session.cache.len();
-        let qkv = qkv.narrow(0, first, session.rows)?;
-        first += session.rows;
-        match session.mask {
-            AttentionMask::Sparse(mask) => {
-                cache.keys.inplace_op2(&qkv, &AppendKv { from: keys_at, at: cached })?;
-                cache.values.inplace_op2(&qkv, &AppendKv { from: values_at, at: cached })?;
-                sparse.push(SessionKv { keys: &cache.keys, values: &cache.values, mask });
+    for session in sessions.iter() {
+        match (session.cache.layer(layer), session.mask) {
+            (LayerCache::Pages(pages), AttentionMask::Sparse(mask)) => sparse.push(SessionKv { pages, mask }),
+            (LayerCache::Tensors { keys, values }, AttentionMask::Additive(mask)) => {
+                let q = by_head(&qkv.narrow(0, first, session.rows)?, 0, h.heads, h.head_dim)?;
+                let columns = session.cache.len() + session.rows;
+                let (k, v) = (keys.narrow(1, 0, columns)?, values.narrow(1, 0, columns)?);
+                additive.push(attend_additive(&q, &k, &v, mask, h)?);
             }
-            AttentionMask::Additive(mask) => additive.push(attend_additive(&qkv, cache, cached, mask, h)?),
+            _ => candle_core::bail!("the cache and the mask are of different kernels"),
         }
+        first += session.rows;
     }
     match additive.as_slice() {
         [] => qkv.apply_op1_no_bwd(&TreeAttention { heads: h.heads, sessions: sparse }),
@@ -73,33 +80,20 @@ pub(super) fn attend(qkv: &Tensor, sessions: &[SessionRows<'_>], layer: usize, h
     }
 }
 
-/// The same for one session, with candle's operations and an additive mask. `cached`: rows of the cache
-/// before.
-fn attend_additive(
-    qkv: &Tensor,
-    cache: &LayerCache,
-    cached: usize,
-    mask: &Tensor,
-    h: Heads,
-) -> Result<Tensor> {
-    let rows = qkv.dims()[0];
-    let by_head = |from: usize, heads: usize| {
-        let x = qkv.narrow(1, from, heads * h.head_dim)?.reshape((rows, heads, h.head_dim))?;
-        x.transpose(0, 1)?.contiguous()
-    };
-    cache.keys.slice_set(&by_head(h.heads * h.head_dim, h.kv_heads)?, 1, cached)?;
-    cache.values.slice_set(&by_head((h.heads + h.kv_heads) * h.head_dim, h.kv_heads)?, 1, cached)?;
-    let columns = cached + rows;
-    let k = cache.keys.narrow(1, 0, columns)?;
-    let v = cache.values.narrow(1, 0, columns)?;
+/// The same for the queries `q: [heads, rows, head_dim]` of one session, with candle's operations and an
+/// additive mask. `k`, `v`: `[kv_heads, columns, head_dim]`.
+fn attend_additive(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor, h: Heads) -> Result<Tensor> {
+    let (_, rows, _) = q.dims3()?;
+    let (_, columns, _) = k.dims3()?;
+    let (k, v) = (k.to_dtype(q.dtype())?, v.to_dtype(q.dtype())?);
     // The query heads that share a key head are consecutive, so one matrix per key head serves the whole
     // group.
     let group = h.heads / h.kv_heads;
-    let q = by_head(0, h.heads)?.reshape((h.kv_heads, group * rows, h.head_dim))?;
+    let q = q.reshape((h.kv_heads, group * rows, h.head_dim))?;
     let scores = (q.matmul(&k.transpose(1, 2)?)? * (1.0 / (h.head_dim as f64).sqrt()))?;
     let scores = scores.to_dtype(DType::F32)?.reshape((h.heads, rows, columns))?.broadcast_add(mask)?;
     let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
-    let y = weights.reshape((h.kv_heads, group * rows, columns))?.matmul(&v)?;
+    let y = weights.reshape((h.kv_heads, group * rows, columns))?.matmul(&v.contiguous()?)?;
     let y = y.reshape((h.heads, rows, h.head_dim))?.transpose(0, 1)?;
     y.reshape((rows, h.heads * h.head_dim))
 }

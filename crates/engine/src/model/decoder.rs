@@ -18,7 +18,7 @@ use super::ops;
 use super::outputs::{Chunks, Output, outputs_of};
 use super::rotary::Angles;
 use super::spec::ModelSpec;
-use crate::cpu::{self, InstructionSet, KernelUse};
+use crate::cpu::{self, InstructionSet, KernelUse, KvDtype};
 use crate::load::{Checkpoint, Kernels, LoadError, LoadOptions, ModelConfig, ModelSource, release_freed};
 
 /// The decoder and its weights.
@@ -26,8 +26,9 @@ pub struct Decoder {
     config: ModelConfig,
     spec: ModelSpec,
     kernels: Kernels,
-    /// The dtype of activations and caches.
+    /// The dtype of activations.
     dtype: DType,
+    kv_dtype: KvDtype,
     device: Device,
     embedding: Embedding,
     positions: PositionTable,
@@ -58,7 +59,7 @@ impl Decoder {
         }
         release_freed();
         let kernel_uses = KernelUse::sum(layers.iter().flat_map(Layer::kernels).chain(head.kernels()));
-        let kv_values_per_token = 2 * config.layers * config.kv_heads * config.head_dim;
+        let kv_dtype = KvDtype::of_activations(weights.activations());
         let spec = ModelSpec {
             id: source.name(),
             vocab_size: config.vocab,
@@ -67,13 +68,14 @@ impl Decoder {
             vocabulary,
             parameters: weights.parameters(),
             weight_bytes: kernel_uses.iter().map(|one| one.bytes).sum(),
-            kv_bytes_per_token: (kv_values_per_token * weights.activations().size_in_bytes()) as u64,
+            kv_bytes_per_token: kv_bytes_per_token(&config, kv_dtype),
             dtype: weights.dtype(),
             device: options.device,
             kernels: kernel_uses,
         };
         Ok(Self {
             dtype: weights.activations(),
+            kv_dtype,
             config,
             spec,
             kernels,
@@ -98,6 +100,13 @@ impl Decoder {
         isa.use_on_this_thread();
     }
 
+    /// Keeps keys and values in `dtype` from now on, instead of in that of the activations.
+    pub fn with_kv_dtype(mut self, dtype: KvDtype) -> Self {
+        self.kv_dtype = dtype;
+        self.spec.kv_bytes_per_token = kv_bytes_per_token(&self.config, dtype);
+        self
+    }
+
     /// The description of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
@@ -118,12 +127,12 @@ impl Decoder {
             masks.push(AttentionMask::new(self.kernels, pass.prefix, &pass.mask, &self.device)?);
         }
         let (mut x, angles) = self.embed(batch)?;
-        let sessions = batch.iter().zip(&masks).map(|(segment, mask)| SessionRows {
-            cache: &*segment.cache,
+        let sessions = batch.iter_mut().zip(&masks).map(|(segment, mask)| SessionRows {
+            cache: &mut *segment.cache,
             mask,
             rows: segment.pass.tokens.len(),
         });
-        let input = LayerInput {
+        let mut input = LayerInput {
             kernels: self.kernels,
             heads: self.config.heads(),
             eps: self.config.norm_eps as f32,
@@ -131,7 +140,7 @@ impl Decoder {
             sessions: sessions.collect(),
         };
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, index, &input)?;
+            x = layer.forward(x, index, &mut input)?;
         }
         Ok(x)
     }
@@ -187,11 +196,16 @@ impl Decoder {
     }
 }
 
+/// Bytes of the keys and values of one token.
+fn kv_bytes_per_token(config: &ModelConfig, dtype: KvDtype) -> u64 {
+    (2 * config.layers * config.kv_heads * config.head_dim * dtype.bytes()) as u64
+}
+
 impl Backend for Decoder {
     type Cache = KvCache;
 
     fn new_cache(&self, rows: usize) -> KvCache {
-        KvCache::new(&self.config, rows, self.dtype, &self.device)
+        KvCache::new(&self.config, rows, self.kv_dtype, self.kernels, &self.device)
     }
 
     fn cached(&self, cache: &KvCache) -> usize {

@@ -38,14 +38,14 @@ pub(super) struct LayerInput<'a> {
 impl Layer {
     /// Runs `x: [rows, hidden]` through the layer, which is the `index`-th, and appends its keys and values
     /// to the caches of the sessions.
-    pub(super) fn forward(&self, x: Tensor, index: usize, input: &LayerInput<'_>) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: Tensor, index: usize, input: &mut LayerInput<'_>) -> Result<Tensor> {
         let attention = self.attention(&x, index, input)?;
         let x = ops::add(input.kernels, x, &attention)?;
         let mlp = self.mlp(&x, input)?;
         ops::add(input.kernels, x, &mlp)
     }
 
-    fn attention(&self, x: &Tensor, index: usize, input: &LayerInput<'_>) -> Result<Tensor> {
+    fn attention(&self, x: &Tensor, index: usize, input: &mut LayerInput<'_>) -> Result<Tensor> {
         let normed = self.attention_norm.forward(input.kernels, x, input.eps)?;
         let mut qkv = self.qkv.forward(&normed)?;
         if let Some(norm) = &self.head_norm {
@@ -55,7 +55,7 @@ impl Layer {
             qkv = rope(qkv, angles, input.heads)?;
         }
         // Each session has a cache and a mask of its own.
-        let attended = attend(&qkv, &input.sessions, index, input.heads)?;
+        let attended = attend(&qkv, &mut input.sessions, index, input.heads)?;
         self.output.forward(&attended)
     }
 

@@ -1,7 +1,7 @@
 //! Flags and environment variables of the model that a worker runs.
 
 use clap::Args;
-use tandem_engine::{DeviceChoice, EngineConfig, InstructionSet, KvCacheSize, WeightDtype};
+use tandem_engine::{DeviceChoice, EngineConfig, InstructionSet, KvCacheSize, KvDtype, WeightDtype};
 
 /// Flags of [`EngineConfig`].
 #[derive(Args, Clone, Debug)]
@@ -40,6 +40,10 @@ pub struct ModelArgs {
     )]
     pub kv_cache_fraction: f64,
 
+    /// Dtype of keys and values in the KV cache: f32, f16 or bf16 [default: that of the activations, f32 on a CPU]
+    #[arg(long, env = "TANDEM_KV_CACHE_DTYPE", value_name = "DTYPE")]
+    pub kv_cache_dtype: Option<KvDtype>,
+
     /// Processors that the model may use [default: all]
     #[arg(long, env = "TANDEM_MODEL_THREADS", value_name = "N")]
     pub threads: Option<usize>,
@@ -56,6 +60,7 @@ impl From<ModelArgs> for EngineConfig {
                 Some(tokens) => KvCacheSize::Tokens(tokens),
                 None => KvCacheSize::Fraction(args.kv_cache_fraction),
             },
+            kv_dtype: args.kv_cache_dtype,
             threads: args.threads,
             ..Self::new(args.model_id)
         }
@@ -85,13 +90,15 @@ mod tests {
 
     #[test]
     fn every_flag_reaches_the_configuration() {
-        let flags = "worker --model m --revision v2 --device cuda:1 --dtype bf16 --isa portable --kv-cache-fraction 0.5 --threads 3";
+        let flags = "worker --model m --revision v2 --device cuda:1 --dtype bf16 --isa portable --kv-cache-fraction 0.5 \
+                     --kv-cache-dtype bf16 --threads 3";
         let expected = EngineConfig {
             revision: Some("v2".into()),
             device: DeviceChoice::Cuda(1),
             dtype: WeightDtype::Bf16,
             isa: "portable".parse().ok(),
             kv_cache: KvCacheSize::Fraction(0.5),
+            kv_dtype: Some(KvDtype::Bf16),
             threads: Some(3),
             ..EngineConfig::new("m")
         };

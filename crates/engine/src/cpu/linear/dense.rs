@@ -7,7 +7,8 @@ use half::{bf16, f16};
 
 use super::output::Output;
 use super::packed_rows::{PackedRows, STEP};
-use crate::cpu::buffer::{Buffer, DisjointChunks, Zeroed};
+use crate::cpu::buffer::{Buffer, DisjointChunks};
+use crate::cpu::element::Element;
 use crate::cpu::isa::{Isa, for_each_isa};
 use crate::cpu::level::Level;
 use crate::cpu::thread_pool::parallel;
@@ -31,37 +32,6 @@ enum Values {
 /// Inputs after the present one whose weights are requested from memory: they arrive while the first block of
 /// rows is multiplied.
 const AHEAD: usize = 64;
-
-/// A dtype that weights are stored in.
-pub(crate) trait Weight: Zeroed + Send + Sync {
-    /// # Safety
-    /// As [`Isa::load`].
-    unsafe fn load<I: Isa>(p: *const Self) -> I::V;
-}
-
-impl Weight for f32 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(p: *const Self) -> I::V {
-        // SAFETY: the contract of the caller.
-        unsafe { I::load(p) }
-    }
-}
-
-impl Weight for f16 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(p: *const Self) -> I::V {
-        // SAFETY: the contract of the caller.
-        unsafe { I::load_f16(p) }
-    }
-}
-
-impl Weight for bf16 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(p: *const Self) -> I::V {
-        // SAFETY: the contract of the caller.
-        unsafe { I::load_bf16(p) }
-    }
-}
 
 impl DensePanels {
     /// Packs `weight: [out, in]`, f32, f16 or bf16, on the CPU.
@@ -130,7 +100,7 @@ pub(super) fn kernel(level: Level) -> &'static str {
 }
 
 /// `[out, in]` to `[panel][in][PANEL]`. The last panel is filled up with zeros.
-fn pack<W: Weight>(weight: &[W], inputs: usize) -> Buffer<W> {
+fn pack<W: Element>(weight: &[W], inputs: usize) -> Buffer<W> {
     let outputs = weight.len() / inputs.max(1);
     let count = outputs.div_ceil(PANEL);
     let mut packed = Buffer::zeroed(count * PANEL * inputs);
@@ -172,7 +142,7 @@ for_each_isa! { fn panels_bf16(task: &Task<'_, bf16>, range: Range<usize>) = pan
 /// # Safety
 /// The machine has `I`; no other thread writes these columns of `y`.
 #[inline(always)]
-unsafe fn panels<I: Isa>(task: &Task<'_, impl Weight>, range: Range<usize>) {
+unsafe fn panels<I: Isa>(task: &Task<'_, impl Element>, range: Range<usize>) {
     if task.x.rows == 1 {
         // Several panels at once: the two or four sums of a single row cannot hide the latency of a
         // multiply-add.
@@ -221,7 +191,7 @@ unsafe fn panels<I: Isa>(task: &Task<'_, impl Weight>, range: Range<usize>) {
 /// # Safety
 /// The machine has `I`; the block and the panels exist; no other thread writes these columns of `y`.
 #[inline(always)]
-unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
+unsafe fn tile<I: Isa, W: Element, const R: usize, const P: usize>(
     task: &Task<'_, W>,
     row: usize,
     panel: usize,
@@ -273,7 +243,7 @@ unsafe fn tile<I: Isa, W: Weight, const R: usize, const P: usize>(
 /// # Safety
 /// As [`tile`]; `x` points to the input of the block's first row, `w` to its weights in the first panel.
 #[inline(always)]
-unsafe fn step<I: Isa, W: Weight, const R: usize, const P: usize>(
+unsafe fn step<I: Isa, W: Element, const R: usize, const P: usize>(
     x: *const f32,
     w: *const W,
     inputs: usize,

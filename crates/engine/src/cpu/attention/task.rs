@@ -1,0 +1,407 @@
+//! The attention of one session, in units of work.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::kernel::{
+    MAX_QUERIES, Scores, Softmax, add_rows, exponentials, score, tile_queries, weighted_sums,
+};
+use crate::cpu::element::Element;
+use crate::cpu::isa::{Isa, for_each_isa};
+use crate::cpu::kv_pages::{KEY_PANEL, KvPages, PAGE_ROWS, Pages};
+use crate::cpu::level::Level;
+use crate::cpu::mask::SparseMask;
+
+/// The cache of one session, and the mask of its rows.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionKv<'a> {
+    pub(crate) pages: &'a KvPages,
+    pub(crate) mask: &'a SparseMask,
+}
+
+/// The attention of one session. Its queries are numbered row by row, and within a row by the heads of a
+/// group.
+pub(super) struct Task<'a> {
+    kv: SessionKv<'a>,
+    /// Queries in the first columns: `[rows, width]`.
+    q: &'a [f32],
+    width: usize,
+    /// Query heads per key head.
+    group: usize,
+    scale: f32,
+    blocks: Vec<Block>,
+    /// `[rows, heads * dim]`
+    y: *mut f32,
+    /// If a unit of work is one page, what each page gives to each query.
+    partials: Option<Partials>,
+}
+
+/// Consecutive queries that are multiplied together.
+struct Block {
+    first: usize,
+    count: usize,
+    /// Cache rows that all of them see, from the first on.
+    shared: usize,
+    /// The end of the cache rows that any of them sees.
+    end: usize,
+}
+
+/// `[page][key head][query]`
+struct Partials {
+    sums: Vec<f32>,
+    softmax: Vec<Softmax>,
+}
+
+// SAFETY: threads write disjoint (query, key head) parts of `y`, and disjoint entries of the partial results.
+unsafe impl Sync for Task<'_> {}
+
+impl<'a> Task<'a> {
+    /// `y` must be valid for the rows of the mask.
+    pub(super) fn new(
+        kv: SessionKv<'a>,
+        q: &'a [f32],
+        width: usize,
+        heads: usize,
+        level: Level,
+        y: *mut f32,
+    ) -> Self {
+        let shape = kv.pages.shape();
+        let group = heads / shape.heads;
+        let queries = kv.mask.rows() * group;
+        // Even blocks: 17 queries are 8 + 9, not 12 + 5.
+        let count = queries.div_ceil(tile_queries(level.lanes()));
+        let start = |block: usize| queries * block / count;
+        let block = |b: usize| {
+            let (first, last) = (start(b), start(b + 1));
+            let rows = first / group..last.div_ceil(group);
+            let shared = rows.clone().map(|row| kv.mask.row(row).contiguous()).min();
+            let end = rows.map(|row| kv.mask.row(row).end()).max();
+            Block { first, count: last - first, shared: shared.unwrap_or(0), end: end.unwrap_or(0) }
+        };
+        Self {
+            kv,
+            q,
+            width,
+            group,
+            scale: 1.0 / (shape.dim as f32).sqrt(),
+            blocks: (0..count).map(block).collect(),
+            y,
+            partials: None,
+        }
+    }
+
+    /// Pages that its longest row has.
+    fn pages(&self) -> usize {
+        self.kv.mask.longest().div_ceil(PAGE_ROWS)
+    }
+
+    /// The units of work, ordered by key heads, so that the keys of a head stay in the cache of one core.
+    pub(super) fn units(&self) -> usize {
+        let per_block = if self.partials.is_some() { self.pages() } else { 1 };
+        self.kv.pages.shape().heads * self.blocks.len() * per_block
+    }
+
+    /// Makes each page of a block of queries a unit of work of its own.
+    pub(super) fn share_out_pages(&mut self) {
+        if self.pages() < 2 {
+            return;
+        }
+        let shape = self.kv.pages.shape();
+        let results = self.pages() * shape.heads * self.queries();
+        self.partials = Some(Partials {
+            sums: vec![0.0; results * shape.width()],
+            softmax: vec![Softmax::NONE; results],
+        });
+    }
+
+    fn queries(&self) -> usize {
+        self.kv.mask.rows() * self.group
+    }
+
+    /// The index of a partial result.
+    fn partial(&self, page: usize, head: usize, query: usize) -> usize {
+        (page * self.kv.pages.shape().heads + head) * self.queries() + query
+    }
+
+    /// Merges what the pages gave, if they were units of work.
+    pub(super) fn merge_pages(&self) {
+        let Some(partials) = &self.partials else { return };
+        let shape = self.kv.pages.shape();
+        let width = shape.width();
+        let mut total = vec![0.0; width];
+        for head in 0..shape.heads {
+            for query in 0..self.queries() {
+                let mut softmax = Softmax::NONE;
+                for page in 0..self.pages() {
+                    let at = self.partial(page, head, query);
+                    let next = partials.softmax[at];
+                    if next.sum > 0.0 {
+                        softmax.merge(&mut total, next, &partials.sums[at * width..][..width]);
+                    }
+                }
+                // SAFETY: no unit of work runs any more.
+                unsafe { self.write(head, query, softmax, &total) };
+            }
+        }
+    }
+
+    /// Writes the result of a query.
+    ///
+    /// # Safety
+    /// No other thread writes this result.
+    #[inline(always)]
+    unsafe fn write(&self, head: usize, query: usize, softmax: Softmax, total: &[f32]) {
+        let dim = self.kv.pages.shape().dim;
+        let heads = self.kv.pages.shape().heads * self.group;
+        let (row, head) = (query / self.group, head * self.group + query % self.group);
+        let scale = 1.0 / softmax.sum;
+        for (d, &sum) in total.iter().take(dim).enumerate() {
+            // SAFETY: `y` has all rows and heads; the contract of the caller.
+            unsafe { self.y.add((row * heads + head) * dim + d).write(sum * scale) };
+        }
+    }
+}
+
+/// Runs some units of work of a task. No other thread may run them.
+pub(super) fn attend(level: Level, task: &Task<'_>, units: Range<usize>) {
+    match task.kv.pages {
+        KvPages::F32(pages) => attend_f32(level, task, pages, units),
+        KvPages::F16(pages) => attend_f16(level, task, pages, units),
+        KvPages::Bf16(pages) => attend_bf16(level, task, pages, units),
+    }
+}
+
+for_each_isa! { fn attend_f32(task: &Task<'_>, pages: &Pages<f32>, units: Range<usize>) = attend_units }
+for_each_isa! { fn attend_f16(task: &Task<'_>, pages: &Pages<f16>, units: Range<usize>) = attend_units }
+for_each_isa! { fn attend_bf16(task: &Task<'_>, pages: &Pages<bf16>, units: Range<usize>) = attend_units }
+
+/// What a thread works in.
+struct Scratch {
+    /// The queries of a block: `[dim][queries]`.
+    packed: Vec<f32>,
+    /// Scores of a page, in the order of the sequence; then their exponentials.
+    scores: Box<Scores>,
+    /// Scores of the cache rows that only some queries see, in the order of the cache: `[query][stride]`.
+    rest: Vec<f32>,
+    /// Sums of a page, `[query][width]`.
+    page: Vec<f32>,
+    /// Sums of all pages so far.
+    total: Vec<f32>,
+    /// The cache rows of a query in a page that others do not see.
+    rows: Vec<usize>,
+}
+
+/// # Safety
+/// The machine has `I`; no other thread runs these units; the mask refers to rows within the cache.
+#[inline(always)]
+unsafe fn attend_units<I: Isa>(task: &Task<'_>, pages: &Pages<impl Element>, units: Range<usize>) {
+    // SAFETY: the contract of the caller.
+    unsafe { attend_blocks::<I, _>(task, pages, units) }
+}
+
+/// # Safety
+/// As [`attend_units`].
+#[inline(always)]
+unsafe fn attend_blocks<I: Isa, E: Element>(task: &Task<'_>, pages: &Pages<E>, units: Range<usize>) {
+    let shape = pages.shape;
+    let mut scratch = Scratch {
+        packed: vec![0.0; MAX_QUERIES * shape.dim],
+        scores: Box::new([[0.0; PAGE_ROWS]; MAX_QUERIES]),
+        rest: Vec::new(),
+        page: vec![0.0; MAX_QUERIES * shape.width()],
+        total: vec![0.0; MAX_QUERIES * shape.width()],
+        rows: Vec::new(),
+    };
+    let all_pages = task.pages();
+    for unit in units {
+        let (block, only_page) = match task.partials {
+            Some(_) => (unit / all_pages, Some(unit % all_pages)),
+            None => (unit, None),
+        };
+        let head = block / task.blocks.len();
+        let block = &task.blocks[block % task.blocks.len()];
+        // SAFETY: the contract of the caller.
+        unsafe {
+            pack(task, head, block, &mut scratch.packed);
+            score_rest::<I, E>(pages, head, block, &mut scratch);
+            match only_page {
+                Some(page) => {
+                    let softmax = attend_page::<I, E>(task, pages, head, block, page, &mut scratch);
+                    keep_partials(task, head, block, page, &softmax, &scratch.page);
+                }
+                None => attend_pages::<I, E>(task, pages, head, block, &mut scratch),
+            }
+        }
+    }
+}
+
+/// Packs the queries of a block, scaled.
+#[inline(always)]
+fn pack(task: &Task<'_>, head: usize, block: &Block, packed: &mut [f32]) {
+    let dim = task.kv.pages.shape().dim;
+    for r in 0..block.count {
+        let query = block.first + r;
+        let column = (head * task.group + query % task.group) * dim;
+        let q = &task.q[query / task.group * task.width + column..][..dim];
+        for (d, &q) in q.iter().enumerate() {
+            packed[d * block.count + r] = q * task.scale;
+        }
+    }
+}
+
+/// The first row of the panel in which the rows start that only some queries of a block see.
+fn rest_start(block: &Block) -> usize {
+    block.shared / KEY_PANEL * KEY_PANEL
+}
+
+/// Scores per query in [`Scratch::rest`].
+fn rest_stride(block: &Block) -> usize {
+    block.end.next_multiple_of(KEY_PANEL) - rest_start(block)
+}
+
+/// Computes the scores of the cache rows that only some queries see, for all queries.
+///
+/// # Safety
+/// As [`attend_units`].
+#[inline(always)]
+unsafe fn score_rest<I: Isa, E: Element>(
+    pages: &Pages<E>,
+    head: usize,
+    block: &Block,
+    scratch: &mut Scratch,
+) {
+    if block.end <= block.shared {
+        return;
+    }
+    let (start, stride) = (rest_start(block), rest_stride(block));
+    scratch.rest.resize(block.count * stride, 0.0);
+    let mut row = start;
+    while row < block.end {
+        let panel = pages.key_panel(head, row);
+        // SAFETY: the contract of the caller; there is room for whole panels.
+        unsafe {
+            let scores = scratch.rest.as_mut_ptr().add(row - start);
+            score::<I, E>(scratch.packed.as_ptr(), block.count, panel, scores, stride);
+        }
+        row += KEY_PANEL;
+    }
+}
+
+/// All pages of a block of queries, and its results.
+///
+/// # Safety
+/// As [`attend_units`].
+#[inline(always)]
+unsafe fn attend_pages<I: Isa, E: Element>(
+    task: &Task<'_>,
+    pages: &Pages<E>,
+    head: usize,
+    block: &Block,
+    scratch: &mut Scratch,
+) {
+    let width = pages.shape.width();
+    let mut softmax = [Softmax::NONE; MAX_QUERIES];
+    let mut page = 0;
+    while page * PAGE_ROWS < block.end {
+        // SAFETY: the contract of the caller.
+        let next = unsafe { attend_page::<I, E>(task, pages, head, block, page, scratch) };
+        for r in 0..block.count {
+            if next[r].sum > 0.0 {
+                let range = r * width..(r + 1) * width;
+                softmax[r].merge(&mut scratch.total[range.clone()], next[r], &scratch.page[range]);
+            }
+        }
+        page += 1;
+    }
+    for (r, softmax) in softmax.iter().enumerate().take(block.count) {
+        let total = &scratch.total[r * width..(r + 1) * width];
+        // SAFETY: the contract of the caller.
+        unsafe { task.write(head, block.first + r, *softmax, total) };
+    }
+}
+
+/// One page of a block of queries. Returns the softmax of each query, whose sum is 0 if it sees nothing of the
+/// page, and leaves the weighted sums in the scratch.
+///
+/// # Safety
+/// As [`attend_units`].
+#[inline(always)]
+unsafe fn attend_page<I: Isa, E: Element>(
+    task: &Task<'_>,
+    pages: &Pages<E>,
+    head: usize,
+    block: &Block,
+    page: usize,
+    scratch: &mut Scratch,
+) -> [Softmax; MAX_QUERIES] {
+    let first = page * PAGE_ROWS;
+    let width = pages.shape.width();
+    let shared = block.shared.saturating_sub(first).min(PAGE_ROWS);
+    let mut result = [Softmax::NONE; MAX_QUERIES];
+    let mut at = 0;
+    while at < shared {
+        let panel = pages.key_panel(head, first + at);
+        let scores = scratch.scores[0][at..].as_mut_ptr();
+        // SAFETY: the contract of the caller; a page has whole panels.
+        unsafe { score::<I, E>(scratch.packed.as_ptr(), block.count, panel, scores, PAGE_ROWS) };
+        at += KEY_PANEL;
+    }
+    for (r, result) in result.iter_mut().enumerate().take(block.count) {
+        let seen = task.kv.mask.row((block.first + r) / task.group);
+        let length = seen.len().saturating_sub(first).min(PAGE_ROWS);
+        let scores = &mut scratch.scores[r][..length];
+        if length > shared {
+            let rest = &scratch.rest[r * rest_stride(block)..];
+            for (i, score) in scores.iter_mut().enumerate().skip(shared) {
+                *score = rest[seen.at(first + i) - rest_start(block)];
+            }
+        }
+        if length > 0 {
+            let (max, sum) = exponentials(scores);
+            *result = Softmax { max, sum };
+        }
+    }
+    // SAFETY: the contract of the caller; the cache has the shared rows.
+    unsafe {
+        let values = if shared > 0 { pages.values(head, first).as_ptr() } else { std::ptr::null() };
+        weighted_sums::<I, E>(&scratch.scores, block.count, values, shared, width, scratch.page.as_mut_ptr());
+        for r in 0..block.count {
+            let seen = task.kv.mask.row((block.first + r) / task.group);
+            let length = seen.len().saturating_sub(first).min(PAGE_ROWS);
+            if length > shared {
+                scratch.rows.clear();
+                scratch.rows.extend((shared..length).map(|i| seen.at(first + i)));
+                let weights = &scratch.scores[r][shared..length];
+                let out = scratch.page.as_mut_ptr().add(r * width);
+                add_rows::<I, E>(pages, head, &scratch.rows, weights, out);
+            }
+        }
+    }
+    result
+}
+
+/// Stores what a page gives to the queries of a block.
+///
+/// # Safety
+/// No other thread stores these results.
+#[inline(always)]
+unsafe fn keep_partials(
+    task: &Task<'_>,
+    head: usize,
+    block: &Block,
+    page: usize,
+    softmax: &[Softmax],
+    sums: &[f32],
+) {
+    let Some(partials) = &task.partials else { return };
+    let width = task.kv.pages.shape().width();
+    let at = task.partial(page, head, block.first);
+    // SAFETY: the entries of a block are its own, and the vectors are not resized while threads run.
+    unsafe {
+        let to = partials.softmax.as_ptr().cast_mut().add(at);
+        std::ptr::copy_nonoverlapping(softmax.as_ptr(), to, block.count);
+        let to = partials.sums.as_ptr().cast_mut().add(at * width);
+        std::ptr::copy_nonoverlapping(sums.as_ptr(), to, block.count * width);
+    }
+}

@@ -18,7 +18,10 @@ impl Subject {
         let device = config.device;
         let dtype = config.dtype;
         let options = LoadOptions { device, dtype, ..LoadOptions::default() };
-        let model = Decoder::load(&source, &options)?;
+        let mut model = Decoder::load(&source, &options)?;
+        if let Some(dtype) = config.kv_dtype {
+            model = model.with_kv_dtype(dtype);
+        }
         Ok(Self { role, name: config.model_id.clone(), source, device, dtype, model })
     }
 

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, 
 
 use super::isa::{Isa, for_each_isa};
 use super::level::level;
-use super::rows::{contiguous, contiguous_mut};
+use super::rows::{contiguous, contiguous_mut, for_rows};
 
 /// RMS normalisation of `x: [.., n]` with `weight: [n]`, both f32.
 pub(crate) struct RmsNorm {
@@ -29,7 +29,10 @@ impl CustomOp2 for RmsNorm {
             candle_core::bail!("rms-norm: {} weights for an input of shape {:?}", w.len(), xl.dims());
         }
         let mut y = vec![0f32; x.len()];
-        rms_norm(level(), x, w, self.eps, &mut y);
+        let level = level();
+        for_rows(&mut y, w.len(), |row, y| {
+            rms_norm(level, &x[row * w.len()..][..y.len()], w, self.eps, y);
+        });
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 }
@@ -91,7 +94,10 @@ impl CustomOp3 for LayerNorm {
             candle_core::bail!("layer-norm: {} weights for an input of shape {:?}", w.len(), xl.dims());
         }
         let mut y = vec![0f32; x.len()];
-        layer_norm(level(), x, w, b, self.eps, &mut y);
+        let level = level();
+        for_rows(&mut y, w.len(), |row, y| {
+            layer_norm(level, &x[row * w.len()..][..y.len()], w, b, self.eps, y);
+        });
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 }
@@ -130,7 +136,8 @@ impl InplaceOp2 for HeadRmsNorm {
         if w.len() > width || !w.len().is_multiple_of(self.head_dim.max(1)) {
             candle_core::bail!("head-rms-norm: {} weights do not fit rows of {width}", w.len());
         }
-        head_rms_norm(level(), x, w, width, self);
+        let level = level();
+        for_rows(x, width, |_, x| head_rms_norm(level, x, w, width, self));
         Ok(())
     }
 }

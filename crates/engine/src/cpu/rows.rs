@@ -48,6 +48,24 @@ pub(crate) fn exp(x: f32) -> f32 {
     (y * r * r + r + 1.0) * f32::from_bits(power as u32)
 }
 
+/// Values from which a second thread is worthwhile for an operation that takes little time per value.
+const PARALLEL_VALUES: usize = 8_000;
+
+/// Runs `body` on whole rows of `width` values of `x`, in parallel if there are many. It gets the index of its
+/// first row.
+pub(super) fn for_rows(x: &mut [f32], width: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = x.len() / width.max(1);
+    let many = rows > 1 && x.len() > PARALLEL_VALUES;
+    let out = Rows(x.as_mut_ptr());
+    parallel(rows, many, |range| {
+        // SAFETY: ranges of rows are disjoint and within `x`.
+        let own = unsafe {
+            std::slice::from_raw_parts_mut(out.start(range.start * width), (range.end - range.start) * width)
+        };
+        body(range.start, own);
+    });
+}
+
 /// `x += y`, elementwise; a `y` of one row is added to every row of `x`.
 pub(crate) struct AddAssign;
 
@@ -63,12 +81,24 @@ impl InplaceOp2 for AddAssign {
         if x.len() != y.len() && !one_row {
             candle_core::bail!("add-assign: cannot add shape {:?} to {:?}", yl.dims(), xl.dims());
         }
-        for x in x.chunks_exact_mut(y.len().max(1)) {
-            for (x, y) in x.iter_mut().zip(y) {
-                *x += y;
-            }
-        }
+        let level = level();
+        let width = xl.dims().last().copied().unwrap_or(1);
+        for_rows(x, width, |row, x| {
+            let y = if one_row { y } else { &y[row * width..][..x.len()] };
+            x.chunks_exact_mut(y.len().max(1)).for_each(|x| add_assign(level, x, y));
+        });
         Ok(())
+    }
+}
+
+for_each_isa! { fn add_assign(x: &mut [f32], y: &[f32]) = add_assign_values }
+
+/// # Safety
+/// The machine has `I`.
+#[inline(always)]
+unsafe fn add_assign_values<I: Isa>(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
     }
 }
 
@@ -155,19 +185,20 @@ impl InplaceOp1 for Rope<'_> {
             candle_core::bail!("rope: {} heads of {} do not fit rows of {width}", self.heads, self.head_dim);
         }
         let x = contiguous_mut(x, layout, self.name())?;
-        rope(level(), x, width, self);
+        let level = level();
+        for_rows(x, width, |row, x| rope(level, x, width, row, self));
         Ok(())
     }
 }
 
-for_each_isa! { fn rope(x: &mut [f32], width: usize, rope: &Rope<'_>) = rope_rows }
+for_each_isa! { fn rope(x: &mut [f32], width: usize, first: usize, rope: &Rope<'_>) = rope_rows }
 
 /// # Safety
 /// The machine has `I`.
 #[inline(always)]
-unsafe fn rope_rows<I: Isa>(x: &mut [f32], width: usize, rope: &Rope<'_>) {
+unsafe fn rope_rows<I: Isa>(x: &mut [f32], width: usize, first: usize, rope: &Rope<'_>) {
     let half = rope.head_dim / 2;
-    let angles = rope.cos.chunks_exact(half).zip(rope.sin.chunks_exact(half));
+    let angles = rope.cos.chunks_exact(half).zip(rope.sin.chunks_exact(half)).skip(first);
     for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
         for head in row.chunks_exact_mut(rope.head_dim).take(rope.heads) {
             let (a, b) = head.split_at_mut(half);

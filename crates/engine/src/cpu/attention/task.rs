@@ -13,6 +13,10 @@ use crate::cpu::kv_pages::{KEY_PANEL, KvPages, PAGE_ROWS, Pages};
 use crate::cpu::level::Level;
 use crate::cpu::mask::SparseMask;
 
+/// Blocks of queries that a page is read for before the next page is read. What is kept for them takes less of
+/// a processor's cache than a page.
+const GROUP: usize = 8;
+
 /// The cache of one session, and the mask of its rows.
 #[derive(Clone, Copy)]
 pub(crate) struct SessionKv<'a> {
@@ -98,11 +102,11 @@ impl<'a> Task<'a> {
 
     /// The units of work, ordered by key heads, so that the keys of a head stay in the cache of one core.
     pub(super) fn units(&self) -> usize {
-        let per_block = if self.partials.is_some() { self.pages() } else { 1 };
-        self.kv.pages.shape().heads * self.blocks.len() * per_block
+        let per_group = if self.partials.is_some() { self.pages() } else { 1 };
+        self.kv.pages.shape().heads * self.blocks.len().div_ceil(GROUP) * per_group
     }
 
-    /// Makes each page of a block of queries a unit of work of its own.
+    /// Makes each page of a group of blocks a unit of work of its own.
     pub(super) fn share_out_pages(&mut self) {
         if self.pages() < 2 {
             return;
@@ -176,20 +180,27 @@ for_each_isa! { fn attend_f32(task: &Task<'_>, pages: &Pages<f32>, units: Range<
 for_each_isa! { fn attend_f16(task: &Task<'_>, pages: &Pages<f16>, units: Range<usize>) = attend_units }
 for_each_isa! { fn attend_bf16(task: &Task<'_>, pages: &Pages<bf16>, units: Range<usize>) = attend_units }
 
-/// What a thread works in.
+/// What a thread works in, for a group of blocks.
 struct Scratch {
-    /// The queries of a block: `[dim][queries]`.
-    packed: Vec<f32>,
+    blocks: Vec<BlockScratch>,
     /// Scores of a page, in the order of the sequence; then their exponentials.
     scores: Box<Scores>,
-    /// Scores of the cache rows that only some queries see, in the order of the cache: `[query][stride]`.
-    rest: Vec<f32>,
     /// Sums of a page, `[query][width]`.
     page: Vec<f32>,
-    /// Sums of all pages so far.
-    total: Vec<f32>,
     /// The cache rows of a query in a page that others do not see.
     rows: Vec<usize>,
+}
+
+/// What is kept of a block of queries from page to page.
+struct BlockScratch {
+    /// The queries: `[dim][queries]`.
+    packed: Vec<f32>,
+    /// Scores of the cache rows that only some queries see, in the order of the cache: `[query][stride]`.
+    rest: Vec<f32>,
+    /// Of all pages so far.
+    softmax: [Softmax; MAX_QUERIES],
+    /// Sums of all pages so far, `[query][width]`.
+    total: Vec<f32>,
 }
 
 /// # Safety
@@ -197,40 +208,54 @@ struct Scratch {
 #[inline(always)]
 unsafe fn attend_units<I: Isa>(task: &Task<'_>, pages: &Pages<impl Element>, units: Range<usize>) {
     // SAFETY: the contract of the caller.
-    unsafe { attend_blocks::<I, _>(task, pages, units) }
+    unsafe { attend_groups::<I, _>(task, pages, units) }
 }
 
 /// # Safety
 /// As [`attend_units`].
 #[inline(always)]
-unsafe fn attend_blocks<I: Isa, E: Element>(task: &Task<'_>, pages: &Pages<E>, units: Range<usize>) {
+unsafe fn attend_groups<I: Isa, E: Element>(task: &Task<'_>, pages: &Pages<E>, units: Range<usize>) {
     let shape = pages.shape;
-    let mut scratch = Scratch {
+    let block_scratch = || BlockScratch {
         packed: vec![0.0; MAX_QUERIES * shape.dim],
-        scores: Box::new([[0.0; PAGE_ROWS]; MAX_QUERIES]),
         rest: Vec::new(),
-        page: vec![0.0; MAX_QUERIES * shape.width()],
+        softmax: [Softmax::NONE; MAX_QUERIES],
         total: vec![0.0; MAX_QUERIES * shape.width()],
+    };
+    let mut scratch = Scratch {
+        blocks: (0..GROUP.min(task.blocks.len())).map(|_| block_scratch()).collect(),
+        scores: Box::new([[0.0; PAGE_ROWS]; MAX_QUERIES]),
+        page: vec![0.0; MAX_QUERIES * shape.width()],
         rows: Vec::new(),
     };
-    let all_pages = task.pages();
+    let groups = task.blocks.len().div_ceil(GROUP);
     for unit in units {
-        let (block, only_page) = match task.partials {
-            Some(_) => (unit / all_pages, Some(unit % all_pages)),
+        let (unit, only_page) = match task.partials {
+            Some(_) => (unit / task.pages(), Some(unit % task.pages())),
             None => (unit, None),
         };
-        let head = block / task.blocks.len();
-        let block = &task.blocks[block % task.blocks.len()];
+        let head = unit / groups;
+        let first = unit % groups * GROUP;
+        let blocks = &task.blocks[first..task.blocks.len().min(first + GROUP)];
         // SAFETY: the contract of the caller.
         unsafe {
-            pack(task, head, block, &mut scratch.packed);
-            score_rest::<I, E>(pages, head, block, &mut scratch);
+            for (block, scratch) in blocks.iter().zip(&mut scratch.blocks) {
+                pack(task, head, block, &mut scratch.packed);
+                // Only a page after the shared rows needs them.
+                if only_page.is_none_or(|page| (page + 1) * PAGE_ROWS > block.shared) {
+                    score_rest::<I, E>(pages, head, block, scratch);
+                }
+                scratch.softmax = [Softmax::NONE; MAX_QUERIES];
+            }
             match only_page {
                 Some(page) => {
-                    let softmax = attend_page::<I, E>(task, pages, head, block, page, &mut scratch);
-                    keep_partials(task, head, block, page, &softmax, &scratch.page);
+                    for (index, block) in blocks.iter().enumerate() {
+                        let softmax =
+                            attend_page::<I, E>(task, pages, head, block, page, index, &mut scratch);
+                        keep_partials(task, head, block, page, &softmax, &scratch.page);
+                    }
                 }
-                None => attend_pages::<I, E>(task, pages, head, block, &mut scratch),
+                None => attend_pages::<I, E>(task, pages, head, blocks, &mut scratch),
             }
         }
     }
@@ -255,7 +280,7 @@ fn rest_start(block: &Block) -> usize {
     block.shared / KEY_PANEL * KEY_PANEL
 }
 
-/// Scores per query in [`Scratch::rest`].
+/// Scores per query in [`BlockScratch::rest`].
 fn rest_stride(block: &Block) -> usize {
     block.end.next_multiple_of(KEY_PANEL) - rest_start(block)
 }
@@ -269,7 +294,7 @@ unsafe fn score_rest<I: Isa, E: Element>(
     pages: &Pages<E>,
     head: usize,
     block: &Block,
-    scratch: &mut Scratch,
+    scratch: &mut BlockScratch,
 ) {
     if block.end <= block.shared {
         return;
@@ -288,7 +313,7 @@ unsafe fn score_rest<I: Isa, E: Element>(
     }
 }
 
-/// All pages of a block of queries, and its results.
+/// All pages of a group of blocks, page by page, and the results.
 ///
 /// # Safety
 /// As [`attend_units`].
@@ -297,31 +322,36 @@ unsafe fn attend_pages<I: Isa, E: Element>(
     task: &Task<'_>,
     pages: &Pages<E>,
     head: usize,
-    block: &Block,
+    blocks: &[Block],
     scratch: &mut Scratch,
 ) {
     let width = pages.shape.width();
-    let mut softmax = [Softmax::NONE; MAX_QUERIES];
-    let mut page = 0;
-    while page * PAGE_ROWS < block.end {
-        // SAFETY: the contract of the caller.
-        let next = unsafe { attend_page::<I, E>(task, pages, head, block, page, scratch) };
-        for r in 0..block.count {
-            if next[r].sum > 0.0 {
-                let range = r * width..(r + 1) * width;
-                softmax[r].merge(&mut scratch.total[range.clone()], next[r], &scratch.page[range]);
+    for page in 0..task.pages() {
+        for (index, block) in blocks.iter().enumerate() {
+            if page * PAGE_ROWS >= block.end {
+                continue;
+            }
+            // SAFETY: the contract of the caller.
+            let next = unsafe { attend_page::<I, E>(task, pages, head, block, page, index, scratch) };
+            let BlockScratch { softmax, total, .. } = &mut scratch.blocks[index];
+            for r in 0..block.count {
+                if next[r].sum > 0.0 {
+                    let range = r * width..(r + 1) * width;
+                    softmax[r].merge(&mut total[range.clone()], next[r], &scratch.page[range]);
+                }
             }
         }
-        page += 1;
     }
-    for (r, softmax) in softmax.iter().enumerate().take(block.count) {
-        let total = &scratch.total[r * width..(r + 1) * width];
-        // SAFETY: the contract of the caller.
-        unsafe { task.write(head, block.first + r, *softmax, total) };
+    for (block, scratch) in blocks.iter().zip(&scratch.blocks) {
+        for (r, softmax) in scratch.softmax.iter().enumerate().take(block.count) {
+            let total = &scratch.total[r * width..(r + 1) * width];
+            // SAFETY: the contract of the caller.
+            unsafe { task.write(head, block.first + r, *softmax, total) };
+        }
     }
 }
 
-/// One page of a block of queries. Returns the softmax of each query, whose sum is 0 if it sees nothing of the
+/// One page of the block of queries that is the `index`-th of its group. Returns the softmax of each query, whose sum is 0 if it sees nothing of the
 /// page, and leaves the weighted sums in the scratch.
 ///
 /// # Safety
@@ -333,8 +363,10 @@ unsafe fn attend_page<I: Isa, E: Element>(
     head: usize,
     block: &Block,
     page: usize,
+    index: usize,
     scratch: &mut Scratch,
 ) -> [Softmax; MAX_QUERIES] {
+    let own = &scratch.blocks[index];
     let first = page * PAGE_ROWS;
     let width = pages.shape.width();
     let shared = block.shared.saturating_sub(first).min(PAGE_ROWS);
@@ -344,7 +376,7 @@ unsafe fn attend_page<I: Isa, E: Element>(
         let panel = pages.key_panel(head, first + at);
         let scores = scratch.scores[0][at..].as_mut_ptr();
         // SAFETY: the contract of the caller; a page has whole panels.
-        unsafe { score::<I, E>(scratch.packed.as_ptr(), block.count, panel, scores, PAGE_ROWS) };
+        unsafe { score::<I, E>(own.packed.as_ptr(), block.count, panel, scores, PAGE_ROWS) };
         at += KEY_PANEL;
     }
     for (r, result) in result.iter_mut().enumerate().take(block.count) {
@@ -352,7 +384,7 @@ unsafe fn attend_page<I: Isa, E: Element>(
         let length = seen.len().saturating_sub(first).min(PAGE_ROWS);
         let scores = &mut scratch.scores[r][..length];
         if length > shared {
-            let rest = &scratch.rest[r * rest_stride(block)..];
+            let rest = &own.rest[r * rest_stride(block)..];
             for (i, score) in scores.iter_mut().enumerate().skip(shared) {
                 *score = rest[seen.at(first + i) - rest_start(block)];
             }

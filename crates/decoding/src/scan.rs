@@ -16,6 +16,12 @@ pub enum InvalidLogits {
 /// Logits of a chunk. A row of 49,152 has 192 chunks.
 const CHUNK: usize = 256;
 
+/// Whether a logit is NaN or +∞. Without branches, so that loops over it vectorise.
+#[inline(always)]
+fn is_invalid(logit: f32) -> bool {
+    logit.is_nan() | (logit == f32::INFINITY)
+}
+
 /// The logits of a row, none of them NaN or +∞ and at least one finite, with the largest of every chunk.
 pub(crate) struct Scan<'a> {
     logits: &'a [f32],
@@ -29,7 +35,7 @@ impl<'a> Scan<'a> {
     pub(crate) fn new(logits: &'a [f32]) -> Result<Self, InvalidLogits> {
         let mut maxima = Vec::with_capacity(logits.len().div_ceil(CHUNK));
         if !chunk_maxima(logits, &mut maxima) {
-            let invalid = |&(_, value): &(usize, f32)| !(value < f32::INFINITY);
+            let invalid = |&(_, value): &(usize, f32)| is_invalid(value);
             let found = logits.iter().copied().enumerate().find(invalid);
             let (token, value) = found.unwrap_or_default();
             return Err(InvalidLogits::NotFinite { token, value });
@@ -97,12 +103,12 @@ fn chunk_maxima(values: &[f32], maxima: &mut Vec<f32>) -> bool {
         for part in parts {
             for ((lane, invalid), &x) in lanes.iter_mut().zip(&mut invalid).zip(part) {
                 *lane = if x > *lane { x } else { *lane };
-                *invalid |= u32::from(!(x < f32::INFINITY));
+                *invalid |= u32::from(is_invalid(x));
             }
         }
         for ((lane, invalid), &x) in lanes.iter_mut().zip(&mut invalid).zip(rest) {
             *lane = if x > *lane { x } else { *lane };
-            *invalid |= u32::from(!(x < f32::INFINITY));
+            *invalid |= u32::from(is_invalid(x));
         }
         for width in [8, 4, 2, 1] {
             for lane in 0..width {

@@ -120,6 +120,25 @@ async fn a_worker_refuses_invalid_requests() {
     draft.close_session(v1::CloseSessionRequest { handle }).await.unwrap();
 }
 
+/// Distributions that a reply cannot hold are refused before they are computed, and cost nothing else.
+#[tokio::test]
+async fn a_target_refuses_distributions_that_a_reply_cannot_hold() {
+    let system = System::start().await;
+    let mut target = TargetClient::new(channel(system.target).await);
+    let unfiltered = Some(v1::Sampling { temperature: 1.0, top_k: 0, top_p: 0.0 });
+    let wide = v1::OpenSessionRequest { max_tree_nodes: 600, sampling: unfiltered, ..open(10) };
+    let handle = target.open_session(wide).await.unwrap().into_inner().handle;
+    let tree = Some(v1::TokenTree { tokens: (0..600).collect(), parents: vec![-1; 600] });
+    let request = v1::ScoreTreeRequest { handle, step: 1, tree, ..v1::ScoreTreeRequest::default() };
+    let refused = v1::ScoreTreeRequest { distributions: true, ..request.clone() };
+    let status = target.score_tree(refused).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("601 distributions over 2048 tokens, 4 MiB"), "{}", status.message());
+    // The same tree without distributions.
+    let scores = target.score_tree(request).await.unwrap().into_inner();
+    assert_eq!(scores.drawn_tokens.len(), 601);
+}
+
 /// The embeddings of a pair may be padded differently. Tokens that only one of them has are never proposed or drawn.
 #[tokio::test]
 async fn tokens_beyond_the_vocabulary_limit_are_never_drawn() {

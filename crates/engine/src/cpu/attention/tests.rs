@@ -94,10 +94,12 @@ fn assert_close(ours: &[f32], exact: &[f32], tolerance: f32, what: &str) {
     }
 }
 
+type Rounding = fn(f32) -> f32;
+
 /// Head sizes and groups of real models, and odd ones; contexts around the ends of panels and pages.
 #[test]
 fn results_are_attention() {
-    let rounding: [(KvDtype, fn(f32) -> f32); 3] = [
+    let rounding: [(KvDtype, Rounding); 3] = [
         (KvDtype::F32, |x| x),
         (KvDtype::F16, |x| half::f16::from_f32(x).to_f32()),
         (KvDtype::Bf16, |x| half::bf16::from_f32(x).to_f32()),

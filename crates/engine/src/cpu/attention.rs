@@ -1,7 +1,7 @@
 //! Tree attention: each row attends to the prefix, its ancestors and itself, straight in the KV cache.
 //!
 //! The queries of a session that share a key head are taken a dozen at a time, and the cache a page at a time:
-//! so keys and values are read once for a dozen queries. Each page gives a softmax of its own, and those are
+//! so keys and values are read once for a dozen queries, and from memory once for eight such blocks. Each page gives a softmax of its own, and those are
 //! merged in the order of the pages (Milakov and Gimelshein, "Online normalizer calculation for softmax",
 //! 2018).
 
@@ -9,11 +9,13 @@ mod kernel;
 mod task;
 #[cfg(test)]
 mod tests;
+mod units;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
 pub(crate) use self::task::SessionKv;
-use self::task::{Task, attend};
+use self::task::Task;
+use self::units::attend;
 use super::level::level;
 use super::rows::contiguous;
 use super::thread_pool::parallel;

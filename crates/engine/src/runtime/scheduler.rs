@@ -34,8 +34,8 @@ struct Part<C> {
     task: Box<Task>,
     pass: Pass,
     cache: C,
-    /// Once the pass has run: whether the session could use its outputs.
-    outcome: Option<Result<(), EngineError>>,
+    /// Once the pass has run: what its session runs next, if anything.
+    outcome: Option<Result<Option<Step>, EngineError>>,
 }
 
 impl<B: Backend> Scheduler<B> {
@@ -253,8 +253,8 @@ impl<B: Backend> Scheduler<B> {
             // Stays if taking them panics: the rows are in the cache, so the pass must not run again.
             **outcome = Some(Err(EngineError::Failed("a panic, see the log".into())));
             **outcome = Some(outputs.and_then(|outputs| match work {
-                Work::Steps { steps, .. } => steps.take(outputs),
-                Work::Prefill { .. } => Ok(()),
+                Work::Steps { steps, .. } => steps.take(outputs).map(|()| steps.next()),
+                Work::Prefill { .. } => Ok(None),
             }));
         };
         // Unwind-safe: a failed pass leaves the valid rows of a cache as they were.
@@ -263,22 +263,13 @@ impl<B: Backend> Scheduler<B> {
     }
 
     /// Returns the cache, and replies unless the task goes on.
-    fn finish(&mut self, part: Part<B::Cache>, result: Result<(), EngineError>) {
+    fn finish(&mut self, part: Part<B::Cache>, outcome: Result<Option<Step>, EngineError>) {
         let Part { mut task, cache, .. } = part;
         self.caches.insert(task.cache, cache);
-        let goes_on = result.is_ok()
-            && match &mut task.work {
-                Work::Prefill { remaining, .. } => !remaining.is_empty(),
-                Work::Steps { next, steps } => match steps.next() {
-                    Some(step) => {
-                        *next = step;
-                        true
-                    }
-                    None => false,
-                },
-            };
-        if !goes_on {
-            return task.work.finish(result);
+        match (outcome, &mut task.work) {
+            (Ok(Some(step)), Work::Steps { next, .. }) => *next = step,
+            (Ok(_), Work::Prefill { remaining, .. }) if !remaining.is_empty() => {}
+            (outcome, _) => return task.work.finish(outcome.map(|_| ())),
         }
         task.queued = Some(self.shared.queue.enter(trace_span!(parent: &task.span, "queue")));
         self.enqueue(Command::Run(task));

@@ -163,16 +163,21 @@ impl Decoder {
         }
     }
 
-    /// Computes the outputs of all segments from `x: [rows, hidden]`, few rows at a time, and hands them over.
-    fn finish(&self, batch: &mut [Segment<'_, KvCache>], x: &Tensor, done: &mut Done<'_>) -> Result<()> {
+    /// Runs the batch, computes its outputs, few rows at a time, and hands them over.
+    fn run_batch(&self, batch: &mut [Segment<'_, KvCache>], done: &mut Done<'_>) -> Result<()> {
         let outputs = outputs_of(batch);
         let mut chunks = Chunks { outputs: &outputs, vocab: self.config.vocab };
-        let mut summaries = VecDeque::new();
+        // The threads are not kept awake while sessions take their outputs: other models share the machine.
+        let (x, mut summaries) = cpu::with_threads_awake(|| {
+            let x = self.run_layers(batch)?;
+            let first = chunks.next().map_or(Ok(Vec::new()), |chunk| self.summaries(&x, chunk))?;
+            Ok::<_, candle_core::Error>((x, VecDeque::from(first)))
+        })?;
         for (index, segment) in batch.iter_mut().enumerate() {
             let count = segment.pass.outputs.len();
             while summaries.len() < count {
                 let Some(chunk) = chunks.next() else { candle_core::bail!("an output has no row") };
-                summaries.extend(self.summaries(x, chunk)?);
+                summaries.extend(cpu::with_threads_awake(|| self.summaries(&x, chunk))?);
             }
             segment.cache.advance(segment.pass.tokens.len());
             let own: std::result::Result<_, _> = summaries.drain(..count).collect();
@@ -221,9 +226,6 @@ impl Backend for Decoder {
         batch: &mut [Segment<'_, KvCache>],
         done: &mut Done<'_>,
     ) -> std::result::Result<(), EngineError> {
-        cpu::with_threads_awake(|| {
-            let x = self.run_layers(batch)?;
-            Ok(self.finish(batch, &x, done)?)
-        })
+        Ok(self.run_batch(batch, done)?)
     }
 }

@@ -18,8 +18,8 @@ pub(super) const fn tile_queries(lanes: usize) -> usize {
 /// The largest number of queries of a tile.
 pub(super) const MAX_QUERIES: usize = 12;
 
-/// Scores of a query, and as many that a vector may write behind them.
-pub(super) type Scores = [[f32; PAGE_ROWS]; MAX_QUERIES];
+/// Scores of a page: one row per query.
+pub(super) type Scores = Vec<[f32; PAGE_ROWS]>;
 
 /// Runs `$tile::<I, E, R>($args)` for the number of queries as a constant.
 macro_rules! for_queries {
@@ -97,7 +97,7 @@ unsafe fn score_tile<I: Isa, E: Element, const R: usize>(
 /// The machine has `I`; the pointers are valid for that, and `width` is a whole number of 16.
 #[inline(always)]
 pub(super) unsafe fn weighted_sums<I: Isa, E: Element>(
-    weights: &Scores,
+    weights: &[[f32; PAGE_ROWS]],
     queries: usize,
     values: *const E,
     rows: usize,
@@ -112,7 +112,7 @@ pub(super) unsafe fn weighted_sums<I: Isa, E: Element>(
 /// As [`weighted_sums`].
 #[inline(always)]
 unsafe fn sum_tile<I: Isa, E: Element, const R: usize>(
-    weights: &Scores,
+    weights: &[[f32; PAGE_ROWS]],
     values: *const E,
     rows: usize,
     width: usize,
@@ -135,7 +135,7 @@ unsafe fn sum_tile<I: Isa, E: Element, const R: usize>(
 /// As [`weighted_sums`], for `N` vectors of columns.
 #[inline(always)]
 unsafe fn sum_columns<I: Isa, E: Element, const R: usize, const N: usize>(
-    weights: &Scores,
+    weights: &[[f32; PAGE_ROWS]],
     values: *const E,
     rows: usize,
     width: usize,
@@ -221,6 +221,12 @@ pub(super) struct Softmax {
     pub(super) max: f32,
     /// The sum of the exponentials.
     pub(super) sum: f32,
+}
+
+impl Default for Softmax {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 impl Softmax {

@@ -1,5 +1,6 @@
 //! Running units of work: a group of blocks of queries of one key head, page by page.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -8,7 +9,7 @@ use super::kernel::{MAX_QUERIES, Scores, Softmax, add_rows, exponentials, score,
 use super::task::{Block, GROUP, Task};
 use crate::cpu::element::Element;
 use crate::cpu::isa::{Isa, for_each_isa};
-use crate::cpu::kv_pages::{KEY_PANEL, KvPages, PAGE_ROWS, Pages};
+use crate::cpu::kv_pages::{KEY_PANEL, KvPages, KvShape, PAGE_ROWS, Pages};
 use crate::cpu::level::Level;
 
 /// Runs some units of work of a task. No other thread may run them.
@@ -24,11 +25,17 @@ for_each_isa! { fn attend_f32(task: &Task<'_>, pages: &Pages<f32>, units: Range<
 for_each_isa! { fn attend_f16(task: &Task<'_>, pages: &Pages<f16>, units: Range<usize>) = attend_units }
 for_each_isa! { fn attend_bf16(task: &Task<'_>, pages: &Pages<bf16>, units: Range<usize>) = attend_units }
 
+thread_local! {
+    /// Kept from layer to layer: a pass over one row would spend more time on allocating it than in it.
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
 /// What a thread works in, for a group of blocks.
+#[derive(Default)]
 struct Scratch {
     blocks: Vec<BlockScratch>,
     /// Scores of a page, in the order of the sequence; then their exponentials.
-    scores: Box<Scores>,
+    scores: Scores,
     /// Sums of a page, `[query][width]`.
     page: Vec<f32>,
     /// The cache rows of a query in a page that others do not see.
@@ -36,6 +43,7 @@ struct Scratch {
 }
 
 /// What is kept of a block of queries from page to page.
+#[derive(Default)]
 struct BlockScratch {
     /// The queries: `[dim][queries]`.
     packed: Vec<f32>,
@@ -60,18 +68,8 @@ unsafe fn attend_units<I: Isa>(task: &Task<'_>, pages: &Pages<impl Element>, uni
 #[inline(always)]
 unsafe fn attend_groups<I: Isa, E: Element>(task: &Task<'_>, pages: &Pages<E>, units: Range<usize>) {
     let shape = pages.shape;
-    let block_scratch = || BlockScratch {
-        packed: vec![0.0; MAX_QUERIES * shape.dim],
-        rest: Vec::new(),
-        softmax: [Softmax::NONE; MAX_QUERIES],
-        total: vec![0.0; MAX_QUERIES * shape.width()],
-    };
-    let mut scratch = Scratch {
-        blocks: (0..GROUP.min(task.blocks.len())).map(|_| block_scratch()).collect(),
-        scores: Box::new([[0.0; PAGE_ROWS]; MAX_QUERIES]),
-        page: vec![0.0; MAX_QUERIES * shape.width()],
-        rows: Vec::new(),
-    };
+    let mut scratch = SCRATCH.take();
+    scratch.prepare(task, shape);
     let groups = task.blocks.len().div_ceil(GROUP);
     for unit in units {
         let (unit, only_page) = match task.partials {
@@ -102,6 +100,28 @@ unsafe fn attend_groups<I: Isa, E: Element>(task: &Task<'_>, pages: &Pages<E>, u
                 None => attend_pages::<I, E>(task, pages, head, blocks, &mut scratch),
             }
         }
+    }
+    SCRATCH.set(scratch);
+}
+
+impl Scratch {
+    /// Makes room for the blocks of a task. What is in it may be of another task.
+    fn prepare(&mut self, task: &Task<'_>, shape: KvShape) {
+        let (values, width) = (MAX_QUERIES * shape.dim, MAX_QUERIES * shape.width());
+        self.blocks.resize_with(GROUP.min(task.blocks.len()).max(self.blocks.len()), BlockScratch::default);
+        for block in &mut self.blocks {
+            grow(&mut block.packed, values);
+            grow(&mut block.total, width);
+        }
+        self.scores.resize(MAX_QUERIES, [0.0; PAGE_ROWS]);
+        grow(&mut self.page, width);
+    }
+}
+
+/// Makes room for `len` values.
+fn grow(values: &mut Vec<f32>, len: usize) {
+    if values.len() < len {
+        values.resize(len, 0.0);
     }
 }
 
@@ -144,7 +164,7 @@ unsafe fn score_rest<I: Isa, E: Element>(
         return;
     }
     let (start, stride) = (rest_start(block), rest_stride(block));
-    scratch.rest.resize(block.count * stride, 0.0);
+    grow(&mut scratch.rest, block.count * stride);
     let mut row = start;
     while row < block.end {
         let panel = pages.key_panel(head, row);
@@ -218,7 +238,7 @@ unsafe fn attend_page<I: Isa, E: Element>(
     let mut at = 0;
     while at < shared {
         let panel = pages.key_panel(head, first + at);
-        let scores = scratch.scores[0][at..].as_mut_ptr();
+        let scores = scratch.scores.as_mut_ptr().cast::<f32>().wrapping_add(at);
         // SAFETY: the contract of the caller; a page has whole panels.
         unsafe { score::<I, E>(own.packed.as_ptr(), block.count, panel, scores, PAGE_ROWS) };
         at += KEY_PANEL;

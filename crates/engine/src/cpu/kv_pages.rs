@@ -227,16 +227,16 @@ impl<E: Element> Pages<E> {
         }
     }
 
-    #[inline(always)]
     /// The keys of 32 rows of a head, `[dim][KEY_PANEL]`, of which `row` is the first.
+    #[inline(always)]
     pub(super) fn key_panel(&self, head: usize, row: usize) -> &[E] {
         let page = &self.pages[row / PAGE_ROWS];
         let panel = KEY_PANEL * self.shape.dim;
         &page.keys[head * page.rows * self.shape.dim + row % PAGE_ROWS / KEY_PANEL * panel..][..panel]
     }
 
-    #[inline(always)]
     /// The values of a head from `row` on to the end of its page: `[rows][width]`.
+    #[inline(always)]
     pub(super) fn values(&self, head: usize, row: usize) -> &[E] {
         let page = &self.pages[row / PAGE_ROWS];
         let width = self.shape.width();

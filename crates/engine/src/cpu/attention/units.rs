@@ -26,7 +26,7 @@ for_each_isa! { fn attend_f16(task: &Task<'_>, pages: &Pages<f16>, units: Range<
 for_each_isa! { fn attend_bf16(task: &Task<'_>, pages: &Pages<bf16>, units: Range<usize>) = attend_units }
 
 thread_local! {
-    /// Kept from layer to layer: a pass over one row would spend more time on allocating it than in it.
+    /// Kept from layer to layer, so that a pass over few rows does not allocate in every one.
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 

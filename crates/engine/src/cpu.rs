@@ -28,7 +28,7 @@ mod test_tensors;
 mod thread_pool;
 mod tiles;
 
-pub(crate) use attention::{SessionKv, TreeAttention};
+pub(crate) use attention::{SessionKv, TreeAttention, attention_bytes};
 pub use kernel_use::KernelUse;
 pub use kv_pages::KvDtype;
 pub(crate) use kv_pages::{KvPages, KvShape};

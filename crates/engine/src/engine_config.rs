@@ -2,8 +2,13 @@
 
 use crate::cpu::{InstructionSet, KvDtype};
 use crate::load::{DeviceChoice, Kernels, LoadError, LoadOptions, ModelSource, Progress, WeightDtype};
-use crate::model::{Decoder, ModelSpec};
+use crate::model::{Backend, Decoder, ModelSpec};
 use crate::runtime::{BatchPolicy, KvBudget, Loaded, ModelThread, free_bytes};
+
+/// Passes may take the free memory divided by this, if that is enough for `LEAST_PASS_ROWS`.
+const PASS_SHARE: u64 = 10;
+/// A pass over so many rows behind a full context is possible in any case: a tree of moderate size.
+const LEAST_PASS_ROWS: usize = 64;
 
 /// Which model to run, and with which resources.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,8 +60,9 @@ impl KvCacheSize {
         }
     }
 
-    /// The number of tokens for `model`, which was warmed up.
-    fn tokens(self, model: &Decoder) -> Result<usize, LoadError> {
+    /// The number of tokens for `model`, which was warmed up. `reserved` bytes of the free memory are for
+    /// passes.
+    fn tokens(self, model: &Decoder, reserved: usize) -> Result<usize, LoadError> {
         let fraction = match self {
             Self::Tokens(tokens) => return Ok(tokens),
             Self::Fraction(fraction) => fraction,
@@ -68,12 +74,14 @@ impl KvCacheSize {
                 spec.device
             ))
         })?;
+        let free = free.saturating_sub(reserved as u64);
         let tokens = (free as f64 * fraction) as u64 / spec.kv_bytes_per_token.max(1);
         if tokens == 0 {
             return Err(LoadError::KvCache(format!(
-                "a fraction of {fraction} of the {} MiB that are free does not hold a single token: free memory, or \
+                "a fraction of {fraction} of the {} MiB that are free, {} MiB for passes aside, does not hold a single token: free memory, or \
                  set a larger fraction (--kv-cache-fraction)",
-                free >> 20
+                free >> 20,
+                reserved >> 20
             )));
         }
         Ok(usize::try_from(tokens).unwrap_or(usize::MAX))
@@ -128,10 +136,20 @@ impl EngineConfig {
         let spec = backend.spec().clone();
         let policy = BatchPolicy::measure(&backend, &spec).map_err(|e| LoadError::WarmUp(e.to_string()))?;
         // After the warm-up, which allocates the memory that passes need.
-        let tokens = self.kv_cache.tokens(&backend)?;
+        let pass_bytes = pass_bytes(&backend);
+        let tokens = self.kv_cache.tokens(&backend, pass_bytes + backend.output_bytes())?;
         log_kv_cache(tokens, &backend, &spec);
-        Ok(Loaded { backend, spec, budget: KvBudget::new(tokens), policy })
+        Ok(Loaded { backend, spec, budget: KvBudget::new(tokens), policy, pass_bytes })
     }
+}
+
+/// Bytes that a pass may take besides weights and KV caches.
+fn pass_bytes(model: &Decoder) -> usize {
+    let least = model.pass_bytes(LEAST_PASS_ROWS, model.spec().context_length);
+    let free = free_bytes(model.device()).unwrap_or(0);
+    let bytes = least.max(usize::try_from(free / PASS_SHARE).unwrap_or(usize::MAX));
+    tracing::info!(mebibytes = bytes >> 20, "memory for a pass");
+    bytes
 }
 
 fn log_kv_cache(tokens: usize, model: &Decoder, spec: &ModelSpec) {

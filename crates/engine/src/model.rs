@@ -11,6 +11,7 @@ mod linear;
 mod norm;
 mod ops;
 mod outputs;
+mod pass_memory;
 mod rotary;
 mod spec;
 mod tree_rows;

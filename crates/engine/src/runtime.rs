@@ -1,5 +1,6 @@
 //! Running a model: the thread that owns it, what it runs next, and how much memory its caches may take.
 
+mod batch;
 mod batch_policy;
 mod budget;
 mod command;

@@ -36,7 +36,7 @@ impl ToyModel {
         };
         let budget = KvBudget::new(kv_tokens);
         let policy = BatchPolicy::unmeasured(PACKED_ROWS);
-        Loaded { backend: self, spec, budget, policy }
+        Loaded { backend: self, spec, budget, policy, pass_bytes: 0 }
     }
 }
 
@@ -57,6 +57,11 @@ impl Backend for ToyModel {
         cache.truncate(keep.prefix);
         cache.extend(kept);
         Ok(())
+    }
+
+    fn pass_bytes(&self, _: usize, _: usize) -> usize {
+        // Its rows are computed one by one, and only the reply grows with their number.
+        0
     }
 
     fn forward(

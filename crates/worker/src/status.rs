@@ -60,9 +60,9 @@ fn session(error: SessionError, message: String) -> Status {
 
 fn engine(error: EngineError, field: &'static str, message: String) -> Status {
     match error {
-        EngineError::ContextFull { .. } | EngineError::TokenOutOfRange { .. } => {
-            invalid_argument(field, &message, message.clone())
-        }
+        EngineError::ContextFull { .. }
+        | EngineError::TokenOutOfRange { .. }
+        | EngineError::PassTooLarge { .. } => invalid_argument(field, &message, message.clone()),
         EngineError::BudgetFull { needed, total, .. } if needed > total => {
             let why = format!(
                 "needs {needed} tokens, which can never fit a KV cache of {total}: request fewer, or start the worker with a larger \

@@ -14,7 +14,7 @@ mod units;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 
 pub(crate) use self::task::SessionKv;
-use self::task::Task;
+use self::task::{MAX_UNIT_QUERIES, Task, partial_bytes};
 use self::units::attend;
 use super::level::level;
 use super::rows::contiguous;
@@ -59,6 +59,15 @@ impl CustomOp1 for TreeAttention<'_> {
         self.run(&sessions, width, &mut y);
         Ok((CpuStorage::F32(y), Shape::from((rows, out_width))))
     }
+}
+
+/// The most bytes that the attention of a session takes besides its result: `queries` query vectors of
+/// `head_dim` values that attend to `cached` cache rows.
+pub(crate) fn attention_bytes(queries: usize, cached: usize, head_dim: usize) -> usize {
+    let partials = partial_bytes(queries.min(FEW_UNITS * MAX_UNIT_QUERIES), cached, head_dim);
+    // Scores of cache rows that only some queries of a block attend to.
+    let rest = queries.min(MAX_UNIT_QUERIES) * cached * size_of::<f32>();
+    partials + rest
 }
 
 /// One session's rows of the input.

@@ -129,6 +129,11 @@ pub trait Backend: 'static {
     /// Drops all rows but those of `keep`, which was checked against the cache.
     fn keep(&self, cache: &mut Self::Cache, keep: &Keep) -> Result<(), EngineError>;
 
+    /// The most bytes that `rows` rows of one session take during a pass in which they attend to `cached` cache
+    /// rows, themselves included. A pass over several sessions takes at most the sum. Caches and weights do
+    /// not count.
+    fn pass_bytes(&self, rows: usize, cached: usize) -> usize;
+
     /// Runs the passes of several sessions as one forward pass. Every pass was checked.
     ///
     /// As soon as the rows of a segment are in its cache and its outputs are computed, it calls `done` with

@@ -16,6 +16,7 @@ use super::linear::{Embedding, Linear};
 use super::norm::Norm;
 use super::ops;
 use super::outputs::{Chunks, Output, outputs_of};
+use super::pass_memory::PassMemory;
 use super::rotary::Angles;
 use super::spec::ModelSpec;
 use crate::cpu::{self, InstructionSet, KernelUse, KvDtype};
@@ -110,6 +111,15 @@ impl Decoder {
     /// The description of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// Bytes that a pass takes for its outputs, however many it has, beyond [`Backend::pass_bytes`].
+    pub fn output_bytes(&self) -> usize {
+        self.pass_memory().outputs()
+    }
+
+    fn pass_memory(&self) -> PassMemory {
+        PassMemory::new(&self.config, self.kernels, self.dtype)
     }
 
     /// The device that it runs on.
@@ -219,6 +229,10 @@ impl Backend for Decoder {
 
     fn keep(&self, cache: &mut KvCache, keep: &Keep) -> std::result::Result<(), EngineError> {
         Ok(cache.keep(keep)?)
+    }
+
+    fn pass_bytes(&self, rows: usize, cached: usize) -> usize {
+        self.pass_memory().bytes(rows, cached)
     }
 
     fn forward(

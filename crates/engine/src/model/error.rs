@@ -16,6 +16,13 @@ pub enum EngineError {
          fewer"
     )]
     BudgetFull { needed: usize, free: usize, total: usize },
+    #[error(
+        "a pass over {rows} tokens takes up to {} MiB, but passes may take {} MiB of this worker's memory: request \
+         a smaller tree",
+        bytes >> 20,
+        limit >> 20
+    )]
+    PassTooLarge { rows: usize, bytes: usize, limit: usize },
     #[error("the pass is inconsistent: {0}")]
     InvalidPass(String),
     #[error("the model failed: {0}")]

@@ -5,7 +5,7 @@ use tandem_decoding::RowQuery;
 use super::backend::Segment;
 
 /// Bytes of logits and of whole distributions that are in memory at once, unless one row has more.
-const CHUNK_BYTES: usize = 32 << 20;
+pub(super) const CHUNK_BYTES: usize = 32 << 20;
 
 /// A row of a batch whose logits are needed.
 pub(super) struct Output<'a> {

@@ -107,6 +107,11 @@ impl BatchPolicy {
         self.last_steps = Some((Instant::now(), rows));
     }
 
+    /// Expects no step until one runs.
+    pub(super) fn forget_steps(&mut self) {
+        self.last_steps = None;
+    }
+
     /// Records the duration of a pass of `rows`, with chunks of prompts or without.
     pub(super) fn record_pass(&mut self, rows: usize, with_chunks: bool, seconds: f64) {
         let cost = self.cost(rows);

@@ -47,6 +47,14 @@ impl Work {
         }
     }
 
+    /// Tokens of a prompt that no pass has run yet.
+    pub(super) fn remaining(&self) -> usize {
+        match self {
+            Self::Steps { .. } => 0,
+            Self::Prefill { remaining, .. } => remaining.len(),
+        }
+    }
+
     /// Replies to the session's task.
     pub(super) fn finish(self, result: Result<(), EngineError>) {
         match self {

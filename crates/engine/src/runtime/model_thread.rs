@@ -37,6 +37,9 @@ pub struct Loaded<B> {
     pub budget: KvBudget,
     /// How it fills passes.
     pub policy: BatchPolicy,
+    /// Bytes that a pass may take besides weights and caches, by [`Backend::pass_bytes`]. At least what one
+    /// row takes behind a full context.
+    pub pass_bytes: usize,
 }
 
 /// A session's KV cache on the model thread. Dropping it frees the rows and the reservation.
@@ -77,7 +80,8 @@ impl ModelThread {
     fn new<B: Backend>(loaded: Loaded<B>) -> (Self, Scheduler<B>) {
         let (commands, received) = mpsc::channel(MAX_COMMANDS);
         let shared = Arc::new(Shared::new(loaded.spec, loaded.budget));
-        let scheduler = Scheduler::new(loaded.backend, shared.clone(), received, loaded.policy);
+        let scheduler =
+            Scheduler::new(loaded.backend, shared.clone(), received, loaded.policy, loaded.pass_bytes);
         (Self { commands, shared }, scheduler)
     }
 

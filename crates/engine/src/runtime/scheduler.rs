@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{Span, debug, trace_span};
 
+use super::batch::{Load, Part};
 use super::batch_policy::{BatchPolicy, STEP_GRACE};
 use super::command::{Command, Shared, Task, Work};
 use super::observer::PassReport;
@@ -22,20 +23,13 @@ pub(super) struct Scheduler<B: Backend> {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     policy: BatchPolicy,
+    /// Bytes that a pass may take besides weights and caches.
+    pass_bytes: usize,
     caches: HashMap<u64, B::Cache>,
     /// Served in the order of arrival. A session has at most one.
     steps: VecDeque<Box<Task>>,
     /// Served in turn, a chunk each.
     prefills: VecDeque<Box<Task>>,
-}
-
-/// One session's part of the next pass.
-struct Part<C> {
-    task: Box<Task>,
-    pass: Pass,
-    cache: C,
-    /// Once the pass has run: what its session runs next, if anything.
-    outcome: Option<Result<Option<Step>, EngineError>>,
 }
 
 impl<B: Backend> Scheduler<B> {
@@ -44,12 +38,14 @@ impl<B: Backend> Scheduler<B> {
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         policy: BatchPolicy,
+        pass_bytes: usize,
     ) -> Self {
         Self {
             backend,
             shared,
             commands,
             policy,
+            pass_bytes,
             caches: HashMap::new(),
             steps: VecDeque::new(),
             prefills: VecDeque::new(),
@@ -72,10 +68,15 @@ impl<B: Backend> Scheduler<B> {
         }
     }
 
-    /// Frees the caches whose handles were dropped.
+    /// Frees the caches whose handles were dropped. Once no session is left that could run a step, none is
+    /// expected.
     fn free_dropped(&mut self) {
         for id in self.shared.take_dropped() {
             self.caches.remove(&id);
+        }
+        let waits = |id: &u64| self.prefills.iter().any(|task| task.cache == *id);
+        if self.steps.is_empty() && self.caches.keys().all(waits) {
+            self.policy.forget_steps();
         }
     }
 
@@ -113,42 +114,68 @@ impl<B: Backend> Scheduler<B> {
     /// The steps that fit into a pass, then chunks of prompts in turn, as many rows as the policy allows.
     fn choose(&mut self) -> Vec<Part<B::Cache>> {
         let mut batch = Vec::new();
-        let step_rows = self.choose_steps(&mut batch);
-        if step_rows > 0 {
-            self.policy.record_steps(step_rows);
+        let steps = self.choose_steps(&mut batch);
+        if steps.rows > 0 {
+            self.policy.record_steps(steps.rows);
         }
         if !self.prefills.is_empty() {
-            self.choose_chunks(&mut batch, self.policy.chunk_rows(step_rows));
+            self.choose_chunks(&mut batch, steps);
         }
         batch
     }
 
-    /// Returns the number of their rows.
-    fn choose_steps(&mut self, batch: &mut Vec<Part<B::Cache>>) -> usize {
-        let mut rows = 0;
+    /// Returns what they take.
+    fn choose_steps(&mut self, batch: &mut Vec<Part<B::Cache>>) -> Load {
+        let mut load = Load::default();
         while let Some(task) = self.steps.pop_front() {
             let Work::Steps { next, .. } = &task.work else { continue };
-            let more = next.pass.tokens.len();
-            if rows > 0 && rows + more > self.policy.max_rows() {
+            let rows = next.pass.tokens.len();
+            let more = self.load(&task, rows);
+            let fits =
+                load.rows + rows <= self.policy.max_rows() && load.bytes + more.bytes <= self.pass_bytes;
+            if load.rows > 0 && !fits {
                 self.steps.push_front(task);
                 break;
             }
-            if let Some(part) = self.prepare(task, usize::MAX) {
-                rows += more;
+            if let Some(part) = self.prepare(task, rows) {
+                load += more;
                 batch.push(part);
             }
+        }
+        load
+    }
+
+    fn choose_chunks(&mut self, batch: &mut Vec<Part<B::Cache>>, mut load: Load) {
+        let mut rows = self.policy.chunk_rows(load.rows);
+        while rows > 0 {
+            let Some(task) = self.prefills.pop_front() else { break };
+            let fitting = self.fitting_rows(&task, rows.min(task.work.remaining()), load.bytes);
+            // A prompt makes progress in any case.
+            if fitting == 0 && load.rows > 0 {
+                self.prefills.push_front(task);
+                break;
+            }
+            let more = self.load(&task, fitting.max(1));
+            if let Some(part) = self.prepare(task, more.rows) {
+                rows -= part.pass.tokens.len();
+                load += more;
+                batch.push(part);
+            }
+        }
+    }
+
+    /// The rows of a prompt, at most `rows`, whose memory a pass has that takes `used` bytes already.
+    fn fitting_rows(&self, task: &Task, mut rows: usize, used: usize) -> usize {
+        while rows > 0 && used + self.load(task, rows).bytes > self.pass_bytes {
+            rows /= 2;
         }
         rows
     }
 
-    fn choose_chunks(&mut self, batch: &mut Vec<Part<B::Cache>>, mut rows: usize) {
-        while rows > 0 {
-            let Some(task) = self.prefills.pop_front() else { break };
-            if let Some(part) = self.prepare(task, rows) {
-                rows -= part.pass.tokens.len();
-                batch.push(part);
-            }
-        }
+    /// What `rows` rows of a task take in a pass.
+    fn load(&self, task: &Task, rows: usize) -> Load {
+        let cached = self.caches.get(&task.cache).map_or(0, |cache| self.backend.cached(cache));
+        Load { rows, bytes: self.backend.pass_bytes(rows, cached + rows) }
     }
 
     /// Takes the cache of `task` out of the map and checks the pass to run on it, which has at most
@@ -186,7 +213,9 @@ impl<B: Backend> Scheduler<B> {
                     Some(keep) => keep.check(cached)?,
                     None => cached,
                 };
-                check_room(kept + pass.tokens.len())?;
+                let rows = pass.tokens.len();
+                check_room(kept + rows)?;
+                self.check_memory(rows, kept + rows)?;
                 pass.check(kept, spec.vocab_size, spec.context_length)?;
                 if let Some(keep) = keep {
                     self.backend.keep(cache, keep)?;
@@ -201,6 +230,15 @@ impl<B: Backend> Scheduler<B> {
                 Ok(pass)
             }
         }
+    }
+
+    /// Refuses a step that takes more memory than a pass may take.
+    fn check_memory(&self, rows: usize, cached: usize) -> Result<(), EngineError> {
+        let (bytes, limit) = (self.backend.pass_bytes(rows, cached), self.pass_bytes);
+        if bytes > limit {
+            return Err(EngineError::PassTooLarge { rows, bytes, limit });
+        }
+        Ok(())
     }
 
     /// Runs the batch. If it fails, runs each part that has no result by itself, so that only those fail whose
@@ -273,26 +311,5 @@ impl<B: Backend> Scheduler<B> {
         }
         task.queued = Some(self.shared.queue.enter(trace_span!(parent: &task.span, "queue")));
         self.enqueue(Command::Run(task));
-    }
-}
-
-impl<C> Part<C> {
-    fn rows(&self) -> usize {
-        self.pass.tokens.len()
-    }
-
-    fn is_prompt(&self) -> bool {
-        matches!(self.task.work, Work::Prefill { .. })
-    }
-
-    /// The span of this part in a pass of `batch_rows` rows of `sessions`.
-    fn span(&self, batch_rows: usize, sessions: usize) -> Span {
-        trace_span!(
-            parent: &self.task.span,
-            "pass",
-            tandem.rows = self.rows() as i64,
-            tandem.batch.rows = batch_rows as i64,
-            tandem.batch.sessions = sessions as i64
-        )
     }
 }

@@ -51,6 +51,10 @@ impl Backend for Counter {
         Ok(())
     }
 
+    fn pass_bytes(&self, rows: usize, cached: usize) -> usize {
+        rows * cached
+    }
+
     fn forward(
         &self,
         batch: &mut [Segment<'_, CountingCache>],
@@ -89,7 +93,23 @@ pub(crate) struct Bench {
     pub(crate) begun: Arc<AtomicUsize>,
 }
 
+/// What a bench can be started with.
+pub(crate) struct Setup {
+    /// Tokens of all caches.
+    pub(crate) budget: usize,
+    /// Whether passes wait at the gate.
+    pub(crate) gated: bool,
+    /// Bytes of a pass, in which a row takes one byte for each row that it attends to.
+    pub(crate) pass_bytes: usize,
+    /// Whether the costs of passes are measured.
+    pub(crate) measured: bool,
+}
+
 pub(crate) async fn bench(budget: usize, gated: bool) -> Bench {
+    bench_of(Setup { budget, gated, pass_bytes: usize::MAX, measured: false }).await
+}
+
+pub(crate) async fn bench_of(setup: Setup) -> Bench {
     let batches = Arc::<Mutex<Vec<Batch>>>::default();
     let live = Arc::new(());
     let begun = Arc::<AtomicUsize>::default();
@@ -109,12 +129,17 @@ pub(crate) async fn bench(budget: usize, gated: bool) -> Bench {
     };
     let backend = Counter {
         batches: batches.clone(),
-        gate: gated.then_some(gates),
+        gate: setup.gated.then_some(gates),
         live: live.clone(),
         begun: begun.clone(),
     };
-    let loaded =
-        Loaded { backend, spec, budget: KvBudget::new(budget), policy: BatchPolicy::unmeasured(MAX_ROWS) };
+    let policy = match setup.measured {
+        true => BatchPolicy::measure(&backend, &spec).unwrap(),
+        false => BatchPolicy::unmeasured(MAX_ROWS),
+    };
+    batches.lock().unwrap().clear();
+    let budget = KvBudget::new(setup.budget);
+    let loaded = Loaded { backend, spec, budget, policy, pass_bytes: setup.pass_bytes };
     let thread = ModelThread::start(move || Ok(loaded)).await.unwrap();
     Bench { thread, batches, live, gate, begun }
 }

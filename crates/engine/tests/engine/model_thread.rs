@@ -7,7 +7,7 @@ use tandem_decoding::TokenId;
 use tandem_engine::{EngineError, Pass};
 
 use crate::common::tokens;
-use crate::counter::{CONTEXT, MAX_ROWS, VOCAB, bench, counts};
+use crate::counter::{CONTEXT, MAX_ROWS, Setup, VOCAB, bench, bench_of, counts};
 
 /// Lets the tasks of this test run until they wait.
 async fn settle() {
@@ -105,4 +105,37 @@ async fn dropping_a_cache_frees_its_rows_and_its_budget() {
     next.prefill(&tokens(&[1])).await.unwrap();
     next.prefill(&tokens(&[1])).await.unwrap();
     assert_eq!(Arc::strong_count(&b.live), 3, "of the backend, this test and one cache");
+}
+
+/// A row takes more memory the more rows it attends to, so the chunks of a prompt shrink as its cache grows. A
+/// step cannot shrink.
+#[tokio::test]
+async fn passes_stay_within_their_memory() {
+    let b = bench_of(Setup { budget: 1000, gated: false, pass_bytes: 130, measured: false }).await;
+    let mut cache = b.thread.open(CONTEXT).unwrap();
+    cache.prefill(&tokens(&[1; 30])).await.unwrap();
+    let chunks = b.batches.lock().unwrap().concat();
+    assert_eq!(chunks, [8, 8, 3, 5, 3, 3]);
+    let refused = cache.run(None, Pass::causal(30, tokens(&[1; 5]))).await;
+    assert_eq!(refused, Err(EngineError::PassTooLarge { rows: 5, bytes: 175, limit: 130 }));
+    let accepted = cache.run(None, Pass::causal(30, tokens(&[1; 2])).with_logits([1])).await;
+    assert_eq!(counts(&accepted.unwrap()), ["1:32"]);
+}
+
+/// Steps are expected only of sessions that are open: a prompt after the last one closed has the pass to
+/// itself.
+#[tokio::test]
+async fn a_closed_session_is_expected_to_run_no_step() {
+    let b = bench_of(Setup { budget: 1000, gated: false, pass_bytes: usize::MAX, measured: true }).await;
+    let mut cache = b.thread.open(CONTEXT).unwrap();
+    cache.run(None, Pass::causal(0, tokens(&[1]))).await.unwrap();
+    let mut beside = b.thread.open(CONTEXT).unwrap();
+    beside.prefill(&tokens(&[1; 30])).await.unwrap();
+    assert!(b.batches.lock().unwrap().len() > 2, "in chunks, because steps are expected");
+    drop(cache);
+    drop(beside);
+    b.batches.lock().unwrap().clear();
+    let mut next = b.thread.open(CONTEXT).unwrap();
+    next.prefill(&tokens(&[1; 30])).await.unwrap();
+    assert_eq!(*b.batches.lock().unwrap(), [[30]]);
 }

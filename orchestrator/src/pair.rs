@@ -56,7 +56,7 @@ impl Pair {
             return Err(no_target(timeout, targets.trouble()));
         };
         let unusable = |reason| ConnectError::Tokenizer { target: target.model_id.clone(), reason };
-        let tokenizer = Tokenizer::from_bytes(&vocabulary.json).map_err(|e| unusable(e.to_string()))?;
+        let tokenizer = prompt_tokenizer(&vocabulary.json).map_err(|e| unusable(e.to_string()))?;
         let chat = chat_template(&vocabulary, &target.model_id);
 
         let hash = Some(target.vocab_hash.clone());
@@ -147,6 +147,14 @@ async fn first_tokenizer(
         )]
         tokio::time::sleep(pause).await;
     }
+}
+
+/// The tokenizer in `json`. Truncation and padding are settings of the training: a prompt would lose its end, or gain tokens.
+fn prompt_tokenizer(json: &[u8]) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::from_bytes(json)?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None)?;
+    Ok(tokenizer)
 }
 
 /// The chat template. A model whose template is broken still completes prompts.

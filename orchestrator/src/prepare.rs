@@ -1,7 +1,7 @@
 //! Fits a request to the models: the checks that depend on them.
 
 use tandem_decoding::{Drafting, TokenId};
-use tandem_generation::{Field, GenerateRequest, InvalidRequest, OpenSession, Problem};
+use tandem_generation::{Field, GenerateRequest, Input, InvalidRequest, OpenSession, Problem};
 
 use crate::pair::Pair;
 
@@ -22,8 +22,7 @@ pub(crate) fn open_session(
     }
     let vocab = pair.vocab();
     if let Some(token) = prompt.iter().find(|token| token.0 >= vocab) {
-        let predicate = format!("has token {token}, which is outside the vocabulary of {vocab}");
-        return Err(InvalidRequest::new(Field::PromptTokens, predicate));
+        return Err(outside_vocabulary(pair, &request.input, *token));
     }
     check_distributions(request, vocab)?;
     Ok(OpenSession {
@@ -34,6 +33,26 @@ pub(crate) fn open_session(
         seed: request.seed.unwrap_or_else(rand::random),
         vocab_limit: Some(vocab as usize),
     })
+}
+
+/// A tokenizer may have tokens for which the models have no embedding: they were added to it, but never trained.
+fn outside_vocabulary(pair: &Pair, input: &Input, token: TokenId) -> InvalidRequest {
+    let vocab = pair.vocab();
+    let field = match input {
+        Input::Text(_) => Field::Prompt,
+        Input::Chat(_) => Field::Messages,
+        Input::Tokens(_) => {
+            let predicate = format!("has token {token}, which is outside the vocabulary of {vocab}");
+            return InvalidRequest::new(Field::PromptTokens, predicate);
+        }
+    };
+    let text = pair.tokenizer.id_to_token(token.0).unwrap_or_default();
+    let verb = if field == Field::Messages { "contain" } else { "contains" };
+    let predicate = format!(
+        "{verb} {text:?}, token {token} of the tokenizer, which the models cannot read: they have embeddings for {vocab} tokens only; \
+         leave it out"
+    );
+    InvalidRequest::new(field, predicate)
 }
 
 /// Rejection sampling needs distributions, which without filters are as large as the vocabulary: a reply must not be too large to be

@@ -18,4 +18,5 @@ mod processes;
 mod published;
 mod simulation;
 mod system;
+mod tokenizer;
 mod workers;

@@ -24,6 +24,7 @@ impl ToyModel {
             vocabulary: Some(Vocabulary {
                 config: Arc::default(),
                 chat_template: Arc::default(),
+                end_tokens: Vec::new(),
                 json: toy_tokenizer_json(self.vocab).into_bytes().into(),
                 hash: format!("toy-{}", self.vocab),
             }),

@@ -25,11 +25,12 @@ impl Checkpoint {
     pub(crate) fn open(source: &ModelSource, options: &LoadOptions) -> Result<Self, LoadError> {
         let files = source.files(options.progress.as_ref())?;
         let device = options.device.open()?;
-        let (config, weights) = open_weights(&files, &device, options)?;
+        let (mut config, weights) = open_weights(&files, &device, options)?;
         let vocabulary = match &files.tokenizer {
             Some(path) => Some(Vocabulary::read(path, config.vocab)?),
             None => None,
         };
+        config.end_at(vocabulary.iter().flat_map(|vocabulary| vocabulary.end_tokens.iter().copied()));
         Ok(Self { config, vocabulary, weights, device })
     }
 }

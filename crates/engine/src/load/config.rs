@@ -6,6 +6,7 @@ mod gguf;
 mod json;
 mod model_config;
 mod names;
+mod rope;
 
 pub(crate) use model_config::Heads;
 pub use model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};

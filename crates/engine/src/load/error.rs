@@ -21,7 +21,8 @@ pub enum LoadError {
     #[error("the client of the model hub cannot be set up; use a local directory instead")]
     HubClient(#[source] Box<hf_hub::api::sync::ApiError>),
     #[error(
-        "cannot fetch {file} of {id} from the model hub; without a network, use a local directory instead"
+        "cannot fetch {file} of {id} from the model hub; without a network, use a local directory, or set \
+         HF_HUB_OFFLINE=1 if the model is in the cache"
     )]
     Hub {
         id: String,
@@ -29,6 +30,11 @@ pub enum LoadError {
         #[source]
         source: Box<hf_hub::api::sync::ApiError>,
     },
+    #[error(
+        "{file} of {id} (revision {revision}) does not exist on the model hub: check the name and the revision, \
+         or use a local directory"
+    )]
+    NotOnHub { id: String, revision: String, file: String },
     #[error(
         "{file} of {id} (revision {revision}) is not in the cache {cache}, and HF_HUB_OFFLINE forbids downloads: \
          unset it, or use a local directory"
@@ -49,17 +55,39 @@ pub enum LoadError {
     Unsupported { path: PathBuf, what: String },
     #[error("the weights {path} are corrupt or truncated: {reason}")]
     CorruptWeights { path: PathBuf, reason: String },
+    #[error(
+        "{path} is missing: {first} is the first of {count} parts of a model, and all of them must be in its \
+         directory; fetch part {part}"
+    )]
+    MissingPart { path: PathBuf, part: usize, count: usize, first: PathBuf },
+    #[error("{path} is part {part} of {count} of a model: give the first part instead, {first}")]
+    NotFirstPart { path: PathBuf, part: usize, count: usize, first: PathBuf },
+    #[error(
+        "{path} is part {part} of {count} of a model, so that its name must end in {ending}, and those of the \
+         other parts in the same way: rename them"
+    )]
+    PartName { path: PathBuf, part: usize, count: usize, ending: String },
+    #[error(
+        "{path} is not part {part} of {count} of the model that {first} begins: {reason}; fetch all parts of \
+         one model"
+    )]
+    ForeignPart { path: PathBuf, part: usize, count: usize, first: PathBuf, reason: String },
+    #[error(
+        "{first} says that all parts of the model have {stated} tensors, but they have {found}: fetch all parts \
+         of one model"
+    )]
+    PartsIncomplete { first: PathBuf, stated: usize, found: usize },
+    #[error(
+        "the weights have no output head {name}: if the model uses its embedding as the head, set \
+         \"tie_word_embeddings\": true in config.json"
+    )]
+    MissingHead { name: String },
     #[error("the weights have no tensor {name}: use the configuration that belongs to them")]
     MissingTensor { name: String },
     #[error("tensor {name} has shape {found:?}, but the configuration requires {expected:?}")]
     WrongShape { name: String, expected: Vec<usize>, found: Vec<usize> },
     #[error("{path} is not a valid tokenizer: {reason}")]
     Tokenizer { path: PathBuf, reason: String },
-    #[error(
-        "the tokenizer has token id {token}, but the model has only {vocab} embeddings: use the tokenizer that \
-         belongs to the model"
-    )]
-    TokenizerTooLarge { token: u32, vocab: usize },
     #[error("device {device} is not available: {reason}")]
     Device { device: String, reason: String },
     #[error("the model thread ended while it was loading the model")]

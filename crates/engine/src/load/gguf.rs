@@ -1,25 +1,27 @@
 //! GGUF files: their metadata and tensors.
 
 mod header;
+mod part;
+mod split;
+mod tensor_type;
 
-use std::cell::RefCell;
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
-use self::header::{Header, HeaderError, TensorInfo};
-pub(super) use self::header::{TensorType, Value};
+use self::header::TensorInfo;
+pub(super) use self::header::Value;
+use self::part::Part;
+pub(super) use self::tensor_type::TensorType;
 use super::error::LoadError;
 use crate::blocks::Blocks;
 
-/// An open GGUF file.
+/// An open GGUF file, or all files of a model that was split.
 pub(crate) struct Gguf {
-    path: PathBuf,
-    header: Header,
-    file: RefCell<File>,
+    /// The file with the metadata.
+    first: Part,
+    others: Vec<Part>,
 }
 
 /// A tensor in the form in which it is stored.
@@ -29,20 +31,25 @@ pub(super) enum GgufTensor {
 }
 
 impl Gguf {
+    /// Opens the file at `path` and, if it is the first part of a model, all other parts.
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        let read = |source| LoadError::read(path, source);
-        let file = File::open(path).map_err(read)?;
-        let len = file.metadata().map_err(read)?.len();
-        let header = Header::read(BufReader::new(&file), len).map_err(|error| match error {
-            HeaderError::Io(error) => LoadError::corrupt(path, &error),
-            HeaderError::Invalid(what) => LoadError::corrupt(path, &what),
-            HeaderError::Unsupported(what) => LoadError::unsupported(path, what),
-        })?;
-        Ok(Self { path: path.to_owned(), header, file: RefCell::new(file) })
+        let first = Part::open(path)?;
+        let others = split::open_others(&first)?;
+        Ok(Self { first, others })
     }
 
+    /// The file with the metadata.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.first.path
+    }
+
+    /// All files of the model.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts().map(|part| part.path.as_path())
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 
     /// The architecture of the model; empty if the file does not state it.
@@ -51,44 +58,46 @@ impl Gguf {
     }
 
     pub(crate) fn metadata(&self, key: &str) -> Option<&Value> {
-        self.header.metadata.get(key)
+        self.first.header.metadata.get(key)
     }
 
     /// The types of the matrices.
     pub(crate) fn matrix_types(&self) -> impl Iterator<Item = TensorType> {
-        self.header.tensors.values().filter(|info| info.shape.len() == 2).map(|info| info.kind)
+        let tensors = self.parts().flat_map(|part| part.header.tensors.values());
+        tensors.filter(|info| info.shape.len() == 2).map(|info| info.kind)
     }
 
     /// The names of all tensors.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.header.tensors.keys().map(String::as_str)
+        self.parts().flat_map(|part| part.header.tensors.keys().map(String::as_str))
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.header.tensors.contains_key(name)
+        self.parts().any(|part| part.header.tensors.contains_key(name))
     }
 
-    fn info(&self, name: &str) -> Result<&TensorInfo, LoadError> {
-        let info = self.header.tensors.get(name);
-        info.ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })
+    /// The tensor `name`, and the file that it is in.
+    fn find(&self, name: &str) -> Result<(&Part, &TensorInfo), LoadError> {
+        let found = self.parts().find_map(|part| Some((part, part.header.tensors.get(name)?)));
+        found.ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })
     }
 
     /// The shape of a tensor, `[rows, columns]` for a matrix.
     pub(crate) fn shape(&self, name: &str) -> Result<&[usize], LoadError> {
-        Ok(&self.info(name)?.shape)
+        Ok(&self.find(name)?.1.shape)
     }
 
     /// Bytes of a tensor in the file.
     pub(super) fn bytes(&self, name: &str) -> Result<usize, LoadError> {
-        Ok(self.info(name)?.bytes)
+        Ok(self.find(name)?.1.bytes)
     }
 
     /// The tensor `name`. With `rotary_heads`, the rows within each head are reordered: files of the `llama`
     /// architecture store the two values of a rotary pair next to each other; the decoder expects them half a
     /// head apart. Rows are whole numbers of blocks, so they move as they are.
     pub(super) fn tensor(&self, name: &str, rotary_heads: Option<usize>) -> Result<GgufTensor, LoadError> {
-        let info = self.info(name)?;
-        let mut bytes = self.read(info)?;
+        let (part, info) = self.find(name)?;
+        let mut bytes = part.read(info)?;
         if let Some(heads) = rotary_heads {
             bytes = rotary_halves(&bytes, info.shape.first().copied().unwrap_or(0), heads);
         }
@@ -115,16 +124,6 @@ impl Gguf {
             GgufTensor::Quantised(blocks) => blocks.widened(),
             GgufTensor::Dense(tensor) => tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
         })
-    }
-
-    fn read(&self, info: &TensorInfo) -> Result<Vec<u8>, LoadError> {
-        let mut file = self.file.borrow_mut();
-        // `info.bytes` was checked against the length of the file.
-        let mut bytes = vec![0; info.bytes];
-        file.seek(SeekFrom::Start(info.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(|error| LoadError::corrupt(&self.path, &error))?;
-        Ok(bytes)
     }
 }
 

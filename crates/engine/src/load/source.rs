@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::error::LoadError;
 use super::hub::HubModel;
-use super::json_file::read_json;
+use super::json_file::{is_present, read_json};
 use super::options::Progress;
 
 /// A model by name.
@@ -113,13 +113,13 @@ impl ModelSource {
                     gguf: Some(path.clone()),
                 })
             }
-            Self::Directory(dir) => collect(|name| {
-                let path = dir.join(name);
-                if path.is_file() { Ok(path) } else { Err(LoadError::MissingFile { path }) }
-            }),
+            Self::Directory(dir) => {
+                let missing = |name: &str| LoadError::MissingFile { path: dir.join(name) };
+                collect(|name| Ok(Some(dir.join(name)).filter(|path| is_present(path))), missing)
+            }
             Self::Hub { id, revision } => {
                 let hub = HubModel::from_env(id, revision)?;
-                collect(|name| hub.get(name, progress))
+                collect(|name| hub.find(name, progress), |name| hub.missing(name))
             }
         }
     }
@@ -137,24 +137,28 @@ fn sibling(path: &Path, name: &str) -> Option<PathBuf> {
     Some(path.with_file_name(name)).filter(|path| path.is_file())
 }
 
-/// The files of a model in HF layout, each of which `get` finds or fetches.
-fn collect(get: impl Fn(&str) -> Result<PathBuf, LoadError>) -> Result<ModelFiles, LoadError> {
+/// The files of a model in HF layout. `find` finds or fetches one, or says that the model does not have it;
+/// `missing` is the error for one that is needed.
+fn collect(
+    find: impl Fn(&str) -> Result<Option<PathBuf>, LoadError>,
+    missing: impl Fn(&str) -> LoadError,
+) -> Result<ModelFiles, LoadError> {
+    let get = |name: &str| find(name)?.ok_or_else(|| missing(name));
     let config = get("config.json")?;
     let tokenizer = Some(get("tokenizer.json")?);
     // Fetched for `Vocabulary`, which reads them from the directory of the tokenizer. The hub's cache stores
-    // the files of a model in one directory.
-    for optional in ["tokenizer_config.json", "chat_template.jinja"] {
-        let _ = get(optional);
+    // the files of a commit in one directory.
+    find("tokenizer_config.json")?;
+    if find("chat_template.jinja")?.is_none() {
+        find("additional_chat_templates/default.jinja")?;
     }
-    // A missing file and a missing network give the same error here. Without a network, the required files
-    // above have failed already.
-    let generation = get("generation_config.json").ok();
-    let weights = match get(SINGLE) {
-        Ok(single) => vec![single],
-        Err(missing) => match get(INDEX) {
-            Ok(index) => shards(&index)?.iter().map(|name| get(name)).collect::<Result<_, _>>()?,
-            Err(_) => return Err(missing),
-        },
+    let generation = find("generation_config.json")?;
+    let weights = match find(SINGLE)? {
+        Some(single) => vec![single],
+        None => {
+            let index = find(INDEX)?.ok_or_else(|| missing(SINGLE))?;
+            shards(&index)?.iter().map(|name| get(name)).collect::<Result<_, _>>()?
+        }
     };
     Ok(ModelFiles { config, generation, tokenizer, weights, gguf: None })
 }

@@ -88,7 +88,8 @@ impl Weights {
     /// The tensors of a GGUF file. Quantised matrices stay quantised with [`WeightDtype::Auto`], and are
     /// widened with any other dtype.
     pub(crate) fn gguf(file: Gguf, device: &Device, options: &LoadOptions) -> Result<Self, LoadError> {
-        let total = total_bytes(&[file.path().to_owned()])?;
+        let paths: Vec<PathBuf> = file.paths().map(Path::to_owned).collect();
+        let total = total_bytes(&paths)?;
         let stored = if file.matrix_types().all(|kind| kind == TensorType::F16) {
             DType::F16
         } else if file.matrix_types().all(|kind| kind == TensorType::BF16) {

@@ -143,7 +143,10 @@ impl Assembly<'_> {
             return Ok((Embedding::tied(&head), head));
         }
         let embedding = Embedding::new(embedding, self.kernels)?;
-        let head = self.vocabulary_matrix(self.config.names.head)?;
+        let head = self.vocabulary_matrix(self.config.names.head).map_err(|error| match error {
+            LoadError::MissingTensor { name } => LoadError::MissingHead { name },
+            other => other,
+        })?;
         Ok((embedding, Linear::new(vec![head], &[], self.kernels)?))
     }
 

@@ -14,7 +14,7 @@ use crate::common::{
     tree_and_paths, worst, write_tokenizer,
 };
 
-const IDS: [u32; 12] = [0, 17, 5, 90, 33, 33, 2, 60, 71, 8, 44, 19];
+pub(crate) const IDS: [u32; 12] = [0, 17, 5, 90, 33, 33, 2, 60, 71, 8, 44, 19];
 
 fn load(file: &Path, kernels: Kernels, dtype: WeightDtype) -> Result<Decoder, LoadError> {
     let dir = tempfile::tempdir().unwrap();
@@ -86,7 +86,7 @@ const VOCAB: usize = 96;
 /// Writes a model with random weights in the layout of `llama`: two layers, wide enough for blocks of 256.
 /// Matrices have `dtype`; as in the mixed files of llama.cpp, some of them and the head have the dtype
 /// `other`.
-fn write(dir: &Path, dtype: GgmlDType, other: GgmlDType) -> PathBuf {
+pub(crate) fn write(dir: &Path, dtype: GgmlDType, other: GgmlDType) -> PathBuf {
     let mut random = Random(7);
     let mut tensors = Vec::new();
     let mut add = |name: String, shape: &[usize], dtype: GgmlDType| {

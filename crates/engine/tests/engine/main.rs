@@ -5,9 +5,11 @@
 mod common;
 mod counter;
 mod families;
+mod folders;
 mod gguf;
 mod golden;
 mod loading;
 mod model_thread;
 mod published;
+mod split_gguf;
 mod tree_cache;

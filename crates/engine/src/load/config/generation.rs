@@ -30,9 +30,9 @@ impl Eos {
     }
 }
 
-/// The end-of-sequence tokens of `generation_config.json`; `None` if there is no such file or it states none.
-pub(super) fn generation_eos(path: Option<&Path>) -> Result<Option<Vec<TokenId>>, LoadError> {
-    let Some(path) = path else { return Ok(None) };
+/// The end-of-sequence tokens of `generation_config.json`; none if there is no such file or it states none.
+pub(super) fn generation_eos(path: Option<&Path>) -> Result<Vec<TokenId>, LoadError> {
+    let Some(path) = path else { return Ok(Vec::new()) };
     let config: GenerationConfig = read_json(path)?;
-    Ok(config.eos_token_id.map(Eos::tokens))
+    Ok(config.eos_token_id.map(Eos::tokens).unwrap_or_default())
 }

@@ -29,7 +29,7 @@ impl ModelConfig {
             scaling: divisors(file)?,
         };
         let embedding = file.shape(&format!("{}.weight", GGUF.embedding))?;
-        let read = Self {
+        let mut read = Self {
             hidden,
             intermediate: metadata.required("feed_forward_length")?,
             vocab: embedding.first().copied().unwrap_or(0),
@@ -47,10 +47,12 @@ impl ModelConfig {
             qk_norm: first_layer_has(file, GGUF.q_norm, "weight"),
             context: metadata.required("context_length")?,
             tied: !file.has(&format!("{}.weight", GGUF.head)),
-            eos: generation_eos(generation)?.unwrap_or_else(|| end_tokens(file)),
+            eos: Vec::new(),
             names: &GGUF,
         };
         read.check().map_err(|what| metadata.unsupported(what))?;
+        read.end_at(generation_eos(generation)?);
+        read.end_at(end_tokens(file));
         let window = metadata.optional("attention.sliding_window")?.filter(|&window| window > 0);
         Ok(read.within_window(window))
     }
@@ -143,9 +145,7 @@ fn divisors(file: &Gguf) -> Result<Option<RopeScaling>, LoadError> {
 fn end_tokens(file: &Gguf) -> Vec<TokenId> {
     let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
     let ids = keys.iter().filter_map(|key| file.metadata(key)?.as_integer()?.try_into().ok());
-    let mut tokens: Vec<TokenId> = ids.map(TokenId).collect();
-    tokens.dedup();
-    tokens
+    ids.map(TokenId).collect()
 }
 
 /// A whole number that is not negative, of any width.

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::family::{self, Family, Window};
 use super::generation::{Eos, generation_eos};
-use super::model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};
+use super::model_config::{MlpKind, ModelConfig, NormKind, Positions};
+use super::rope::RopeFields;
 use crate::load::error::LoadError;
 use crate::load::json_file::read_json;
 
@@ -49,17 +49,9 @@ struct Fields {
     partial_rotary_factor: Option<f64>,
 }
 
-/// The scaling of `rope_type` llama3.
-#[derive(Deserialize)]
-struct Llama3 {
-    factor: f32,
-    low_freq_factor: f32,
-    high_freq_factor: f32,
-    original_max_position_embeddings: usize,
-}
-
 impl ModelConfig {
-    /// Reads and checks `config.json`. End-of-sequence tokens in `generation_config.json` take precedence.
+    /// Reads and checks `config.json`. A sequence ends with the tokens that it states, and with those of
+    /// `generation_config.json`.
     ///
     /// # Errors
     /// If a file cannot be read or parsed, if the family is not supported, or if a value is invalid or would
@@ -73,11 +65,7 @@ impl ModelConfig {
         check_arithmetic(&fields, family).map_err(unsupported)?;
         let positions = match family.learned_positions {
             Some(offset) => Positions::Learned { offset },
-            None => rotary(config, &fields)?,
-        };
-        let eos = match generation_eos(generation)? {
-            Some(eos) => eos,
-            None => fields.eos_token_id.map(Eos::tokens).unwrap_or_default(),
+            None => fields.rope().positions().map_err(unsupported)?,
         };
         let window = match family.window {
             Window::Configured => fields.sliding_window,
@@ -85,7 +73,7 @@ impl ModelConfig {
             Window::Unlimited | Window::ConfiguredIfUsed => None,
         };
         let heads = fields.num_attention_heads;
-        let read = Self {
+        let mut read = Self {
             hidden: fields.hidden_size,
             intermediate: fields.intermediate_size,
             vocab: fields.vocab_size,
@@ -106,10 +94,12 @@ impl ModelConfig {
             qk_norm: family.qk_norm,
             context: fields.max_position_embeddings,
             tied: fields.tie_word_embeddings.unwrap_or(family.tied),
-            eos,
+            eos: Vec::new(),
             names: family.names,
         };
         read.check().map_err(unsupported)?;
+        read.end_at(generation_eos(generation)?);
+        read.end_at(fields.eos_token_id.map(Eos::tokens).unwrap_or_default());
         Ok(read.within_window(window))
     }
 }
@@ -125,9 +115,6 @@ fn check_arithmetic(fields: &Fields, family: &Family) -> Result<(), String> {
     }
     if fields.quantization_config.as_ref().is_some_and(|q| !q.is_null()) {
         return Err("quantised safetensors (quantization_config) are not supported: use a GGUF file".into());
-    }
-    if let Some(part) = fields.partial_rotary_factor.filter(|&part| part != 1.0) {
-        return Err(format!("partial_rotary_factor {part} is not supported: only 1 is"));
     }
     if let Some(width) = fields.word_embed_proj_dim.filter(|&width| width != fields.hidden_size) {
         return Err(format!(
@@ -146,43 +133,15 @@ fn check_arithmetic(fields: &Fields, family: &Family) -> Result<(), String> {
     }
 }
 
-/// The rotary settings: in `rope_parameters` of newer checkpoints, in `rope_theta` and `rope_scaling` of
-/// older ones.
-fn rotary(config: &Path, fields: &Fields) -> Result<Positions, LoadError> {
-    let parameters = fields.rope_parameters.as_ref().filter(|p| p.is_object());
-    let theta = match parameters.and_then(|p| p.get("rope_theta")) {
-        Some(theta) => Some(from_value(config, theta.clone())?),
-        None => fields.rope_theta,
-    };
-    let scaling = match parameters.or(fields.rope_scaling.as_ref()).filter(|s| !s.is_null()) {
-        Some(scaling) => rope_scaling(config, scaling)?,
-        None => None,
-    };
-    Ok(Positions::Rotary { theta: theta.unwrap_or(10_000.0), scaling })
-}
-
-fn rope_scaling(config: &Path, scaling: &Value) -> Result<Option<RopeScaling>, LoadError> {
-    let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
-    match kind.and_then(Value::as_str) {
-        Some("default") => Ok(None),
-        Some("llama3") => {
-            let llama3: Llama3 = from_value(config, scaling.clone())?;
-            Ok(Some(RopeScaling::Llama3 {
-                factor: llama3.factor,
-                low_freq_factor: llama3.low_freq_factor,
-                high_freq_factor: llama3.high_freq_factor,
-                original_context: llama3.original_max_position_embeddings,
-            }))
-        }
-        _ => {
-            let what = format!("rope_scaling {scaling} is not supported: only llama3 is");
-            Err(LoadError::unsupported(config, what))
+impl Fields {
+    fn rope(&self) -> RopeFields<'_> {
+        RopeFields {
+            theta: self.rope_theta,
+            scaling: self.rope_scaling.as_ref(),
+            parameters: self.rope_parameters.as_ref(),
+            partial_factor: self.partial_rotary_factor,
         }
     }
-}
-
-fn from_value<T: DeserializeOwned>(path: &Path, value: Value) -> Result<T, LoadError> {
-    serde_json::from_value(value).map_err(|source| LoadError::Json { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -191,6 +150,10 @@ mod tests {
 
     /// Reads a small Llama configuration after `change`.
     fn read(change: impl FnOnce(&mut Value)) -> Result<ModelConfig, String> {
+        read_with(change, None)
+    }
+
+    fn read_with(change: impl FnOnce(&mut Value), generation: Option<&Path>) -> Result<ModelConfig, String> {
         let mut json = serde_json::json!({
             "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "vocab_size": 100,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
@@ -200,32 +163,55 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         std::fs::write(&path, json.to_string()).unwrap();
-        ModelConfig::read(&path, None).map_err(|e| e.to_string())
+        ModelConfig::read(&path, generation).map_err(|e| e.to_string())
     }
 
-    const LLAMA3: &str = r#"{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
-        "original_max_position_embeddings":8192,"rope_theta":500000.0}"#;
+    /// All fields, as an older and a newer version of transformers write them.
+    #[test]
+    fn old_and_new_fields_give_the_same_configuration() {
+        let llama3 = serde_json::json!({
+            "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192
+        });
+        for scaling in [Value::Null, llama3] {
+            let old = read(|c| {
+                c["torch_dtype"] = "bfloat16".into();
+                c["rope_theta"] = 500_000.0.into();
+                c["rope_scaling"] = scaling.clone();
+            });
+            let new = read(|c| {
+                c["dtype"] = "bfloat16".into();
+                let mut parameters = scaling.as_object().cloned().unwrap_or_default();
+                parameters.insert("rope_theta".into(), 500_000.0.into());
+                c["rope_parameters"] = parameters.into();
+                c.as_object_mut().unwrap().remove("rope_theta");
+            });
+            let old = old.unwrap();
+            assert_eq!(old.head_dim, 16);
+            let Positions::Rotary { theta, scaling: read_scaling } = &old.positions else {
+                panic!("{old:?}")
+            };
+            assert_eq!((*theta, read_scaling.is_some()), (500_000.0, !scaling.is_null()));
+            assert_eq!(format!("{old:?}"), format!("{:?}", new.unwrap()));
+        }
+    }
 
     #[test]
-    fn rotary_settings_are_read_from_old_and_new_fields() {
-        let llama3: Value = serde_json::from_str(LLAMA3).unwrap();
-        let scaling = Some(RopeScaling::Llama3 {
-            factor: 32.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 8192,
-        });
-        let plain = read(|_| ()).unwrap();
-        assert_eq!(plain.head_dim, 16);
-        assert_eq!(plain.positions, Positions::Rotary { theta: 10_000.0, scaling: None });
-        let old = read(|c| c["rope_scaling"] = llama3.clone()).unwrap();
-        assert_eq!(old.positions, Positions::Rotary { theta: 10_000.0, scaling: scaling.clone() });
-        let new = read(|c| c["rope_parameters"] = llama3.clone()).unwrap();
-        assert_eq!(new.positions, Positions::Rotary { theta: 500_000.0, scaling });
-        let default = read(|c| {
-            c["rope_parameters"] = serde_json::json!({ "rope_type": "default", "rope_theta": 1e6 });
-        });
-        assert_eq!(default.unwrap().positions, Positions::Rotary { theta: 1e6, scaling: None });
+    fn a_sequence_ends_with_the_tokens_of_both_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let generation = dir.path().join("generation_config.json");
+        let eos = |config: Value, generated: Value| {
+            std::fs::write(&generation, serde_json::json!({ "eos_token_id": generated }).to_string())
+                .unwrap();
+            let read = read_with(|c| c["eos_token_id"] = config, Some(&generation)).unwrap();
+            read.eos.into_iter().map(|token| token.0).collect::<Vec<_>>()
+        };
+        assert_eq!(eos(2.into(), serde_json::json!([7, 2])), [7, 2]);
+        assert_eq!(eos(serde_json::json!([2, 3]), 9.into()), [9, 2, 3]);
+        assert_eq!(eos(2.into(), Value::Null), [2]);
+        assert_eq!(eos(Value::Null, 2.into()), [2]);
+        // The embedding has 100 rows: the model cannot write token 100.
+        assert_eq!(eos(serde_json::json!([2, 100]), 99.into()), [99, 2]);
     }
 
     fn of_family(model_type: &str) -> ModelConfig {
@@ -279,12 +265,12 @@ mod tests {
         let unknown_family =
             "\"gemma\" is not supported: it must be one of llama, mistral, qwen2, qwen3, opt";
         let cases: [(&str, &str, Value); 11] = [
-            ("rope_scaling", "only llama3 is", yarn.clone()),
-            ("rope_parameters", "only llama3 is", yarn),
+            ("rope_scaling", "only default and llama3 are", yarn.clone()),
+            ("rope_parameters", "only default and llama3 are", yarn),
             ("quantization_config", "use a GGUF file", serde_json::json!({ "quant_method": "fp8" })),
             ("model_type", unknown_family, "gemma".into()),
             ("hidden_act", "only silu is", "gelu".into()),
-            ("partial_rotary_factor", "only 1 is", 0.5.into()),
+            ("partial_rotary_factor", "0.5 is not supported: only 1 is", 0.5.into()),
             ("num_key_value_heads", "4 attention heads are not a multiple of 3", 3.into()),
             ("vocab_size", "the vocabulary is 0", 0.into()),
             ("num_attention_heads", "attention heads is 0", 0.into()),

@@ -149,6 +149,16 @@ impl ModelConfig {
         }
     }
 
+    /// Lets a sequence end with `tokens` too. Those without an embedding are left out: the model cannot write
+    /// them.
+    pub(crate) fn end_at(&mut self, tokens: impl IntoIterator<Item = TokenId>) {
+        for token in tokens {
+            if (token.0 as usize) < self.vocab && !self.eos.contains(&token) {
+                self.eos.push(token);
+            }
+        }
+    }
+
     pub(crate) fn heads(&self) -> Heads {
         Heads { heads: self.heads, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }

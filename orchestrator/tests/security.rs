@@ -75,7 +75,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 async fn serve_workers(services: &Services, tls: Option<&ServerTls>) -> String {
     let args = worker_config("");
     let draft = tandem_draft_service::serving(bundled_model("demo/draft").start(None).await.unwrap(), &args);
-    let target = tandem_target_service::serving(bundled_model("demo/target").start(None).await.unwrap(), &args);
+    let target =
+        tandem_target_service::serving(bundled_model("demo/target").start(None).await.unwrap(), &args);
     let draft = services.serve(draft, tls.cloned()).await.port();
     let target = services.serve(target, tls.cloned()).await.port();
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -16,7 +16,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Continue a prompt and show statistics
+    /// Continue a prompt, or answer it, and show statistics
     Generate(Box<generate::Args>),
     /// Run the draft, target and orchestrator services in one process
     ///

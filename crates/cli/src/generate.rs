@@ -1,4 +1,4 @@
-//! `tandem generate`: continues a prompt.
+//! `tandem generate`: continues a prompt, or answers it if the model is one for chats.
 
 mod outcome;
 
@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
 use tandem_decoding::Method;
+use tandem_proto::v1::generate_request::Input;
 use tandem_proto::{decoding_to_wire, v1};
 use tandem_serving::args::LogArgs;
 use tandem_serving::init_telemetry;
@@ -21,8 +22,13 @@ use crate::pair::PairArgs;
 /// Flags of `tandem generate`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Text to continue [default: read from standard input]
+    /// Text to continue, or, if the target has a chat template, a message to answer [default: read from standard
+    /// input]
     prompt: Option<String>,
+
+    /// Continue the prompt as it is, even if the target has a chat template
+    #[arg(long)]
+    raw: bool,
 
     /// URL of a running orchestrator; without it all services run in this process
     #[arg(long, env = "TANDEM_ENDPOINT", value_name = "URL", conflicts_with = "PairArgs")]
@@ -77,6 +83,15 @@ pub struct Args {
     log: LogArgs,
 }
 
+/// A prompt, in the form in which the target takes it.
+#[derive(Clone, Debug)]
+enum Prompt {
+    /// A text to continue.
+    Text(String),
+    /// The message of a user.
+    Message(String),
+}
+
 /// Generates once, or twice to compare.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     // Services in this process log warnings only, so that they do not interfere with the text.
@@ -88,6 +103,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let url = args.endpoint.clone().or_else(|| local.as_ref().map(Local::endpoint)).unwrap_or_default();
     let mut client = args.access.connect(&url).await?;
+    let status = client.get_status(v1::GetStatusRequest {}).await.map_err(|status| error(&status, &args))?;
+    let prompt = match status.into_inner().chat && !args.raw {
+        true => Prompt::Message(prompt),
+        false => Prompt::Text(prompt),
+    };
     let mut outcomes = vec![generate(&mut client, &args, &prompt, !args.json).await?];
     if args.compare && args.decoding.method != Method::Autoregressive {
         let decoding = DecodingArgs { method: Method::Autoregressive, ..args.decoding.clone() };
@@ -117,9 +137,29 @@ fn read_prompt(args: &Args) -> anyhow::Result<String> {
     String::from_utf8(bytes).context("the prompt on standard input is not UTF-8")
 }
 
-async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) -> anyhow::Result<Outcome> {
+impl Prompt {
+    /// What is shown before the text that is generated.
+    fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Message(message) => format!("{}\n\n", message.trim_end()),
+        }
+    }
+
+    fn input(&self) -> Input {
+        match self {
+            Self::Text(text) => Input::Prompt(text.clone()),
+            Self::Message(message) => {
+                let message = v1::ChatMessage { role: "user".into(), content: message.clone() };
+                Input::Chat(v1::Chat { messages: vec![message] })
+            }
+        }
+    }
+}
+
+async fn generate(client: &mut Client, args: &Args, prompt: &Prompt, show: bool) -> anyhow::Result<Outcome> {
     let request = v1::GenerateRequest {
-        input: Some(v1::generate_request::Input::Prompt(prompt.to_owned())),
+        input: Some(prompt.input()),
         max_new_tokens: Some(args.max_new_tokens),
         temperature: Some(args.temperature),
         top_k: Some(args.top_k),
@@ -131,7 +171,7 @@ async fn generate(client: &mut Client, args: &Args, prompt: &str, show: bool) ->
         ..v1::GenerateRequest::default()
     };
     if show {
-        anstream::print!("{DIM}{prompt}{}", DIM.render_reset());
+        anstream::print!("{DIM}{}{}", prompt.shown(), DIM.render_reset());
     }
     let mut written = Ok(());
     let answer = client::generate(client, request, |text| {

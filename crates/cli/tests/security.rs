@@ -20,8 +20,10 @@ type Identity = (PathBuf, PathBuf);
 /// Serves the bundled pair with an orchestrator that requires TLS, a certificate of `public` and an API key. Returns its URL.
 async fn serve(services: &Services, dir: &Path, public: &Authority) -> String {
     let worker = worker_config("");
-    let draft = tandem_draft_service::serving(bundled_model("demo/draft").start(None).await.unwrap(), &worker);
-    let target = tandem_target_service::serving(bundled_model("demo/target").start(None).await.unwrap(), &worker);
+    let draft =
+        tandem_draft_service::serving(bundled_model("demo/draft").start(None).await.unwrap(), &worker);
+    let target =
+        tandem_target_service::serving(bundled_model("demo/target").start(None).await.unwrap(), &worker);
     let draft = services.serve(draft, None).await;
     let target = services.serve(target, None).await;
     let keys = dir.join("keys");

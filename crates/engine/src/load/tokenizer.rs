@@ -7,6 +7,8 @@ use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use super::error::LoadError;
+use super::gguf::Gguf;
+use super::gguf_tokenizer::{TokenizerFiles, tokenizer_files};
 
 /// The tokenizer of a model. The model services never tokenize: they hand it to the orchestrator.
 #[derive(Clone, Debug)]
@@ -38,6 +40,13 @@ impl Vocabulary {
             .map_err(|e| LoadError::unsupported(&template_path, e.to_string()))?;
         let hash = vocabulary_hash(path, &json, rows)?;
         Ok(Self { json: json.into(), hash, config: config.into(), chat_template: chat_template.into() })
+    }
+
+    /// Makes the files of the tokenizer from the metadata of `file`, for a model with `rows` embeddings.
+    pub(super) fn of_gguf(file: &Gguf, rows: usize) -> Result<Self, LoadError> {
+        let TokenizerFiles { json, config } = tokenizer_files(file)?;
+        let hash = vocabulary_hash(file.path(), &json, rows)?;
+        Ok(Self { json: json.into(), hash, config: config.into(), chat_template: "".into() })
     }
 }
 

@@ -9,6 +9,7 @@ use super::model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling
 use super::names::GGUF;
 use crate::load::error::LoadError;
 use crate::load::gguf::{Gguf, Value};
+use crate::load::gguf_tokenizer::end_tokens;
 
 /// Supported architectures. Files of Mistral models say `llama`.
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -47,7 +48,7 @@ impl ModelConfig {
             qk_norm: first_layer_has(file, GGUF.q_norm, "weight"),
             context: metadata.required("context_length")?,
             tied: !file.has(&format!("{}.weight", GGUF.head)),
-            eos: generation_eos(generation)?.unwrap_or_else(|| end_tokens(file)),
+            eos: union(generation_eos(generation)?.unwrap_or_default(), end_tokens(file)),
             names: &GGUF,
         };
         read.check().map_err(|what| metadata.unsupported(what))?;
@@ -139,11 +140,10 @@ fn divisors(file: &Gguf) -> Result<Option<RopeScaling>, LoadError> {
     Ok(Some(RopeScaling::Divisors(file.values(DIVISORS)?)))
 }
 
-/// The end-of-sequence and end-of-turn tokens.
-fn end_tokens(file: &Gguf) -> Vec<TokenId> {
-    let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
-    let ids = keys.iter().filter_map(|key| file.metadata(key)?.as_integer()?.try_into().ok());
-    let mut tokens: Vec<TokenId> = ids.map(TokenId).collect();
+/// The tokens of both lists, in ascending order.
+fn union(mut tokens: Vec<TokenId>, others: Vec<TokenId>) -> Vec<TokenId> {
+    tokens.extend(others);
+    tokens.sort_unstable();
     tokens.dedup();
     tokens
 }

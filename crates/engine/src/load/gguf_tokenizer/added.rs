@@ -32,7 +32,15 @@ pub(super) fn added_tokens<'a>(tokens: &'a Tokens<'_>, model: &str) -> Vec<Added
             TokenType::Normal | TokenType::Byte => return None,
         };
         let rstrip = phi3 && !PHI3_KEEPS_SPACE.contains(&content);
-        Some(AddedToken { id, content, single_word: false, lstrip: false, rstrip, normalized: false, special })
+        Some(AddedToken {
+            id,
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip,
+            normalized: false,
+            special,
+        })
     });
     added.collect()
 }

@@ -36,9 +36,7 @@ pub(super) fn pipeline<'a>(
     tokens: &'a Tokens<'a>,
     pre_tokenizer: &PreTokenizer,
 ) -> Result<Pipeline<'a>, LoadError> {
-    let split = |pattern: &&str| {
-        json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
-    };
+    let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
     let bytes = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
     });

@@ -98,9 +98,7 @@ pub(in crate::load) fn end_tokens(file: &Gguf) -> Vec<TokenId> {
 
 /// Whether a token of this text is a control token, whatever type the file has for it.
 pub(super) fn is_control(text: &str) -> bool {
-    END.contains(&text)
-        || CODE.contains(&text)
-        || END_OF_CODE.iter().any(|(_, texts)| texts.contains(&text))
+    END.contains(&text) || CODE.contains(&text) || END_OF_CODE.iter().any(|(_, texts)| texts.contains(&text))
 }
 
 fn id(file: &Gguf, key: &str) -> Option<u32> {

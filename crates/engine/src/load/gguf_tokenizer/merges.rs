@@ -15,7 +15,8 @@ pub(super) fn listed_merges<'a>(
     let mut seen = HashSet::with_capacity(lines.len());
     let mut merges = Vec::with_capacity(lines.len());
     for (index, line) in lines.into_iter().enumerate() {
-        let refuse = |what: &str| metadata.refuse(format!("tokenizer.ggml.merges[{index}], {line:?}, {what}"));
+        let refuse =
+            |what: &str| metadata.refuse(format!("tokenizer.ggml.merges[{index}], {line:?}, {what}"));
         let pair = split(line).ok_or_else(|| refuse("is not two tokens with a space between them"))?;
         let (left, right) = pair;
         let merged = [left, right].concat();

@@ -9,7 +9,8 @@ use super::tokens::Tokens;
 use crate::load::error::LoadError;
 
 /// What applies if a file does not state it.
-pub(super) const DEFAULTS: Defaults = Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), adds_bos: true };
+pub(super) const DEFAULTS: Defaults =
+    Defaults { bos: Some(1), eos: Some(2), unknown: Some(0), adds_bos: true };
 
 /// How a space is written in a token.
 const SPACE: &str = "\u{2581}";

@@ -50,7 +50,9 @@ impl<'a> Tokens<'a> {
         let texts = metadata.texts("ggml.tokens")?.ok_or_else(|| metadata.missing("ggml.tokens"))?;
         let count = texts.len();
         if count == 0 || count > MAX_TOKENS {
-            return Err(metadata.refuse(format!("it has {count} tokens, and 1 to {MAX_TOKENS} are supported")));
+            return Err(
+                metadata.refuse(format!("it has {count} tokens, and 1 to {MAX_TOKENS} are supported"))
+            );
         }
         let texts: Vec<Cow<'a, str>> = texts.into_iter().enumerate().map(named).collect();
         let mut ids = HashMap::with_capacity(count);

@@ -5,6 +5,7 @@ mod config;
 mod device;
 mod error;
 mod gguf;
+mod gguf_tokenizer;
 mod hub;
 mod json_file;
 mod matrix;

@@ -1,5 +1,7 @@
 //! A checkpoint, opened: its configuration, its tokenizer, and access to its tensors.
 
+use std::path::Path;
+
 use candle_core::Device;
 
 use super::config::ModelConfig;
@@ -25,29 +27,46 @@ impl Checkpoint {
     pub(crate) fn open(source: &ModelSource, options: &LoadOptions) -> Result<Self, LoadError> {
         let files = source.files(options.progress.as_ref())?;
         let device = options.device.open()?;
-        let (mut config, weights) = open_weights(&files, &device, options)?;
+        let mut opened = match &files.gguf {
+            Some(path) => Self::open_gguf(path, &files, device, options),
+            None => Self::open_directory(&files, device, options),
+        }?;
+        if let Some(vocabulary) = &opened.vocabulary {
+            opened.config.end_at(vocabulary.end_tokens.iter().copied());
+        }
+        Ok(opened)
+    }
+
+    fn open_gguf(
+        path: &Path,
+        files: &ModelFiles,
+        device: Device,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
+        let file = Gguf::open(path)?;
+        let config = ModelConfig::read_gguf(&file, files.generation.as_deref())?;
+        let vocabulary = match &files.tokenizer {
+            Some(beside) => {
+                tracing::info!(tokenizer = %beside.display(), "the tokenizer beside the GGUF file is used");
+                Vocabulary::read(beside, config.vocab)?
+            }
+            None => {
+                tracing::info!(file = %path.display(), "the tokenizer in the GGUF file is used");
+                Vocabulary::of_gguf(&file, config.vocab)?
+            }
+        };
+        let weights = Weights::gguf(file, &device, options)?;
+        Ok(Self { config, vocabulary: Some(vocabulary), weights, device })
+    }
+
+    fn open_directory(files: &ModelFiles, device: Device, options: &LoadOptions) -> Result<Self, LoadError> {
+        let config = ModelConfig::read(&files.config, files.generation.as_deref())?;
+        let embedding = format!("{}.weight", config.names.embedding);
+        let weights = Weights::safetensors(&files.weights, &embedding, &device, options)?;
         let vocabulary = match &files.tokenizer {
             Some(path) => Some(Vocabulary::read(path, config.vocab)?),
             None => None,
         };
-        config.end_at(vocabulary.iter().flat_map(|vocabulary| vocabulary.end_tokens.iter().copied()));
         Ok(Self { config, vocabulary, weights, device })
     }
-}
-
-fn open_weights(
-    files: &ModelFiles,
-    device: &Device,
-    options: &LoadOptions,
-) -> Result<(ModelConfig, Weights), LoadError> {
-    let generation = files.generation.as_deref();
-    if let Some(path) = &files.gguf {
-        let file = Gguf::open(path)?;
-        let config = ModelConfig::read_gguf(&file, generation)?;
-        return Ok((config, Weights::gguf(file, device, options)?));
-    }
-    let config = ModelConfig::read(&files.config, generation)?;
-    let embedding = format!("{}.weight", config.names.embedding);
-    let weights = Weights::safetensors(&files.weights, &embedding, device, options)?;
-    Ok((config, weights))
 }

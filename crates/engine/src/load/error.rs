@@ -41,10 +41,10 @@ pub enum LoadError {
     )]
     NotCached { id: String, revision: String, file: String, cache: PathBuf },
     #[error(
-        "there is no tokenizer.json in the directory of {model}: copy it from the model that this file was \
-         converted from"
+        "the tokenizer in the metadata of {path} cannot be used: {what}; put the tokenizer.json of the model \
+         that it was converted from into the same directory"
     )]
-    NoTokenizer { model: PathBuf },
+    GgufTokenizer { path: PathBuf, what: String },
     #[error("{path} is not valid")]
     Json {
         path: PathBuf,

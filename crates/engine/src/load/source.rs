@@ -14,7 +14,7 @@ use super::options::Progress;
 pub enum ModelSource {
     /// A directory in the layout of the HF hub.
     Directory(PathBuf),
-    /// A GGUF file with a `tokenizer.json` in the same directory.
+    /// A GGUF file. A `tokenizer.json` in the same directory takes precedence over the tokenizer in it.
     Gguf(PathBuf),
     /// A `config.json` without weights, with or without a tokenizer in the same directory. The model gets
     /// random weights of that shape: large models can be timed without their weights.
@@ -35,7 +35,8 @@ pub struct ModelFiles {
     pub config: PathBuf,
     /// `generation_config.json`, if there is one.
     pub generation: Option<PathBuf>,
-    /// `tokenizer.json`. Only a model with random weights may have none.
+    /// `tokenizer.json`. A model with random weights may have none; a GGUF file without one has a tokenizer in
+    /// its metadata.
     pub tokenizer: Option<PathBuf>,
     /// Safetensors files. Empty for random weights and for a GGUF file.
     pub weights: Vec<PathBuf>,
@@ -102,17 +103,13 @@ impl ModelSource {
                 weights: Vec::new(),
                 gguf: None,
             }),
-            Self::Gguf(path) => {
-                let tokenizer = sibling(path, "tokenizer.json")
-                    .ok_or_else(|| LoadError::NoTokenizer { model: path.clone() })?;
-                Ok(ModelFiles {
-                    config: path.clone(),
-                    generation: sibling(path, "generation_config.json"),
-                    tokenizer: Some(tokenizer),
-                    weights: Vec::new(),
-                    gguf: Some(path.clone()),
-                })
-            }
+            Self::Gguf(path) => Ok(ModelFiles {
+                config: path.clone(),
+                generation: sibling(path, "generation_config.json"),
+                tokenizer: sibling(path, "tokenizer.json"),
+                weights: Vec::new(),
+                gguf: Some(path.clone()),
+            }),
             Self::Directory(dir) => {
                 let missing = |name: &str| LoadError::MissingFile { path: dir.join(name) };
                 collect(|name| Ok(Some(dir.join(name)).filter(|path| is_present(path))), missing)
@@ -192,9 +189,7 @@ mod tests {
         assert_eq!(parse(config.to_str().unwrap()), Some(ModelSource::RandomWeights(config)));
         let gguf = dir.path().join("model.gguf");
         std::fs::write(&gguf, "").unwrap();
-        assert_eq!(parse(gguf.to_str().unwrap()), Some(ModelSource::Gguf(gguf.clone())));
-        let error = ModelSource::Gguf(gguf).files(None).unwrap_err().to_string();
-        assert!(error.contains("no tokenizer.json in the directory of"), "{error}");
+        assert_eq!(parse(gguf.to_str().unwrap()), Some(ModelSource::Gguf(gguf)));
         let hub = ModelSource::Hub { id: "meta-llama/Llama-3.2-1B".into(), revision: "main".into() };
         assert_eq!(parse("meta-llama/Llama-3.2-1B"), Some(hub));
         for nothing in ["no-such-dir", "a/b/c", "/no/such", "./x", "", "org/", "org/../x"] {

@@ -13,6 +13,8 @@ use tokenizers::Tokenizer;
 
 use self::special_tokens::TokenizerConfig;
 use super::error::LoadError;
+use super::gguf::Gguf;
+use super::gguf_tokenizer::{TokenizerFiles, tokenizer_files};
 use super::json_file::{is_present, read_json};
 
 /// The tokenizer of a model. The model services never tokenize: they hand it to the orchestrator.
@@ -51,17 +53,34 @@ impl Vocabulary {
         };
         let invalid = |reason: String| LoadError::Tokenizer { path: path.to_owned(), reason };
         let merged = merge::merged(&stored, &config).map_err(|error| invalid(error.to_string()))?;
-        let json = merged.unwrap_or(stored);
-        let tokenizer = Tokenizer::from_bytes(&json).map_err(|error| invalid(error.to_string()))?;
-        warn_of_other_ids(&tokenizer, &config);
+        let files = TokenizerFiles {
+            json: merged.unwrap_or(stored),
+            config: read_optional(&config_path)?,
+            chat_template: chat_template(path)?,
+        };
+        Self::new(files, &config, rows).map_err(invalid)
+    }
+
+    /// Makes the files of the tokenizer from the metadata of `file`, for a model with `rows` embeddings.
+    pub(super) fn of_gguf(file: &Gguf, rows: usize) -> Result<Self, LoadError> {
+        let invalid = |what: String| LoadError::GgufTokenizer { path: file.path().to_owned(), what };
+        let files = tokenizer_files(file)?;
+        let config = serde_json::from_slice(&files.config).map_err(|error| invalid(error.to_string()))?;
+        Self::new(files, &config, rows).map_err(invalid)
+    }
+
+    /// Checks the tokenizer in `files`, whose configuration is `config`.
+    fn new(files: TokenizerFiles, config: &TokenizerConfig, rows: usize) -> Result<Self, String> {
+        let tokenizer = Tokenizer::from_bytes(&files.json).map_err(|error| error.to_string())?;
+        warn_of_other_ids(&tokenizer, config);
         let tokens = tokens_by_id(&tokenizer);
         warn_of_tokens_beyond(rows, &tokens);
         Ok(Self {
             hash: vocabulary_hash(&tokens),
             end_tokens: end_tokens::end_tokens(&tokenizer, config.eos_token()),
-            json: json.into(),
-            config: read_optional(&config_path)?.into(),
-            chat_template: chat_template(path)?.into(),
+            json: files.json.into(),
+            config: files.config.into(),
+            chat_template: files.chat_template.into(),
         })
     }
 }

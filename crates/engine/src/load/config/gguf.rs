@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use tandem_decoding::TokenId;
 
 use super::generation::generation_eos;
 use super::model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};
 use super::names::GGUF;
 use crate::load::error::LoadError;
 use crate::load::gguf::{Gguf, Value};
+use crate::load::gguf_tokenizer::end_tokens;
 
 /// Supported architectures. Files of Mistral models say `llama`.
 const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
@@ -139,13 +139,6 @@ fn divisors(file: &Gguf) -> Result<Option<RopeScaling>, LoadError> {
         return Ok(None);
     }
     Ok(Some(RopeScaling::Divisors(file.values(DIVISORS)?)))
-}
-
-/// The end-of-sequence and end-of-turn tokens.
-fn end_tokens(file: &Gguf) -> Vec<TokenId> {
-    let keys = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
-    let ids = keys.iter().filter_map(|key| file.metadata(key)?.as_integer()?.try_into().ok());
-    ids.map(TokenId).collect()
 }
 
 /// A whole number that is not negative, of any width.

@@ -175,7 +175,7 @@ fn end_tokens_are_those_of_the_file_of_known_texts_and_of_the_generation_config(
     let generation = json!({ "eos_token_id": [5, 260] }).to_string();
     std::fs::write(dir.path().join("generation_config.json"), generation).unwrap();
     let model = Decoder::load(&ModelSource::Gguf(path), &LoadOptions::default()).unwrap();
-    assert_eq!(model.spec().eos, tokens(&[3, 5, 7, 260]));
+    assert_eq!(model.spec().eos, tokens(&[5, 260, 3, 7]));
 }
 
 #[test]
@@ -218,7 +218,6 @@ fn check_refusals(metadata: &Metadata, refusals: Vec<Refusal>) {
         changed.remove(&format!("tokenizer.{key}"));
         changed.extend(value.map(|value| (format!("tokenizer.{key}"), value)));
         let error = tiny_gguf::load(&changed, 270).map(|_| ()).unwrap_err().to_string();
-        println!("{error}");
         assert!(error.contains(expected), "{key}: {expected:?} is not in {error:?}");
         assert!(error.contains("model.gguf cannot be used") && error.ends_with("into the same directory"));
     }
@@ -297,12 +296,6 @@ fn errors_say_what_is_wrong_with_a_tokenizer_of_scores() {
     set(&mut metadata, "ggml.scores", Value::Array(vec![Value::F32(0.0)]));
     set(&mut metadata, "ggml.add_bos_token", Value::Bool(false));
     check_refusals(&metadata, vec![("x", None, "token 0 has 1025 bytes, and 1024 are supported")]);
-}
-
-#[test]
-fn a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused() {
-    let error = tiny_gguf::load(&byte_level(), 261).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("token id 261"), "{error}");
 }
 
 #[test]

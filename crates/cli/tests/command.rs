@@ -136,7 +136,8 @@ fn each_kind_of_broken_model_has_its_own_message() {
     refuses_draft(dir.path(), "different tokenizers");
 }
 
-/// A hub model in the cache is used without a network; one that is not in the cache is named.
+/// Without a network a hub model is loaded from the cache if only the cache may be used. Otherwise a file that is not in the cache
+/// might exist, also one that not every model has.
 #[test]
 fn a_hub_model_is_loaded_from_the_cache() {
     let home = tempfile::tempdir().unwrap();
@@ -148,19 +149,25 @@ fn a_hub_model_is_loaded_from_the_cache() {
     for file in ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"] {
         std::fs::copy(demo("draft").join(file), snapshot.join(file)).unwrap();
     }
-    let generate = |draft: &str| {
+    let generate = |draft: &str, offline: &str| {
         Command::new(env!("CARGO_BIN_EXE_tandem"))
             .args(["generate", "--json", "--max-new-tokens", "3", "--draft", draft, PROMPT])
             .env("HF_HOME", home.path())
             .env("HF_ENDPOINT", "http://127.0.0.1:1")
+            .env("HF_HUB_OFFLINE", offline)
             .output()
             .unwrap()
     };
-    let output = generate("someone/small-draft");
+    let output = generate("someone/small-draft", "1");
     let outcomes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(outcomes[0]["draft_model"], "someone/small-draft");
-    let errors = text(&generate("someone/else").stderr);
-    assert!(errors.contains("cannot fetch config.json of someone/else from the model hub"), "{errors}");
+    for (draft, file) in [("someone/small-draft", "tokenizer_config.json"), ("someone/else", "config.json")] {
+        let errors = text(&generate(draft, "0").stderr);
+        assert!(
+            errors.contains(&format!("cannot fetch {file} of {draft} from the model hub")),
+            "{file}: {errors}"
+        );
+    }
 }
 
 #[test]

@@ -123,6 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn extra_special_tokens_are_a_list_or_have_names() {
+        let json = tokenizer(json!([token(10, "<x>", false)]));
+        for extra in [json!(["<x>"]), json!({ "image_token": "<x>" }), json!([{ "content": "<x>" }])] {
+            let merged = merge(&json, json!({ "extra_special_tokens": extra })).unwrap();
+            let merged: Value = serde_json::from_slice(&merged).unwrap();
+            assert_eq!(merged["added_tokens"], json!([token(10, "<x>", true)]));
+        }
+        for none in [json!([]), json!({}), Value::Null] {
+            assert_eq!(merge(&json, json!({ "extra_special_tokens": none })), None);
+        }
+    }
+
+    #[test]
     fn tokens_are_recognised_as_the_config_says() {
         let json = tokenizer(json!([token(10, "<s>", true)]));
         let mut stripping = token(10, "<s>", false);

@@ -19,6 +19,8 @@ pub(super) struct TokenizerConfig {
     mask_token: Option<Named>,
     #[serde(default, deserialize_with = "or_default")]
     additional_special_tokens: Vec<Named>,
+    /// What newer versions of transformers write instead of `additional_special_tokens`.
+    extra_special_tokens: Option<Extra>,
 }
 
 /// A token that is recognised in a text before the text is split, as `tokenizer.json` states it.
@@ -46,6 +48,14 @@ struct Stated {
     normalized: Option<bool>,
     #[serde(default)]
     special: bool,
+}
+
+/// A list, or tokens by the names that a family of models gives them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Extra {
+    List(Vec<Named>),
+    ByName(BTreeMap<String, Named>),
 }
 
 #[derive(Deserialize)]
@@ -104,7 +114,12 @@ impl TokenizerConfig {
             &self.cls_token,
             &self.mask_token,
         ];
-        single.into_iter().flatten().chain(&self.additional_special_tokens)
+        let extra: Vec<&Named> = match &self.extra_special_tokens {
+            None => Vec::new(),
+            Some(Extra::List(tokens)) => tokens.iter().collect(),
+            Some(Extra::ByName(tokens)) => tokens.values().collect(),
+        };
+        single.into_iter().flatten().chain(&self.additional_special_tokens).chain(extra)
     }
 }
 

@@ -17,4 +17,5 @@ mod metrics;
 mod processes;
 mod simulation;
 mod system;
+mod vocabularies;
 mod workers;

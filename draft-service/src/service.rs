@@ -5,7 +5,7 @@ use tandem_generation::Proposal;
 use tandem_proto::v1::draft_server::{Draft, DraftServer};
 use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerError, WorkerService};
+use tandem_worker::{Calls, StepRequest, TokenizerParts, Worker, WorkerConfig, WorkerError, WorkerService};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -25,11 +25,20 @@ impl DraftService {
 
 #[tonic::async_trait]
 impl Draft for DraftService {
+    type GetTokenizerStream = TokenizerParts;
+
     async fn get_model_info(
         &self,
         _: Request<v1::GetModelInfoRequest>,
     ) -> Result<Response<v1::ModelInfo>, Status> {
         Ok(Response::new(self.worker.info()))
+    }
+
+    async fn get_tokenizer(
+        &self,
+        _: Request<v1::GetTokenizerRequest>,
+    ) -> Result<Response<Self::GetTokenizerStream>, Status> {
+        Ok(Response::new(self.worker.tokenizer()?))
     }
 
     async fn open_session(

@@ -12,10 +12,10 @@ pub enum ConnectError {
     #[error("no {role} service answered within {seconds} s; {reason}")]
     NoWorker { role: Role, seconds: u64, reason: String },
     #[error(
-        "draft and target have different tokenizers, so their tokens mean different things: {reason} {target}; use a draft of the \
+        "draft and target have different tokenizers, so their tokens mean different things: {reason}; use a draft of the \
          target's family"
     )]
-    VocabularyMismatch { target: String, reason: String },
+    VocabularyMismatch { reason: String },
     #[error("the target at {address} did not send its tokenizer: {reason}")]
     NoTokenizer { address: SocketAddr, reason: String },
     #[error("the tokenizer of target {target} cannot be used: {reason}")]

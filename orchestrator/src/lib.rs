@@ -19,6 +19,7 @@ mod retry;
 mod sequence;
 mod serve;
 mod service;
+mod vocabulary;
 mod workers;
 
 pub use chat::ChatTemplate;
@@ -27,4 +28,7 @@ pub use connect_error::ConnectError;
 pub use network::{Boxed, Network, Tcp, WorkerTlsError};
 pub use pair::Pair;
 pub use serve::serving;
+pub use vocabulary::{
+    ModelVocabulary, TokenTable, VocabularyDifferences, VocabularyMismatch, compare_vocabularies,
+};
 pub use workers::{DraftPool, TargetPool, WorkerName, WorkerNames, WorkerTimeouts};

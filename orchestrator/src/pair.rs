@@ -6,20 +6,20 @@ use std::time::Duration;
 use tandem_decoding::TokenId;
 use tandem_generation::Role;
 use tandem_proto::v1;
-use tandem_proto::v1::target_client::TargetClient;
 use tokenizers::Tokenizer;
 use tokio::time::Instant;
-use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::chat::ChatTemplate;
 use crate::connect_error::ConnectError;
 use crate::network::Network;
 use crate::retry::Backoff;
-use crate::workers::{DraftPool, Pool, TargetPool, WorkerNames, WorkerState, WorkerStatus, WorkerTimeouts};
+use crate::vocabulary::TokenTable;
+use crate::workers::{
+    DraftPool, Pool, TargetPool, TargetVocabulary, TokenizerFiles, WorkerNames, WorkerState, WorkerStatus,
+    WorkerTimeouts,
+};
 
-/// Largest tokenizer.json that is accepted from a target.
-const MAX_TOKENIZER_BYTES: usize = 64 << 20;
 /// How long the drafts have at least, once a target has answered.
 const DRAFT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -34,7 +34,9 @@ pub struct Pair {
     /// The targets' model.
     pub target: v1::ModelInfo,
     /// The target's tokenizer.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
+    /// One more than the largest id of the tokenizer.
+    tokens: u32,
     /// The chat template, if the target's model has one.
     pub chat: Option<ChatTemplate>,
     /// Tokens that end a sequence, according to the target.
@@ -51,27 +53,29 @@ impl Pair {
     ) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + timeout;
         let targets = Pool::start(Role::Target, names.target, None, timeouts, network.clone());
-        let vocabulary = first_tokenizer(&targets, deadline, timeout).await?;
+        let files = first_tokenizer(&targets, deadline, timeout).await?;
         let Some(target) = targets.model().cloned() else {
             return Err(no_target(timeout, targets.trouble()));
         };
         let unusable = |reason| ConnectError::Tokenizer { target: target.model_id.clone(), reason };
-        let tokenizer = prompt_tokenizer(&vocabulary.json).map_err(|e| unusable(e.to_string()))?;
-        let chat = chat_template(&vocabulary, &target.model_id);
+        let tokenizer = prompt_tokenizer(&files.json).map_err(|e| unusable(e.to_string()))?;
+        let chat = chat_template(&files, &target.model_id);
+        let tokenizer = Arc::new(tokenizer);
+        let tokens = TokenTable::new(&tokenizer).size();
 
-        let hash = Some(target.vocab_hash.clone());
-        let drafts = Pool::start(Role::Draft, names.draft, hash, timeouts, network);
+        let vocabulary = TargetVocabulary::new(target.clone(), tokenizer.clone());
+        let drafts = Pool::start(Role::Draft, names.draft, Some(vocabulary), timeouts, network);
         let draft_deadline = deadline.max(Instant::now() + DRAFT_TIMEOUT);
         if let Err(trouble) = drafts.first_serving(draft_deadline).await {
             if let Some(reason) = drafts.unfit() {
-                return Err(ConnectError::VocabularyMismatch { target: target.model_id, reason });
+                return Err(ConnectError::VocabularyMismatch { reason });
             }
             tracing::warn!(trouble, "no draft answered: generation goes on without drafts until one does");
         }
         let eos = target.eos_token_ids.iter().copied().map(TokenId).collect();
         let drafter = DraftPool::new(drafts.clone());
         let scorer = TargetPool::new(targets.clone());
-        Ok(Self { drafter, scorer, drafts, targets, target, tokenizer, chat, eos })
+        Ok(Self { drafter, scorer, drafts, targets, target, tokenizer, tokens, chat, eos })
     }
 
     /// The drafts' model; the default while none has answered.
@@ -79,10 +83,11 @@ impl Pair {
         self.drafts.model().cloned().unwrap_or_default()
     }
 
-    /// Size of the vocabulary that both models have: their embeddings may be padded differently.
+    /// Tokens from this id on do not occur: the embeddings of the models may be padded differently. A draft whose embedding is smaller
+    /// than the tokenizer does not keep the target from its tokens.
     pub fn vocab(&self) -> u32 {
         let target = self.target.vocab_size;
-        self.drafts.model().map_or(target, |draft| draft.vocab_size.min(target))
+        self.drafts.model().map_or(target, |draft| draft.vocab_size.max(self.tokens).min(target))
     }
 
     /// Tokens that a sequence may have on both models.
@@ -123,12 +128,13 @@ async fn first_tokenizer(
     targets: &Pool,
     deadline: Instant,
     timeout: Duration,
-) -> Result<Vocabulary, ConnectError> {
+) -> Result<TokenizerFiles, ConnectError> {
     let mut backoff = Backoff::new(0);
     loop {
         let first = targets.first_serving(deadline).await.map_err(|reason| no_target(timeout, reason))?;
-        match fetch_tokenizer(first.channel.clone(), targets.timeouts().request).await {
-            Ok(vocabulary) => return Ok(vocabulary),
+        let timeout_of_request = targets.timeouts().request;
+        match TokenizerFiles::fetch(Role::Target, first.channel.clone(), timeout_of_request).await {
+            Ok(files) => return Ok(files),
             Err(status) if Instant::now() >= deadline => {
                 return Err(no_target(timeout, status.message().to_owned()));
             }
@@ -158,39 +164,9 @@ fn prompt_tokenizer(json: &[u8]) -> tokenizers::Result<Tokenizer> {
 }
 
 /// The chat template. A model whose template is broken still completes prompts.
-fn chat_template(vocabulary: &Vocabulary, model: &str) -> Option<ChatTemplate> {
-    ChatTemplate::new(&vocabulary.config, &vocabulary.chat_template).unwrap_or_else(|reason| {
+fn chat_template(files: &TokenizerFiles, model: &str) -> Option<ChatTemplate> {
+    ChatTemplate::new(&files.config, &files.chat_template).unwrap_or_else(|reason| {
         tracing::warn!(model, reason, "chats are refused: the chat template cannot be used");
         None
     })
-}
-
-/// The files of a tokenizer, as a target sends them.
-#[derive(Default)]
-struct Vocabulary {
-    /// tokenizer.json
-    json: Vec<u8>,
-    /// tokenizer_config.json; empty if there is none.
-    config: Vec<u8>,
-    /// chat_template.jinja; empty if there is none.
-    chat_template: String,
-}
-
-async fn fetch_tokenizer(channel: Channel, timeout: Duration) -> Result<Vocabulary, Status> {
-    let fetch = async {
-        let mut chunks =
-            TargetClient::new(channel).get_tokenizer(v1::GetTokenizerRequest {}).await?.into_inner();
-        let mut all = Vocabulary::default();
-        while let Some(part) = chunks.message().await? {
-            all.json.extend(part.chunk);
-            all.config.extend(part.config);
-            all.chat_template.push_str(&part.chat_template);
-            if all.json.len().max(all.config.len()).max(all.chat_template.len()) > MAX_TOKENIZER_BYTES {
-                return Err(Status::invalid_argument("its tokenizer is larger than 64 MiB"));
-            }
-        }
-        Ok(all)
-    };
-    let fetched = tokio::time::timeout(timeout, fetch).await;
-    fetched.unwrap_or_else(|_| Err(Status::deadline_exceeded("its tokenizer did not come in time")))
 }

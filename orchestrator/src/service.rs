@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tandem_decoding::TokenId;
 use tandem_generation::{Field, GenerateError, GenerateRequest, Input, InvalidRequest, OpenSession};
-use tandem_serving::{AdmissionControl, Permit};
+use tandem_serving::{AdmissionControl, Permit, trace_id};
+use tokenizers::Encoding;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
-use tracing::{Instrument, trace_span};
+use tracing::{Instrument, Span, trace_span};
 
 use crate::admission::{Access, ClientIdentity, KeyError};
 use crate::error::ServiceError;
@@ -189,14 +190,19 @@ impl GenerationService {
         }
         let service = self.clone();
         let input = input.clone();
-        let encoding = tokio::task::spawn_blocking(move || Ok((service.encode(&input)?, permit)));
+        let span = Span::current();
+        let encode = move || span.in_scope(|| Ok((service.encode(&input)?, permit)));
+        let encoding = tokio::task::spawn_blocking(encode);
         encoding.await.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
     }
 
     fn encode(&self, input: &Input) -> Result<Vec<TokenId>, GenerateError> {
         let encoding = match input {
             Input::Tokens(tokens) => return Ok(tokens.clone()),
-            Input::Text(text) => self.pair.tokenizer.encode(text.as_str(), true),
+            Input::Text(text) => {
+                let encoding = self.pair.tokenizer.encode(text.as_str(), true);
+                encoding.inspect(warn_of_doubled_token)
+            }
             Input::Chat(messages) => {
                 let chat = self.pair.chat.as_ref().ok_or_else(|| self.no_chat_template())?;
                 // The template sets the special tokens itself.
@@ -228,6 +234,27 @@ impl GenerationService {
             context_length: self.pair.context(),
             chat: self.pair.chat.is_some(),
         }
+    }
+}
+
+/// Warns of a prompt that begins with a token which the tokenizer adds too. The tokens stay what they are.
+fn warn_of_doubled_token(encoding: &Encoding) {
+    if let Some(token) = doubled_token(encoding) {
+        tracing::warn!(
+            trace_id = trace_id(),
+            "the prompt begins with {token}, which the tokenizer adds anyway, so that the model reads it twice: leave it out of the prompt"
+        );
+    }
+}
+
+/// The token that the tokenizer added at the beginning, if the text begins with it too.
+fn doubled_token(encoding: &Encoding) -> Option<&str> {
+    let is_added = encoding.get_special_tokens_mask().first() == Some(&1);
+    match encoding.get_ids() {
+        [first, second, ..] if is_added && first == second => {
+            encoding.get_tokens().first().map(String::as_str)
+        }
+        _ => None,
     }
 }
 

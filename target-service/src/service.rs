@@ -1,16 +1,13 @@
 //! The gRPC service.
 
-use std::pin::Pin;
-
 use tandem_draft_service::DraftService;
 use tandem_engine::ModelThread;
 use tandem_generation::Scores;
 use tandem_proto::v1::draft_server::DraftServer;
 use tandem_proto::v1::target_server::{Target, TargetServer};
-use tandem_proto::{MAX_MESSAGE_BYTES, TOKENIZER_CHUNK_BYTES, v1};
+use tandem_proto::{MAX_MESSAGE_BYTES, v1};
 use tandem_serving::Serving;
-use tandem_worker::{Calls, StepRequest, Worker, WorkerConfig, WorkerError, WorkerService};
-use tokio_stream::Stream;
+use tandem_worker::{Calls, StepRequest, TokenizerParts, Worker, WorkerConfig, WorkerError, WorkerService};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
 
@@ -30,7 +27,7 @@ impl TargetService {
 
 #[tonic::async_trait]
 impl Target for TargetService {
-    type GetTokenizerStream = Pin<Box<dyn Stream<Item = Result<v1::GetTokenizerResponse, Status>> + Send>>;
+    type GetTokenizerStream = TokenizerParts;
 
     async fn get_model_info(
         &self,
@@ -43,17 +40,7 @@ impl Target for TargetService {
         &self,
         _: Request<v1::GetTokenizerRequest>,
     ) -> Result<Response<Self::GetTokenizerStream>, Status> {
-        let vocabulary = self.worker.vocabulary()?;
-        let first = v1::GetTokenizerResponse {
-            config: vocabulary.config.to_vec(),
-            chat_template: vocabulary.chat_template.to_string(),
-            chunk: Vec::new(),
-        };
-        let chunks = vocabulary.json.chunks(TOKENIZER_CHUNK_BYTES);
-        let chunks =
-            chunks.map(|chunk| v1::GetTokenizerResponse { chunk: chunk.to_vec(), ..Default::default() });
-        let parts: Vec<_> = std::iter::once(first).chain(chunks).map(Ok).collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
+        Ok(Response::new(self.worker.tokenizer()?))
     }
 
     async fn open_session(

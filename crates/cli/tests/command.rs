@@ -132,8 +132,35 @@ fn each_kind_of_broken_model_has_its_own_message() {
     let dir = broken("draft", |d| std::fs::write(d.join("tokenizer.json"), b"[]").unwrap());
     refuses_draft(dir.path(), "is not a valid tokenizer");
     // Another vocabulary of the same size.
-    let dir = broken("draft", |d| edit(&d.join("tokenizer.json"), "\"<pad>\"", "\"<pod>\""));
+    let dir = broken("draft", |d| edit(&d.join("tokenizer.json"), "\"Ć\"", "\"ĆĆ\""));
     refuses_draft(dir.path(), "different tokenizers");
+    refuses_draft(dir.path(), "token 197 is \"Ć\" in the target");
+}
+
+/// A difference that changes no text is worth a warning.
+#[test]
+fn special_tokens_of_the_draft_may_have_other_names() {
+    let dir = broken("draft", |d| edit(&d.join("tokenizer.json"), "\"<pad>\"", "\"<pod>\""));
+    let draft = dir.path().to_str().unwrap();
+    let output = tandem(&["generate", "--json", "--max-new-tokens", "3", "--draft", draft, PROMPT], b"");
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("WARN"), "{errors}");
+    assert!(errors.contains("named differently (the first: 2 is \"<pod>\", not \"<pad>\")"), "{errors}");
+    let output = tandem(&["doctor", "--json", "--repeats", "1", "--prefix", "20", "--draft", draft], b"");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let agree = checks.iter().find(|check| check["name"] == "tokenizers agree").unwrap();
+    assert_eq!(agree["passed"], true, "{agree}");
+}
+
+#[test]
+fn a_doubled_token_at_the_beginning_is_warned_of_once() {
+    let output = tandem(&["generate", "--json", "--max-new-tokens", "2", "<s>Once"], b"");
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let warning = "the prompt begins with <s>, which the tokenizer adds anyway";
+    assert_eq!(errors.matches(warning).count(), 1, "{errors}");
 }
 
 /// Without a network a hub model is loaded from the cache if only the cache may be used. Otherwise a file that is not in the cache

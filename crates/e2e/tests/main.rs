@@ -19,4 +19,5 @@ mod published;
 mod simulation;
 mod system;
 mod tokenizer;
+mod vocabularies;
 mod workers;

@@ -131,7 +131,7 @@ impl<'a> Output<'a> {
     pub(crate) async fn finish(mut self, reason: FinishReason) -> Result<Finish, GenerateError> {
         // After a stop string, what was held back is not part of the text.
         if !matches!(reason, FinishReason::Stop(_)) {
-            let last = self.text.finish()?;
+            let last = self.text.finish();
             self.send(last, None).await?;
         }
         self.report();

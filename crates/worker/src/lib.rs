@@ -19,4 +19,4 @@ pub use process::{RunError, WorkerService, run_process, serving};
 pub use session::{SessionState, StepRequest, StepTask};
 pub use session_table::{SessionError, TableLimits};
 pub use step_log::OutOfOrder;
-pub use worker::Worker;
+pub use worker::{TokenizerParts, Worker};

@@ -1,20 +1,26 @@
 //! A model and the sessions on it.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use tandem_engine::{ModelThread, TreeCache, Vocabulary};
+use tandem_engine::{ModelThread, TreeCache};
 use tandem_generation::{OpenSession, SessionHandle};
-use tandem_proto::{InvalidMessage, v1};
+use tandem_proto::{InvalidMessage, TOKENIZER_CHUNK_BYTES, v1};
 use tandem_serving::AdmissionControl;
 use tokio::sync::Mutex;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tracing::Instrument;
 
 use crate::error::WorkerError;
 use crate::metrics::Calls;
 use crate::session::{Ends, Session, StepRequest, StepTask};
 use crate::session_table::{SessionTable, TableLimits};
+
+/// The files of a tokenizer, part by part.
+pub type TokenizerParts = Pin<Box<dyn Stream<Item = Result<v1::GetTokenizerResponse, Status>> + Send>>;
 
 /// A worker whose steps reply `R`. Clones share it.
 #[derive(Clone)]
@@ -150,10 +156,20 @@ impl<R: Clone + Send + 'static> Worker<R> {
         Ok(v1::CloseSessionResponse {})
     }
 
-    /// The tokenizer.
-    pub fn vocabulary(&self) -> Result<&Vocabulary, WorkerError> {
-        self.model.spec().vocabulary.as_ref().ok_or_else(|| {
+    /// The files of the tokenizer, in messages of a size that every client accepts.
+    pub fn tokenizer(&self) -> Result<TokenizerParts, WorkerError> {
+        let vocabulary = self.model.spec().vocabulary.as_ref().ok_or_else(|| {
             WorkerError::invalid("model", "has random weights, which are for timing only, and no tokenizer")
-        })
+        })?;
+        let first = v1::GetTokenizerResponse {
+            config: vocabulary.config.to_vec(),
+            chat_template: vocabulary.chat_template.to_string(),
+            chunk: Vec::new(),
+        };
+        let chunks = vocabulary.json.chunks(TOKENIZER_CHUNK_BYTES);
+        let chunks =
+            chunks.map(|chunk| v1::GetTokenizerResponse { chunk: chunk.to_vec(), ..Default::default() });
+        let parts: Vec<_> = std::iter::once(first).chain(chunks).map(Ok).collect();
+        Ok(Box::pin(tokio_stream::iter(parts)))
     }
 }

@@ -84,7 +84,7 @@ async fn follow(registry: &Registry, endpoint: &Endpoint, backoff: &mut Backoff)
         }
         if is_serving {
             let info = registry.request_model(endpoint).await?;
-            match registry.check(&info) {
+            match registry.check(endpoint, &info).await? {
                 Ok(()) => {
                     endpoint.set_checked(info.incarnation);
                     backoff.reset();

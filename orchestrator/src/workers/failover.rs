@@ -344,9 +344,10 @@ impl<P: SessionProtocol> FailoverSession<P> {
         // The worker may have been restarted with another model, whose tokens mean something else.
         if !endpoint.is_checked(incarnation) {
             let info = P::info(endpoint.channel.clone(), self.pool.timeouts().silence).await;
-            let info =
-                info.map_err(|status| Failure::from_status(status, self.pool.role(), self.deadline))?;
-            self.pool.check(&endpoint, incarnation, &info).map_err(Failure::Worker)?;
+            let failure = |status| Failure::from_status(status, self.pool.role(), self.deadline);
+            let info = info.map_err(failure)?;
+            let checked = self.pool.check(&endpoint, incarnation, &info).await.map_err(failure)?;
+            checked.map_err(Failure::Worker)?;
         }
         Ok(session)
     }

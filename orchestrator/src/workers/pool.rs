@@ -9,11 +9,13 @@ use tandem_proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
+use tonic::Status;
 
 use super::discovery::resolve_forever;
 use super::endpoint::{Endpoint, Health, WorkerState};
 use super::name::{WorkerName, WorkerTimeouts};
 use super::registry::Registry;
+use super::target_vocabulary::TargetVocabulary;
 use crate::network::Network;
 use crate::retry::RetryBudget;
 
@@ -51,7 +53,7 @@ impl Pool {
     pub(crate) fn start(
         role: Role,
         names: Vec<WorkerName>,
-        vocabulary: Option<String>,
+        vocabulary: Option<TargetVocabulary>,
         timeouts: WorkerTimeouts,
         network: Arc<dyn Network>,
     ) -> Self {
@@ -139,16 +141,19 @@ impl Pool {
         reasons.collect::<Vec<_>>().join("; ")
     }
 
-    /// Checks that the `incarnation` of a worker serves the expected model, by what it says of itself.
-    pub(crate) fn check(
+    /// Checks that the `incarnation` of a worker serves the expected model, by what it says of itself; if it does not, the inner error
+    /// says why.
+    pub(crate) async fn check(
         &self,
         endpoint: &Endpoint,
         incarnation: u64,
         info: &v1::ModelInfo,
-    ) -> Result<(), String> {
-        self.registry.check(info)?;
-        endpoint.set_checked(incarnation);
-        Ok(())
+    ) -> Result<Result<(), String>, Status> {
+        let checked = self.registry.check(endpoint, info).await?;
+        if checked.is_ok() {
+            endpoint.set_checked(incarnation);
+        }
+        Ok(checked)
     }
 
     /// All workers as they are now; those that answer are asked for their load.

@@ -12,6 +12,7 @@ use tonic::Status;
 use super::endpoint::{Endpoint, Health};
 use super::name::{WorkerName, WorkerTimeouts};
 use super::protocol::model_info;
+use super::target_vocabulary::TargetVocabulary;
 use crate::network::Network;
 use crate::retry::RetryBudget;
 
@@ -21,8 +22,8 @@ pub(super) struct Registry {
     pub(super) names: Vec<WorkerName>,
     pub(super) timeouts: WorkerTimeouts,
     pub(super) network: Arc<dyn Network>,
-    /// The hash of the vocabulary that all workers must have, if it is known before the first one answers.
-    vocabulary: Option<String>,
+    /// The vocabulary that all workers must agree with, if it is known before the first one answers.
+    vocabulary: Option<TargetVocabulary>,
     /// The model of the first worker that answered; the others must serve the same.
     model: OnceLock<v1::ModelInfo>,
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
@@ -38,7 +39,7 @@ impl Registry {
     pub(super) fn new(
         role: Role,
         names: Vec<WorkerName>,
-        vocabulary: Option<String>,
+        vocabulary: Option<TargetVocabulary>,
         timeouts: WorkerTimeouts,
         network: Arc<dyn Network>,
     ) -> Self {
@@ -102,17 +103,24 @@ impl Registry {
         model_info(self.role, endpoint.channel.clone(), self.timeouts.silence).await
     }
 
-    /// Checks that a worker serves the expected model. The first one defines it.
-    pub(super) fn check(&self, info: &v1::ModelInfo) -> Result<(), String> {
-        if self.vocabulary.as_ref().is_some_and(|hash| *hash != info.vocab_hash) {
-            return Err(format!("{} has another tokenizer than the target", info.model_id));
+    /// Checks that a worker serves the expected model; if it does not, the inner error says why. The first one defines it.
+    pub(super) async fn check(
+        &self,
+        endpoint: &Endpoint,
+        info: &v1::ModelInfo,
+    ) -> Result<Result<(), String>, Status> {
+        if let Some(vocabulary) = &self.vocabulary {
+            let channel = endpoint.channel.clone();
+            let agrees = vocabulary.check(info, channel, self.timeouts.request).await?;
+            if agrees.is_err() {
+                return Ok(agrees);
+            }
         }
         let expected = self.model.get_or_init(|| info.clone());
-        if is_same_model(info, expected) {
-            Ok(())
-        } else {
-            Err(format!("{} is not the same model as {}", info.model_id, expected.model_id))
-        }
+        Ok(match is_same_model(info, expected) {
+            true => Ok(()),
+            false => Err(format!("{} is not the same model as {}", info.model_id, expected.model_id)),
+        })
     }
 
     /// Records and logs the health of a worker.

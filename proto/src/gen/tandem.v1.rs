@@ -11,7 +11,8 @@ pub struct ModelInfo {
     /// between draft and target.
     #[prost(uint32, tag = "2")]
     pub vocab_size: u32,
-    /// SHA-256, in hexadecimal, of the tokenizer's (id, token) pairs. Draft and target must have the same value.
+    /// SHA-256, in hexadecimal, of the tokenizer's (id, token) pairs; empty if the model has no tokenizer. If
+    /// draft and target have different values, an orchestrator compares their tokenizers token by token.
     #[prost(string, tag = "3")]
     pub vocab_hash: ::prost::alloc::string::String,
     /// Maximum number of tokens of a sequence, prompt included.
@@ -48,6 +49,21 @@ pub struct Load {
     /// Number of tokens that these sessions have reserved, out of ModelInfo.kv_cache_tokens.
     #[prost(uint64, tag = "2")]
     pub kv_cache_tokens_used: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTokenizerRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTokenizerResponse {
+    /// The next part of tokenizer.json, at most 1 MiB. Empty in the first message.
+    #[prost(bytes = "vec", tag = "1")]
+    pub chunk: ::prost::alloc::vec::Vec<u8>,
+    /// Only in the first message: tokenizer_config.json; empty if the model has none.
+    #[prost(bytes = "vec", tag = "2")]
+    pub config: ::prost::alloc::vec::Vec<u8>,
+    /// Only in the first message: chat_template.jinja, which takes precedence over the template in
+    /// tokenizer_config.json; empty if the model has none.
+    #[prost(string, tag = "3")]
+    pub chat_template: ::prost::alloc::string::String,
 }
 /// Identifies the KV-cache state of one session on one worker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -98,7 +114,8 @@ pub struct OpenSessionRequest {
     #[prost(uint64, tag = "5")]
     pub seed: u64,
     /// Tokens from this id on are neither proposed nor drawn. Set it to the smaller vocab_size of draft and
-    /// target, whose embeddings may be padded differently. 0 sets no limit.
+    /// target, whose embeddings may be padded differently, but not below the number of tokens of the target's
+    /// tokenizer. 0 sets no limit.
     #[prost(uint32, tag = "6")]
     pub vocab_limit: u32,
     /// Identifier of the new session, drawn at random by the client. It enables the client to close the session
@@ -399,6 +416,32 @@ pub mod draft_client {
                 .insert(GrpcMethod::new("tandem.v1.Draft", "GetModelInfo"));
             self.inner.unary(req, path, codec).await
         }
+        /// Streams the files of the model's tokenizer, so that an orchestrator can compare it with the target's.
+        /// INVALID_ARGUMENT if the model has no tokenizer.
+        pub async fn get_tokenizer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetTokenizerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::GetTokenizerResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tandem.v1.Draft/GetTokenizer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tandem.v1.Draft", "GetTokenizer"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Opens a session: reserves room in the KV cache and prefills the prompt. RESOURCE_EXHAUSTED, with
         /// RetryInfo, if the KV cache or the number of sessions does not allow another one.
         pub async fn open_session(
@@ -492,6 +535,21 @@ pub mod draft_server {
             &self,
             request: tonic::Request<super::GetModelInfoRequest>,
         ) -> std::result::Result<tonic::Response<super::ModelInfo>, tonic::Status>;
+        /// Server streaming response type for the GetTokenizer method.
+        type GetTokenizerStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::GetTokenizerResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Streams the files of the model's tokenizer, so that an orchestrator can compare it with the target's.
+        /// INVALID_ARGUMENT if the model has no tokenizer.
+        async fn get_tokenizer(
+            &self,
+            request: tonic::Request<super::GetTokenizerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::GetTokenizerStream>,
+            tonic::Status,
+        >;
         /// Opens a session: reserves room in the KV cache and prefills the prompt. RESOURCE_EXHAUSTED, with
         /// RetryInfo, if the KV cache or the number of sessions does not allow another one.
         async fn open_session(
@@ -646,6 +704,52 @@ pub mod draft_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tandem.v1.Draft/GetTokenizer" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetTokenizerSvc<T: Draft>(pub Arc<T>);
+                    impl<
+                        T: Draft,
+                    > tonic::server::ServerStreamingService<super::GetTokenizerRequest>
+                    for GetTokenizerSvc<T> {
+                        type Response = super::GetTokenizerResponse;
+                        type ResponseStream = T::GetTokenizerStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetTokenizerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Draft>::get_tokenizer(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetTokenizerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -820,21 +924,6 @@ pub mod draft_server {
     impl<T> tonic::server::NamedService for DraftServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetTokenizerRequest {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetTokenizerResponse {
-    /// The next part of tokenizer.json, at most 1 MiB. Empty in the first message.
-    #[prost(bytes = "vec", tag = "1")]
-    pub chunk: ::prost::alloc::vec::Vec<u8>,
-    /// Only in the first message: tokenizer_config.json; empty if the model has none.
-    #[prost(bytes = "vec", tag = "2")]
-    pub config: ::prost::alloc::vec::Vec<u8>,
-    /// Only in the first message: chat_template.jinja, which takes precedence over the template in
-    /// tokenizer_config.json; empty if the model has none.
-    #[prost(string, tag = "3")]
-    pub chat_template: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScoreTreeRequest {

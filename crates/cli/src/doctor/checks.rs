@@ -1,9 +1,10 @@
 //! Checks that the device computes correct results.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use tandem_decoding::{AncestorMask, TokenId, TokenTree, TreeLimits};
-use tandem_engine::{Backend, Decoder, DeviceChoice, Pass};
+use tandem_engine::{Backend, Decoder, DeviceChoice, ModelSpec, Pass};
+use tandem_orchestrator::{ModelVocabulary, TokenTable, compare_vocabularies};
 
 use super::subject::Subject;
 
@@ -27,15 +28,32 @@ fn tolerance(model: &Decoder, device: DeviceChoice) -> f32 {
 
 /// Compares the vocabularies of the pair; `None` if a model has no tokenizer.
 pub(super) fn tokenizers_agree(target: &Decoder, draft: &Decoder) -> Option<Check> {
-    let target = &target.spec().vocabulary.as_ref()?.hash;
-    let draft = &draft.spec().vocabulary.as_ref()?.hash;
-    let passed = target == draft;
-    let finding = if passed {
-        format!("sha256 {target:.12}…")
+    let hash = &target.spec().vocabulary.as_ref()?.hash;
+    let compared = if *hash == draft.spec().vocabulary.as_ref()?.hash {
+        Ok(format!("sha256 {hash:.12}…"))
     } else {
-        format!("target {target:.12}…, draft {draft:.12}…: use a draft of the target's family")
+        differences(target.spec(), draft.spec())
     };
+    let passed = compared.is_ok();
+    let finding = compared.unwrap_or_else(|error| format!("{error:#}: use a draft of the target's family"));
     Some(Check { name: "tokenizers agree".into(), passed, finding })
+}
+
+/// How vocabularies differ that can be used together.
+fn differences(target: &ModelSpec, draft: &ModelSpec) -> anyhow::Result<String> {
+    let in_target = token_table(target)?;
+    let in_draft = token_table(draft)?;
+    let differences = compare_vocabularies(&vocabulary(target, &in_target), &vocabulary(draft, &in_draft))?;
+    Ok(differences.to_string())
+}
+
+fn token_table(spec: &ModelSpec) -> anyhow::Result<TokenTable> {
+    let files = spec.vocabulary.as_ref().context("it has no tokenizer")?;
+    TokenTable::from_json(&files.json).map_err(|error| anyhow!("the tokenizer of {}: {error}", spec.id))
+}
+
+fn vocabulary<'a>(spec: &'a ModelSpec, tokens: &'a TokenTable) -> ModelVocabulary<'a> {
+    ModelVocabulary { model: &spec.id, tokens, rows: u32::try_from(spec.vocab_size).unwrap_or(u32::MAX) }
 }
 
 /// The checks of one model.

@@ -19,6 +19,8 @@ pub(super) struct Liar {
     pub(super) handles: Arc<Mutex<VecDeque<v1::SessionHandle>>>,
 }
 
+type TokenizerParts = Pin<Box<dyn Stream<Item = Result<v1::GetTokenizerResponse, Status>> + Send>>;
+
 fn next<T>(queue: &Mutex<VecDeque<T>>) -> Result<Response<T>, Status> {
     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     next.map(Response::new).ok_or_else(|| Status::resource_exhausted("no more lies"))
@@ -36,6 +38,12 @@ impl Liar {
         }
     }
 
+    fn tokenizer() -> Response<TokenizerParts> {
+        let chunk =
+            v1::GetTokenizerResponse { chunk: toy_tokenizer_json(8).into_bytes(), ..Default::default() };
+        Response::new(Box::pin(tokio_stream::once(Ok(chunk))))
+    }
+
     fn open(&self) -> Result<Response<v1::OpenSessionResponse>, Status> {
         let handle = next(&self.handles)?.into_inner();
         Ok(Response::new(v1::OpenSessionResponse { handle: Some(handle), lease_ms: 0 }))
@@ -44,11 +52,20 @@ impl Liar {
 
 #[tonic::async_trait]
 impl Draft for Liar {
+    type GetTokenizerStream = TokenizerParts;
+
     async fn get_model_info(
         &self,
         _: Request<v1::GetModelInfoRequest>,
     ) -> Result<Response<v1::ModelInfo>, Status> {
         Ok(Response::new(Self::info()))
+    }
+
+    async fn get_tokenizer(
+        &self,
+        _: Request<v1::GetTokenizerRequest>,
+    ) -> Result<Response<TokenizerParts>, Status> {
+        Ok(Self::tokenizer())
     }
 
     async fn open_session(
@@ -72,7 +89,7 @@ impl Draft for Liar {
 
 #[tonic::async_trait]
 impl Target for Liar {
-    type GetTokenizerStream = Pin<Box<dyn Stream<Item = Result<v1::GetTokenizerResponse, Status>> + Send>>;
+    type GetTokenizerStream = TokenizerParts;
 
     async fn get_model_info(
         &self,
@@ -84,10 +101,8 @@ impl Target for Liar {
     async fn get_tokenizer(
         &self,
         _: Request<v1::GetTokenizerRequest>,
-    ) -> Result<Response<Self::GetTokenizerStream>, Status> {
-        let chunk =
-            v1::GetTokenizerResponse { chunk: toy_tokenizer_json(8).into_bytes(), ..Default::default() };
-        Ok(Response::new(Box::pin(tokio_stream::once(Ok(chunk)))))
+    ) -> Result<Response<TokenizerParts>, Status> {
+        Ok(Self::tokenizer())
     }
 
     async fn open_session(

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-
 use super::generation::generation_eos;
 use super::model_config::{MlpKind, ModelConfig, NormKind, Positions, RopeScaling};
 use super::names::GGUF;

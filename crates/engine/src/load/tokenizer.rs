@@ -10,7 +10,8 @@ use super::error::LoadError;
 use super::gguf::Gguf;
 use super::gguf_tokenizer::{TokenizerFiles, tokenizer_files};
 
-/// The tokenizer of a model. The model services never tokenize: they hand it to the orchestrator.
+/// The tokenizer of a model. The model services never tokenize: they hand it to the orchestrator. The files of a
+/// GGUF file that is alone in its directory are made from its metadata.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
     /// The content of `tokenizer.json`.

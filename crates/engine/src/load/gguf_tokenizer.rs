@@ -14,6 +14,7 @@ mod json;
 mod merges;
 mod metadata;
 mod pre_tokenizer;
+mod scores;
 mod sentence_piece;
 mod special;
 mod tokens;
@@ -21,7 +22,8 @@ mod tokens;
 pub(super) use self::end_tokens::end_tokens;
 use self::json::TokenizerJson;
 use self::metadata::Metadata;
-use self::special::Special;
+use self::pre_tokenizer::PreTokenizer;
+use self::special::{Defaults, Special};
 use self::tokens::Tokens;
 use super::error::LoadError;
 use super::gguf::Gguf;
@@ -42,26 +44,13 @@ pub(super) struct TokenizerFiles {
 /// If the metadata has no tokenizer, or one that is not valid or not supported.
 pub(super) fn tokenizer_files(file: &Gguf) -> Result<TokenizerFiles, LoadError> {
     let metadata = Metadata::of(file);
-    let model = metadata.text("ggml.model")?.ok_or_else(|| metadata.missing("ggml.model"))?;
-    let (pipeline, special, tokens);
-    match model {
-        "gpt2" => {
-            let kind = byte_level::pre_tokenizer(&metadata)?;
-            tokens = Tokens::read(&metadata)?;
-            special = Special::read(&metadata, &tokens, &byte_level::defaults(&kind))?;
-            pipeline = byte_level::pipeline(&metadata, &tokens, &kind)?;
-        }
-        "llama" => {
-            tokens = Tokens::read(&metadata)?;
-            special = Special::read(&metadata, &tokens, &sentence_piece::DEFAULTS)?;
-            pipeline = sentence_piece::pipeline(&metadata, &tokens, special.unknown)?;
-        }
-        other => {
-            return Err(metadata.refuse(format!(
-                "tokenizer.ggml.model is {other:?}, and only \"gpt2\" and \"llama\" are supported"
-            )));
-        }
-    }
+    let kind = Kind::read(&metadata)?;
+    let tokens = Tokens::read(&metadata)?;
+    let special = Special::read(&metadata, &tokens, &kind.defaults())?;
+    let pipeline = match &kind {
+        Kind::ByteLevel(pre_tokenizer) => byte_level::pipeline(&metadata, &tokens, pre_tokenizer)?,
+        Kind::SentencePiece => sentence_piece::pipeline(&metadata, &tokens, special.unknown)?,
+    };
     let json = TokenizerJson {
         version: "1.0",
         added_tokens: added::added_tokens(&tokens, &metadata.model_name()),
@@ -73,4 +62,32 @@ pub(super) fn tokenizer_files(file: &Gguf) -> Result<TokenizerFiles, LoadError> 
         config: config::config(&metadata, &special)?,
         chat_template: String::new(),
     })
+}
+
+/// The kinds of tokenizers.
+enum Kind {
+    /// `gpt2`, with the way it splits texts.
+    ByteLevel(PreTokenizer),
+    /// `llama`.
+    SentencePiece,
+}
+
+impl Kind {
+    fn read(metadata: &Metadata<'_>) -> Result<Self, LoadError> {
+        let model = metadata.text("ggml.model")?.ok_or_else(|| metadata.missing("ggml.model"))?;
+        match model {
+            "gpt2" => Ok(Self::ByteLevel(byte_level::pre_tokenizer(metadata)?)),
+            "llama" => Ok(Self::SentencePiece),
+            other => Err(metadata.refuse(format!(
+                "tokenizer.ggml.model is {other:?}, and only \"gpt2\" and \"llama\" are supported"
+            ))),
+        }
+    }
+
+    fn defaults(&self) -> Defaults {
+        match self {
+            Self::ByteLevel(pre_tokenizer) => byte_level::defaults(pre_tokenizer),
+            Self::SentencePiece => sentence_piece::DEFAULTS,
+        }
+    }
 }

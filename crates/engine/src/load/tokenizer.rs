@@ -17,7 +17,8 @@ use super::gguf::Gguf;
 use super::gguf_tokenizer::{TokenizerFiles, tokenizer_files};
 use super::json_file::{is_present, read_json};
 
-/// The tokenizer of a model. The model services never tokenize: they hand it to the orchestrator.
+/// The tokenizer of a model. The model services never tokenize: they hand it to the orchestrator. The files of a
+/// GGUF file that is alone in its directory are made from its metadata.
 #[derive(Clone, Debug)]
 pub struct Vocabulary {
     /// The content of `tokenizer.json`, with the special tokens that only `tokenizer_config.json` states, and

@@ -295,7 +295,7 @@ fn errors_say_what_is_wrong_with_a_tokenizer_of_scores() {
     let mut metadata = metadata("llama", &[(long, NORMAL)]);
     set(&mut metadata, "ggml.scores", Value::Array(vec![Value::F32(0.0)]));
     set(&mut metadata, "ggml.add_bos_token", Value::Bool(false));
-    check_refusals(&metadata, vec![("x", None, "token 0 has 1025 bytes, and 1024 are supported")]);
+    check_refusals(&metadata, vec![("x", None, "a token has 1025 bytes, and 1024 are supported")]);
 }
 
 #[test]

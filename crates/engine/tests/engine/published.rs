@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use tandem_engine::{Decoder, InstructionSet, Kernels, LoadOptions, ModelSource, WeightDtype};
+use tokenizers::Tokenizer;
 
-use crate::common::{Session, tree_and_paths, write_tokenizer};
+use crate::common::{Session, tree_and_paths};
 
 /// Logits that are closer than this to the second largest may change places.
 const SMALLEST_GAP: f32 = 0.02;
@@ -46,8 +47,6 @@ fn load(dtype: WeightDtype) -> Decoder {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     std::os::unix::fs::symlink(file, &path).unwrap();
-    // Token ids are all that is compared.
-    write_tokenizer(dir.path(), 96);
     let options = LoadOptions { dtype, kernels: Kernels::Packed, ..LoadOptions::default() };
     Decoder::load(&ModelSource::Gguf(path), &options).unwrap()
 }
@@ -60,6 +59,22 @@ fn log_softmax(logits: &[f32]) -> Vec<f32> {
 
 fn likeliest(logits: &[f32]) -> u32 {
     (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+#[test]
+#[ignore = "needs a file that tests/published/run.sh fetches"]
+fn the_tokenizer_in_the_file_gives_the_ids_of_llama_cpp() {
+    let model = load(WeightDtype::Auto);
+    let vocabulary = model.spec().vocabulary.as_ref().unwrap();
+    let tokenizer = Tokenizer::from_bytes(&vocabulary.json).unwrap();
+    for case in cases() {
+        let ids = tokenizer.encode(case.text.as_str(), true).unwrap().get_ids().to_vec();
+        assert_eq!(ids, case.ids, "{:.20}", case.text);
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), case.text);
+    }
+    let config: serde_json::Value = serde_json::from_slice(&vocabulary.config).unwrap();
+    assert_eq!(config["eos_token"], "<|im_end|>");
+    assert!(config["chat_template"].as_str().unwrap().contains("<|im_start|>"));
 }
 
 #[test]

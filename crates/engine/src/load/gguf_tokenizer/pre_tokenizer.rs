@@ -35,9 +35,9 @@ const SEED_CODER: &str = concat!(
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
-/// The pieces of Tekken: a word also ends where capital letters follow small ones. llama.cpp takes every letter
-/// but a to z as a capital and every letter but A to Z as a small one; this is the expression that the
-/// tokenizer was trained with, which its source quotes.
+/// The pieces of Tekken: a word also ends where capital letters follow small ones. This is the expression that
+/// the tokenizer was trained with. llama.cpp has a simpler one, which takes every letter but a to z as a capital
+/// and every letter but A to Z as a small one, and an accent of its own as no part of a word.
 const TEKKEN: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}",
@@ -100,4 +100,67 @@ pub(super) fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
     let like_llama3 = patterns == [LLAMA3] && !matches!(name, "dbrx" | "smaug-bpe");
     let whole = like_llama3 || name == "tekken";
     Some(PreTokenizer { patterns, ignore_merges: whole, adds_bos: whole })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+    use tokenizers::{PreTokenizerWrapper, pre_tokenizers::split::Split};
+
+    use super::*;
+
+    fn pieces(name: &str, text: &str) -> Vec<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        for pattern in pre_tokenizer(name).unwrap().patterns {
+            let split = json!({
+                "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false
+            });
+            let split: Split = serde_json::from_value(split).unwrap();
+            PreTokenizerWrapper::Split(split).pre_tokenize(&mut pieces).unwrap();
+        }
+        let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        pieces.into_iter().map(|(piece, ..)| piece.to_owned()).collect()
+    }
+
+    /// What sets them apart: digits, signs, line breaks, accents and capital letters. Expected are the pieces of
+    /// llama.cpp, but for the accent in Tekken.
+    #[test]
+    fn a_text_is_split_as_the_name_says() {
+        let text = "I'LL x=12345;\n\n e\u{301}aB 中";
+        let cases: [(&str, &[&str]); 11] = [
+            ("llama-bpe", &["I", "'LL", " x", "=", "123", "45", ";\n\n", " e", "\u{301}aB", " 中"]),
+            ("qwen2", &["I", "'LL", " x", "=", "1", "2", "3", "4", "5", ";\n\n", " e", "\u{301}aB", " 中"]),
+            ("qwen35", &["I", "'LL", " x", "=", "1", "2", "3", "4", "5", ";\n\n", " e\u{301}aB", " 中"]),
+            (
+                "seed-coder",
+                &["I", "'LL", " x", "=", "1", "2", "3", "4", "5", ";", "\n\n", " e", "\u{301}aB", " 中"],
+            ),
+            ("tekken", &["I", "'LL", " x", "=", "1", "2", "3", "4", "5", ";\n\n", " e\u{301}a", "B", " 中"]),
+            ("gpt-2", &["I", "'", "LL", " x", "=", "12345", ";", "\n\n", " e", "\u{301}", "aB", " 中"]),
+            (
+                "smollm",
+                &[
+                    "I", "'", "LL", " x", "=", "1", "2", "3", "4", "5", ";", "\n\n", " e", "\u{301}", "aB",
+                    " 中",
+                ],
+            ),
+            (
+                "deepseek-llm",
+                &["I", "'", "LL", " x", "=", "12345", ";", "\n", "\n", " e", "\u{301}", "aB", " ", "中"],
+            ),
+            (
+                "deepseek-coder",
+                &[
+                    "I", "'", "LL", " x", "=", "1", "2", "3", "4", "5", ";", "\n", "\n", " e", "\u{301}",
+                    "aB", " ", "中",
+                ],
+            ),
+            ("deepseek-v3", &["I", "'LL", " x", "=", "123", "45", ";\n\n", " e\u{301}aB", " ", "中"]),
+            ("falcon", &["I", "'", "LL", " x", "=", "123", "45", ";", "\n\n", " e", "\u{301}", "aB", " 中"]),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(pieces(name, text), expected, "{name}");
+        }
+    }
 }

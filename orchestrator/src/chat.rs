@@ -8,6 +8,7 @@ mod extensions;
 mod json;
 #[cfg(test)]
 mod published;
+mod python;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,6 @@ use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, Value, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
 use tandem_generation::{ChatMessage, Field, InvalidRequest};
 
@@ -88,10 +88,14 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| e.to_string())?);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
+        environment.add_filter("length", python::length);
+        environment.add_filter("count", python::length);
+        environment.add_test("iterable", python::is_iterable);
+        environment.add_test("sequence", python::is_sequence);
         environment
             .add_template_owned(NAME, without_generation_blocks(&template))
             .map_err(|e| e.to_string())?;

@@ -28,6 +28,8 @@ struct Case {
     add_generation_prompt: bool,
     /// `None` if Python raised an error.
     prompt: Option<String>,
+    /// The error, if the template raised it itself.
+    refusal: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +43,8 @@ struct Message {
 struct Outcomes {
     equal: usize,
     refused_by_both: usize,
+    /// Python stumbled over something that was not given: it does not iterate over `None`, for example.
+    only_python_fails: usize,
     different: usize,
 }
 
@@ -59,14 +63,17 @@ fn count(rendered: &Rendered, template: &Template) -> Outcomes {
         let messages: Vec<ChatMessage> = messages.collect();
         let ours = match &chat {
             Some(chat) => {
-                chat.rendered(&messages, case.add_generation_prompt).map_err(|error| format!("{error:#}"))
+                let rendered = chat.rendered(&messages, case.add_generation_prompt);
+                rendered.map_err(|error| error.detail().unwrap_or_default().to_owned())
             }
             None => Err("the template cannot be used".into()),
         };
-        match (ours, &case.prompt) {
-            (Ok(ours), Some(theirs)) if ours == *theirs => outcomes.equal += 1,
-            (Err(_), None) => outcomes.refused_by_both += 1,
-            (ours, theirs) => {
+        match (ours, &case.prompt, &case.refusal) {
+            (Ok(ours), Some(theirs), _) if ours == *theirs => outcomes.equal += 1,
+            (Err(ours), None, Some(theirs)) if ours == *theirs => outcomes.refused_by_both += 1,
+            (Err(_), None, None) => outcomes.refused_by_both += 1,
+            (Ok(_), None, None) => outcomes.only_python_fails += 1,
+            (ours, theirs, _) => {
                 outcomes.different += 1;
                 println!("{}, {}: {ours:?} instead of {theirs:?}", template.file, case.name);
             }

@@ -34,8 +34,12 @@ class Generation(jinja2.ext.Extension):
         return caller()
 
 
+class Refusal(jinja2.exceptions.TemplateError):
+    """What a template raises itself."""
+
+
 def raise_exception(message):
-    raise jinja2.exceptions.TemplateError(message)
+    raise Refusal(message)
 
 
 def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
@@ -68,6 +72,9 @@ CONVERSATIONS = {
     "an answer at the end": [USER, ANSWER],
     "empty content": [{"role": "system", "content": ""}, {"role": "user", "content": ""}],
     "two users": [USER, USER],
+    "an assistant first": [ANSWER, USER],
+    "a tool's answer": [USER, ANSWER, {"role": "tool", "content": "4"}, {"role": "user", "content": "So?"}],
+    "a system message later": [USER, ANSWER, {"role": "system", "content": "Now in French."}, {"role": "user", "content": "Et 3 + 3 ?"}],
     "an unknown role": [{"role": "developer", "content": "Answer in French."}, USER],
 }
 
@@ -78,8 +85,10 @@ def rendered(template, messages, add_generation_prompt):
             messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **SPECIAL_TOKENS
         )
         return {"prompt": prompt}
-    except Exception as error:  # Whatever Python raises in a template refuses the conversation.
-        return {"error": str(error)}
+    except Refusal as error:
+        return {"refusal": str(error)}
+    except Exception as error:  # An accident: the template cannot do without what it was not given.
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 cases = []

@@ -17,7 +17,7 @@ const MAX_MERGE_BYTES: usize = 64 << 20;
 pub(super) struct Scored<'a> {
     pub(super) text: &'a str,
     pub(super) score: f32,
-    /// Whether it comes from merges alone. Others are found in a text before any pair is merged.
+    /// Whether it comes from merges alone. Others are found in a text before, or stand for bytes.
     pub(super) only_merged: bool,
 }
 

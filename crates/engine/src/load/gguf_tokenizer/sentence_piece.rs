@@ -15,6 +15,7 @@ pub(super) const DEFAULTS: Defaults =
 
 /// How a space is written in a token.
 const SPACE: &str = "\u{2581}";
+
 /// How texts are tokenized and tokens decoded.
 pub(super) fn pipeline<'a>(
     metadata: &Metadata<'_>,
@@ -23,9 +24,10 @@ pub(super) fn pipeline<'a>(
 ) -> Result<Pipeline<'a>, LoadError> {
     let scores = metadata.scores("ggml.scores")?.ok_or_else(|| metadata.missing("ggml.scores"))?;
     metadata.check_length("ggml.scores", scores.len(), tokens.len())?;
-    let scored = tokens.typed().zip(scores).map(|((_, text, kind), score)| {
-        let only_merged = matches!(kind, TokenType::Normal | TokenType::Byte);
-        Scored { text, score, only_merged }
+    let scored = tokens.typed().zip(scores).map(|((_, text, kind), score)| Scored {
+        text,
+        score,
+        only_merged: kind == TokenType::Normal,
     });
     let prefixed = metadata.flag("ggml.add_space_prefix")?.unwrap_or(true);
     let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });

@@ -1937,7 +1937,8 @@ pub struct GetStatusResponse {
     /// Name of the draft model; empty if no draft worker has been available yet.
     #[prost(string, tag = "5")]
     pub draft_model: ::prost::alloc::string::String,
-    /// Number of tokens that both models have: the smaller vocab_size of the two.
+    /// Tokens from this id on do not occur: the smaller vocab_size of the two models, but not below the number of
+    /// tokens of the tokenizer.
     #[prost(uint32, tag = "6")]
     pub vocab_size: u32,
     /// Maximum number of tokens of a sequence on both models, prompt included.

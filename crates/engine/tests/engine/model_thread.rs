@@ -131,7 +131,6 @@ async fn a_closed_session_is_expected_to_run_no_step() {
     cache.run(None, Pass::causal(0, tokens(&[1]))).await.unwrap();
     let mut beside = b.thread.open(CONTEXT).unwrap();
     beside.prefill(&tokens(&[1; 30])).await.unwrap();
-    assert!(b.batches.lock().unwrap().len() > 2, "in chunks, because steps are expected");
     drop(cache);
     drop(beside);
     b.batches.lock().unwrap().clear();

@@ -1,4 +1,4 @@
-//! The files of a worker's tokenizer, which it sends to whoever asks.
+//! The files of a worker's tokenizer, fetched from the worker.
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod device;
+mod end_texts;
 mod error;
 mod gguf;
 mod gguf_tokenizer;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use tandem_decoding::TokenId;
 
+use crate::load::end_texts::END_TEXTS;
 use crate::load::gguf::{Gguf, Value};
 
 /// Keys of tokens that end a text.
@@ -18,24 +19,6 @@ const KEYS: [&str; 6] = [
     "fim_pad_token_id",
     "fim_rep_token_id",
     "fim_sep_token_id",
-];
-
-/// Texts of tokens that end a text or a turn.
-const END: [&str; 14] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "<｜end▁of▁sentence｜>",
 ];
 
 /// A key, and the texts of which a vocabulary has one if its file does not have the key: padding, the name of
@@ -82,7 +65,7 @@ pub(in crate::load) fn end_tokens(file: &Gguf) -> Vec<TokenId> {
         Some(Value::Array(texts)) => texts.as_slice(),
         _ => &[],
     };
-    let mut ends = HashSet::from(END);
+    let mut ends = HashSet::from(END_TEXTS);
     for (key, texts) in END_OF_CODE {
         if id(file, key).is_none() {
             ends.extend(texts);
@@ -98,7 +81,9 @@ pub(in crate::load) fn end_tokens(file: &Gguf) -> Vec<TokenId> {
 
 /// Whether a token of this text is a control token, whatever type the file has for it.
 pub(super) fn is_control(text: &str) -> bool {
-    END.contains(&text) || CODE.contains(&text) || END_OF_CODE.iter().any(|(_, texts)| texts.contains(&text))
+    END_TEXTS.contains(&text)
+        || CODE.contains(&text)
+        || END_OF_CODE.iter().any(|(_, texts)| texts.contains(&text))
 }
 
 fn id(file: &Gguf, key: &str) -> Option<u32> {

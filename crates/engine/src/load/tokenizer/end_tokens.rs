@@ -3,24 +3,7 @@
 use tandem_decoding::TokenId;
 use tokenizers::Tokenizer;
 
-/// Texts of special tokens that end a text, a turn or a message in the formats of published models. They are
-/// among those that llama.cpp treats as the end of a generation (`llama-vocab.cpp`).
-const END_TEXTS: [&str; 14] = [
-    "</s>",
-    "<eos>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-];
+use crate::load::end_texts::END_TEXTS;
 
 /// The end token with the text `eos`, if there is one, and all special tokens whose text is known to end a turn,
 /// in ascending order.
